@@ -1,0 +1,49 @@
+"""What can be set for instruction tuning."""
+
+from typing import Any
+
+from pydantic import Field
+
+from rlhf.config import Section
+from rlhf.settings import TrainerConfig
+
+
+class DataConfig(Section):
+    path: str = Field(
+        "demonstrations",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'demonstrations' made of tasks.",
+    )
+    split: str = Field("train", description="Split of a Hub data set.")
+    size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
+    held_out: int = Field(400, gt=0, description="Conversations kept for evaluation (at most a fifth of a set).")
+    tasks: dict[str, dict[str, Any]] = Field(
+        {"spell_backward": {}, "step_arithmetic": {}},
+        description="Demonstrations: the tasks, in equal parts, each with its parameters.",
+    )
+    wrong: dict[str, float] = Field({}, description="Demonstrations: for each task the share with a mistake in it.")
+    wrong_from: float = Field(
+        0.0, ge=0, le=1, description="Demonstrations: mistakes begin after this share of the steps."
+    )
+
+
+class ScratchConfig(Section):
+    hidden_size: int = Field(128, gt=0, description="Width of the residual stream.")
+    intermediate_size: int = Field(384, gt=0, description="Width of the feed-forward layers.")
+    num_hidden_layers: int = Field(4, gt=0, description="Layers.")
+    num_attention_heads: int = Field(4, gt=0, description="Query heads.")
+    num_key_value_heads: int = Field(2, gt=0, description="Key and value heads.")
+
+
+class InstructionTuningConfig(TrainerConfig):
+    """Instruction tuning"""
+
+    scratch: ScratchConfig | None = Field(
+        None, description="Sizes of a new model with a character tokenizer, instead of model_name."
+    )
+    data: DataConfig = Field(DataConfig(), description="What to train on.")
+    max_steps: int = Field(300, gt=0, description="Optimizer steps.")
+    batch_size: int = Field(32, gt=0, description="Conversations in an optimizer step, over all processes.")
+    max_length: int = Field(1024, gt=1, description="Tokens at which a conversation is cut.")
+    last_turn_only: bool = Field(False, description="Learn the assistant's last turn only, instead of all its turns.")
+    pack_to: int = Field(0, ge=0, description="Put short conversations together in rows of so many tokens; 0: never.")
+    eval_max_new_tokens: int = Field(128, gt=0, description="Longest answer sampled in evaluation and samples.")

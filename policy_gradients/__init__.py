@@ -1,0 +1,1 @@
+"""Policy gradients: sample completions, reward them, make the better ones more likely."""

@@ -1,0 +1,31 @@
+"""GRPO: group relative policy optimization. Shao et al., "DeepSeekMath", 2024, arXiv 2402.03300, eq. 3 and 4.
+
+PPO without a critic: the other completions of the same prompt say what reward was to be expected.
+
+    adv_i  = (r_i - mean(r)) / (std(r) + 1e-4)                   over the g completions of a prompt
+    ratio  = pi(token) / pi_old(token)
+    loss   = mean over sequences of (1/|o_i|) sum over tokens of
+                 -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv) + kl_coef * k3(pi || ref)
+
+Choices here. The unbiased standard deviation (g - 1); a group of equal rewards has advantage 0 exactly. With one
+optimizer step per batch the ratio is 1 and the clip does nothing. The paper's kl_coef is 0.04; the laptop config sets
+0, as most have since, and then no reference model is loaded.
+
+What to know. Dividing by |o_i| makes a long wrong answer cheaper per token than a short one, and dividing by std weighs
+prompts that are nearly always or never solved the most: Dr. GRPO takes both out.
+"""
+
+from policy_gradients.advantages import z_score
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.ratios import token_ratio
+from policy_gradients.surrogates import clipped
+from rlhf.aggregate import sequence_mean
+
+grpo = Algorithm(
+    advantage=z_score,
+    ratio=token_ratio,
+    surrogate=clipped,
+    aggregate=sequence_mean,
+    needs=frozenset({"groups"}),
+    settings={"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.04, "kl_in": "loss", "kl_estimator": "k3"},
+)

@@ -1,0 +1,172 @@
+"""What is measured along the way, and what to tell the user when a run cannot learn."""
+
+from collections import deque
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from policy_gradients.rollout import Rollouts
+from rlhf.loop import total
+from rlhf.scoring import Scores
+
+METRICS = {
+    "loss": {"description": "Loss of the step; its value says little, its gradient everything", "unit": ""},
+    "reward/mean": {"description": "Mean reward of the batch, before any KL penalty", "unit": ""},
+    "reward/exact": {"description": "Share of completions that are right", "unit": ""},
+    "reward/format": {"description": "Share of completions in the form asked for", "unit": ""},
+    "reward/partial": {"description": "Mean of reasoning-gym's own score, with partial credit", "unit": ""},
+    "reward/std": {"description": "Standard deviation of the reward over the batch", "unit": ""},
+    "groups/contrast": {
+        "description": "Share of groups whose rewards differ; GRPO learns from no other",
+        "unit": "",
+    },
+    "groups/solved": {"description": "Share of groups with every completion right", "unit": ""},
+    "groups/failed": {"description": "Share of groups with no completion right", "unit": ""},
+    "policy/entropy": {
+        "description": "Entropy of the next token, mean over sampled tokens",
+        "unit": "nats",
+    },
+    "policy/kl": {"description": "KL(policy || reference) per token, k3", "unit": "nats"},
+    "policy/clip_fraction": {"description": "Share of tokens whose gradient the clip stops", "unit": ""},
+    "policy/ratio_min": {"description": "Smallest pi / pi_old of the step", "unit": ""},
+    "policy/ratio_max": {"description": "Largest pi / pi_old of the step", "unit": ""},
+    "length/mean": {"description": "Mean length of a completion", "unit": "tokens"},
+    "length/max": {"description": "Longest completion", "unit": "tokens"},
+    "length/truncated": {"description": "Share of completions cut at max_new_tokens", "unit": ""},
+    "sampler/logp_gap": {
+        "description": "Mean distance of the sampler's log-probability of a token from the trainer's",
+        "unit": "nats",
+    },
+    "optim/lr": {"description": "Learning rate of the last optimizer step", "unit": ""},
+    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
+    "speed/tokens_per_s": {"description": "Completion tokens sampled and trained on, a second", "unit": "tokens/s"},
+    "time/sampling_s": {"description": "Sampling and judging", "unit": "s"},
+    "time/scoring_s": {"description": "Log-probabilities without gradient: old policy, reference", "unit": "s"},
+    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
+    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
+}
+
+
+def batch_metrics(rollouts: Rollouts, accelerator: Accelerator) -> dict[str, float]:
+    """Of a batch of rollouts, over all processes."""
+    verdicts = [verdict for row in rollouts.verdicts for verdict in row]
+    exact = torch.tensor([[verdict.exact for verdict in row] for row in rollouts.verdicts])
+    reward, length = rollouts.reward, rollouts.mask.sum(1)
+    sums = {
+        "reward/mean": float(reward.sum()),
+        "reward/exact": float(exact.sum()),
+        "reward/format": sum(verdict.format for verdict in verdicts),
+        "reward/partial": sum(verdict.partial for verdict in verdicts),
+        "reward/std": float(reward.square().sum()),
+        "length/mean": float(length.sum()),
+        "length/truncated": float(rollouts.truncated.sum()),
+    }
+    by_group = {
+        "groups/contrast": float((reward != reward[:, :1]).any(1).sum()),
+        "groups/solved": float((exact == 1).all(1).sum()),
+        "groups/failed": float((exact == 0).all(1).sum()),
+    }
+    values = total([len(verdicts), len(exact), *sums.values(), *by_group.values()], accelerator)
+    n, b, values = values[0], values[1], values[2:]
+    metrics = {key: value / n for key, value in zip(sums, values, strict=False)}
+    metrics |= {key: value / b for key, value in zip(by_group, values[len(sums) :], strict=True)}
+    metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
+    metrics["length/max"] = float(accelerator.gather(length.max()[None]).max())
+    return metrics
+
+
+class UpdateSums:
+    """Sums over the tokens of all micro-batches of a step, then means over all processes."""
+
+    def __init__(self):
+        self.sums: dict[str, float] = {}
+        self.smallest, self.largest = 1.0, 1.0
+        self.tokens = 0
+
+    def add(
+        self,
+        scores: Scores,
+        *,
+        logp_sampler: Float[Tensor, "n t"],
+        ratio: Float[Tensor, "n t"] | None,
+        adv: Float[Tensor, "n 1"],
+        kl: Float[Tensor, "n t"] | None,
+        clip: tuple[float, float] | None,
+    ) -> None:
+        mask = scores.mask
+        per_token = {
+            "policy/entropy": scores.entropy,
+            "sampler/logp_gap": (scores.logp.detach() - logp_sampler).abs(),
+        }
+        if kl is not None:
+            per_token["policy/kl"] = kl.detach()
+        if ratio is not None:
+            ratio = ratio.detach()
+            self.smallest = min(self.smallest, float(ratio[mask].min()))
+            self.largest = max(self.largest, float(ratio[mask].max()))
+            if clip is not None:
+                low, high = clip
+                stopped = ((ratio < 1 - low) & (adv < 0)) | ((ratio > 1 + high) & (adv > 0))
+                per_token["policy/clip_fraction"] = stopped.float()
+        for key, value in per_token.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value[mask].sum())
+        self.tokens += int(mask.sum())
+
+    def means(self, accelerator: Accelerator, *, has_ratio: bool) -> dict[str, float]:
+        tokens, *values = total([self.tokens, *self.sums.values()], accelerator)
+        metrics = {key: value / tokens for key, value in zip(self.sums, values, strict=True)}
+        if has_ratio:
+            extremes = torch.tensor([[-self.smallest, self.largest]], device=accelerator.device)
+            smallest, largest = accelerator.gather(extremes).max(0).values.tolist()
+            metrics |= {"policy/ratio_min": -smallest, "policy/ratio_max": largest}
+        return metrics
+
+
+class Adviser:
+    """Looks at the last few steps and says, in words, why nothing is being learned."""
+
+    def __init__(self, window: int = 5):
+        self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
+        self.first: Mapping[str, float] | None = None
+
+    def look(self, metrics: Mapping[str, float]) -> list[str]:
+        self.recent.append(metrics)
+        first = self.first = self.first or metrics
+        if len(self.recent) < (self.recent.maxlen or 0):
+            return []
+
+        def always(condition) -> bool:
+            return all(condition(m) for m in self.recent)
+
+        advice = []
+        if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/failed"] > 0.9):
+            advice.append(
+                "No completion is right in over 90 % of the groups, so there is nothing to prefer and no gradient. "
+                "Make the task easier (task_config), train on demonstrations first (instruction_tuning), or raise "
+                "group_size. Look at samples.jsonl: if the answers are right but in another form, see answer_in."
+            )
+        if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/solved"] > 0.9):
+            advice.append("Over 90 % of the groups are solved completely: nothing is left to learn from this task.")
+        if always(lambda m: m["length/truncated"] > 0.8):
+            advice.append(
+                "Over 80 % of the completions are cut at max_new_tokens before they answer: raise max_new_tokens, "
+                "or check that the model ever ends its turn."
+            )
+        if always(lambda m: m.get("policy/kl", 0.0) > 1.0):
+            advice.append(
+                "The policy is over 1 nat per token from its reference: it is leaving the language it was trained on. "
+                "Lower lr or raise kl_coef."
+            )
+        form, right = first["reward/format"], first["reward/exact"]
+        tidy = always(lambda m: m["reward/format"] > max(0.95, form + 0.2))
+        if tidy and always(lambda m: m["reward/exact"] < right + 0.02):
+            advice.append(
+                "The form of the answers has become right but the answers have not: the reward for form is earned "
+                "alone. Lower reward_weights.format."
+            )
+        if always(lambda m: m["policy/entropy"] < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
+            advice.append("Entropy is nearly 0: the policy no longer tries anything new. Lower lr, or raise clip_high.")
+        return advice

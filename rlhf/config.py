@@ -1,0 +1,570 @@
+"""From defaults, a YAML file, a profile, the environment and the command line to one validated config.
+
+Every layer is flattened to dotted keys (`data.size`), each value carrying where it came from. Merging is then a dict
+update, validation happens once, on the result, and an error can name the line that caused it:
+
+    defaults in the code  <  YAML  <  profile block (`laptop:`, `gpu:`)  <  environment (W&B)  <  command line
+
+Nothing here imports torch until a profile has to be chosen: `--help` must answer in well under a second.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from rlhf.errors import UserError, nearest
+
+PROFILES = ("laptop", "gpu")
+GPU_PROFILE_GB = 12  # decimal, as on the box: a "12 GB" card reports a little less than 12 GiB
+ENVIRONMENT = {
+    "WANDB_PROJECT": "wandb_project",
+    "WANDB_ENTITY": "wandb_entity",
+    "WANDB_RUN_NAME": "wandb_run_name",
+    "WANDB_MODE": "wandb_mode",
+}
+SWITCHES = {
+    "resume": "continue the newest complete checkpoint of the run",
+    "overwrite": "replace an existing run directory",
+    "plan": "say what would run and what it needs, then stop",
+    "show_config": "print every setting with its origin, then stop",
+    "quiet": "no progress bar and no samples",
+    "debug": "show tracebacks",
+}
+
+# ---------------------------------------------------------------------------------------------- what a config is
+
+
+class Section(BaseModel):
+    """A group of settings to nest in a Config. Strict: unknown keys, nan, inf and booleans for numbers are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _bool_is_no_number(cls, given: object, validate: ValidatorFunctionWrapHandler) -> object:
+        value = validate(given)
+        if _bool_became_number(given, value):
+            raise PydanticCustomError("bool_for_number", "a number, not true or false")
+        return value
+
+
+class Config(Section):
+    """Settings common to every command."""
+
+    model_name: str = Field(
+        "embedded", description="Model to train: 'embedded', a Hugging Face id, a local folder or a run directory."
+    )
+    max_steps: int = Field(gt=0, description="Number of optimizer steps.")
+    seed: int = Field(0, ge=0, description="Seed of the data order, the sampling and the weights.")
+    output_dir: str | None = Field(None, description="Run directory; null is runs/<config name>-seed<seed>.")
+    wandb_project: str | None = Field(None, description="Weights & Biases project; null turns W&B off.")
+    wandb_entity: str | None = Field(None, description="Weights & Biases user or team.")
+    wandb_run_name: str | None = Field(None, description="Name of the run in Weights & Biases.")
+    wandb_mode: Literal["online", "offline", "disabled"] = Field("online", description="Weights & Biases mode.")
+    tensorboard: bool = Field(False, description="Also write TensorBoard event files into the run directory.")
+
+
+@dataclass(frozen=True)
+class Command[ConfigT: Config]:
+    """What one invocation asks for: the validated config, where each value came from, and how to run it."""
+
+    config: ConfigT
+    origin: dict[str, str]  # dotted key -> "default", "configs/grpo.yaml:3", "environment WANDB_MODE", ...
+    profile: str  # "laptop", "gpu", or "none" where the file has no profile blocks
+    profile_reason: str
+    resume: bool
+    overwrite: bool
+    plan: bool
+    show_config: bool
+    quiet: bool
+    debug: bool
+
+
+def read_command[ConfigT: Config](
+    config_class: type[ConfigT],
+    argv: list[str],
+    *,
+    prog: str,
+    description: str,
+    default_config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    cuda_gb: Callable[[], float] | None = None,
+) -> Command[ConfigT]:
+    """Read the command line `argv` (without the program name) into a Command, or raise a UserError.
+
+    Args:
+        prog: how the program is called, for --help: "python -m policy_gradients.train".
+        default_config: the YAML file used when there is no --config.
+        environ, cuda_gb: the environment, and the memory of the largest CUDA device in GB; tests replace them.
+    """
+    keys = _keys(config_class)
+    switches, command_line = _parse(_parser(config_class, prog, description), argv, keys)
+    file = default_config if switches["config"] is None else Path(switches["config"])
+    yaml_layer, blocks = _read_file(file, keys) if file else ({}, {})
+    environment = _environment(keys, os.environ if environ is None else environ)
+    _refuse_unknown(keys, [yaml_layer, *blocks.values(), command_line])
+    profile, reason = _choose_profile(switches["profile"], blocks, cuda_gb or largest_cuda_gb)
+
+    settings = _flatten(_defaults(config_class), keys)
+    for layer in (yaml_layer, blocks.get(profile, {}), environment, command_line):
+        _overlay(settings, layer)
+    config = _validate(config_class, settings, keys)
+    origin = {key: settings.get(key, default).origin for key, default in _flatten(config.model_dump(), keys).items()}
+    if config.output_dir is None:
+        name = file.stem if file else prog.split()[-1]
+        config = config.model_copy(update={"output_dir": f"runs/{name}-seed{config.seed}"})
+    return Command(config, origin, profile, reason, **{name: switches[name] for name in SWITCHES})
+
+
+def to_yaml(config: Config) -> str:
+    """The flat, resolved config as YAML; read through --config it gives an equal config."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def show(command: Command) -> str:
+    """Every setting with where it came from, one a line: the answer to --show_config, and a config file itself."""
+    settings = _flatten(command.config.model_dump(), _keys(type(command.config)))
+    lines = {key: f"{key}: {_text(setting.value)}" for key, setting in settings.items()}
+    width = min(48, max(map(len, lines.values())))
+    origins = [f"{line:<{width}}  # {command.origin[key]}" for key, line in lines.items()]
+    return "\n".join([f"# profile {command.profile}: {command.profile_reason}", *origins])
+
+
+# ---------------------------------------------------------------------------------------------- keys and layers
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key of a config: its field, the class that first declared it, and its group where it is one."""
+
+    field: FieldInfo
+    owner: type[Section]
+    section: type[Section] | None
+
+    @property
+    def is_option(self) -> bool:
+        """Whether `--key` itself can be given: a group is set key by key, but an optional one also turned off."""
+        return self.section is None or NoneType in _members(self.field.annotation)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A value and where it came from."""
+
+    value: Any
+    origin: str
+
+
+type _Layer = dict[str, _Setting]  # by dotted key
+
+
+def _keys(section: type[Section], prefix: str = "") -> dict[str, _Key]:
+    """All keys of a config class by dotted name, groups before what is in them."""
+    keys = {}
+    for name, field in section.model_fields.items():
+        inner = next((m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, Section)), None)
+        owner = next(c for c in reversed(section.__mro__) if issubclass(c, Section) and name in c.model_fields)
+        keys[prefix + name] = _Key(field, owner, inner)
+        if inner:
+            keys |= _keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def _defaults(section: type[Section]) -> dict[str, Any]:
+    """The defaults written in the code, as a plain tree. Required fields are absent."""
+    defaults = {
+        n: f.get_default(call_default_factory=True) for n, f in section.model_fields.items() if not f.is_required()
+    }
+    return {n: v.model_dump() if isinstance(v, BaseModel) else v for n, v in defaults.items()}
+
+
+def _flatten(
+    tree: Mapping[Any, Any], keys: dict[str, _Key], origin: Callable[[str], str] = lambda _: "default", prefix: str = ""
+) -> _Layer:
+    """Dotted keys of a nested mapping. Only groups are taken apart: a dict-valued setting is replaced whole."""
+    layer: _Layer = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        group = isinstance(value, Mapping) and value and key in keys and keys[key].section
+        new = _flatten(value, keys, origin, f"{key}.") if group else {key: _Setting(value, origin(key))}
+        if twice := layer.keys() & new.keys():
+            raise UserError(f"{origin(key)}: {min(twice)} is given twice")
+        layer |= new
+    return layer
+
+
+def _unflatten(settings: _Layer) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, setting in settings.items():
+        *groups, name = key.split(".")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = setting.value
+    return tree
+
+
+def _overlay(settings: _Layer, layer: _Layer) -> None:
+    """Let the values of `layer` win. A whole group (`lora: null`) replaces its keys, and a key ends a group's null."""
+    for key, setting in layer.items():
+        inside = [k for k in settings if k.startswith(f"{key}.")]
+        if inside and setting.value == {}:
+            continue  # `lora: {}` asks for the group, and it is there
+        for k in [*inside, *(k for k in settings if key.startswith(f"{k}."))]:
+            del settings[k]
+        settings[key] = setting
+
+
+# ---------------------------------------------------------------------------------------------- the YAML file
+
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's reading of plain words; PyYAML's 1.1 takes 5e-6 for text and `no` or 1:30 for something else."""
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  (PyYAML's own way to declare it)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """Keys are text, and a key given twice is an error; PyYAML silently keeps the last."""
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
+            if key.value in mapping:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            mapping[key.value] = self.construct_object(value, deep=True)
+        return mapping
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 would misread (as SafeDumper does) and what `_Loader` would read as a number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(null|Null|NULL|~|)$"), ["n", "N", "~", ""])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _read_file(file: Path, keys: dict[str, _Key]) -> tuple[_Layer, dict[str, _Layer]]:
+    """The settings of a YAML file and those of its profile blocks, by profile."""
+    tree, lines = _load(_read_bytes(file), str(file))
+    layers: dict[str, _Layer] = {}
+    for profile in [p for p in PROFILES if p in tree]:
+        block = tree.pop(profile)
+        if not isinstance(block, dict | None):
+            found = f"{file}:{lines[profile]}: {profile} is {_text(block)}"
+            raise UserError(f"{found}; accepted: the settings of that profile, as 'key: value' lines below it")
+        layers[profile] = _flatten(block or {}, keys, _in_block(file, lines, profile))
+    return _flatten(tree, keys, lambda key: f"{file}:{lines[key]}"), layers
+
+
+def _in_block(file: Path, lines: dict[str, int], profile: str) -> Callable[[str], str]:
+    return lambda key: f"profile {profile} ({file}:{lines[f'{profile}.{key}']})"
+
+
+def _read_bytes(file: Path) -> bytes:
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, not a config file", nearest("", _yaml_names(file)) or None)
+    if file.exists():
+        return file.read_bytes()
+    if not file.parent.is_dir():
+        raise UserError(f"there is no config file {file}: the folder {file.parent} does not exist")
+    raise UserError(f"there is no config file {file}", nearest(file.name, _yaml_names(file.parent)) or None)
+
+
+def _yaml_names(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir() if f.suffix in {".yaml", ".yml"})
+
+
+def _load(text: str | bytes, name: str) -> tuple[dict[Any, Any], dict[str, int]]:
+    """A YAML mapping as a tree, and the line of each dotted key (from 1)."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        tree = loader.construct_document(node) if node else None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag that lies, such as `!!int fast`
+        raise UserError(f"{name}{_problem(error)}") from error
+    if tree is None:
+        raise UserError(f"{name} is empty", "a config file holds 'key: value' lines")
+    if not isinstance(tree, dict):
+        raise UserError(f"{name} holds a {node.id} at the top level", "a config file holds 'key: value' lines")
+    return tree, dict(_lines(node))
+
+
+def _problem(error: Exception) -> str:
+    """':LINE: what is wrong' for a file that YAML cannot read."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f":{error.problem_mark.line + 1}: {error.problem or 'not valid YAML'}"
+    return f": not valid YAML: {str(error).splitlines()[0]}"
+
+
+def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield f"{prefix}{key.value}", key.start_mark.line + 1
+            yield from _lines(value, f"{prefix}{key.value}.")
+
+
+# ---------------------------------------------------------------------------------------------- profile, environment
+
+
+def largest_cuda_gb() -> float:
+    """Memory of the largest CUDA device in GB (1e9 bytes); 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    return max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 1e9
+
+
+def _choose_profile(asked: str, blocks: Mapping[str, _Layer], cuda_gb: Callable[[], float]) -> tuple[str, str]:
+    """The profile and why. A config without profile blocks (a resolved one) is taken as it is."""
+    if not blocks:
+        return "none", "the config has no profile blocks" + ("" if asked == "auto" else f", so {asked} changes nothing")
+    if asked != "auto":
+        return asked, "asked for with --profile"
+    if (found := cuda_gb()) >= GPU_PROFILE_GB:
+        return "gpu", f"a CUDA device with {found:.0f} GB is there"
+    largest = f"the largest CUDA device has {found:.0f} GB, less than {GPU_PROFILE_GB}" if found else "no CUDA device"
+    return "laptop", largest
+
+
+def _environment(keys: dict[str, _Key], environ: Mapping[str, str]) -> _Layer:
+    """The settings made by environment variables; an empty variable counts as not set."""
+    return {
+        key: _Setting(_from_text(environ[variable], keys[key].field, variable), f"environment {variable}")
+        for variable, key in ENVIRONMENT.items()
+        if environ.get(variable)
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+#
+# argparse, and not pydantic-settings' CLI: a value on the command line must mean what it means in the file
+# (`{exact: 1}`, `none`), an unknown option must be answered with the nearest key and every value must keep its origin.
+# There, values are JSON, one word is null, unknown options end the process, and its import alone costs 0.2 s of --help.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}", "--help explains every option")
+
+
+def _parser(config_class: type[Config], prog: str, description: str) -> _Parser:
+    """An option for every key, under the heading of the class or group that declares it; the common ones last."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        usage=f"{prog} [--config FILE] [--profile auto|laptop|gpu] [--KEY VALUE ...]",
+        epilog="Later wins: defaults < YAML < profile block < environment (WANDB_PROJECT, WANDB_ENTITY, "
+        "WANDB_RUN_NAME, WANDB_MODE) < command line. --show_config tells where each value comes from.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
+    )
+    _add_switches(parser.add_argument_group("How to run"))
+    keys = _keys(config_class)
+    defaults = _flatten(_defaults(config_class), keys)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, key in sorted(keys.items(), key=lambda item: item[1].owner is Config):
+        group = name if key.section else name.rpartition(".")[0]
+        title = f"{group}: {_about(keys[group])}" if group else _about(key)
+        if key.is_option and title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        if key.is_option:
+            _add_option(groups[title], name, key.field, defaults.get(name))
+    return parser
+
+
+def _add_switches(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
+    group.add_argument(
+        "--profile",
+        choices=("auto", *PROFILES),
+        default="auto",
+        help=f"scale; auto is gpu with a CUDA device of {GPU_PROFILE_GB} GB or more, otherwise laptop (default: auto)",
+    )
+    for name, text in SWITCHES.items():
+        group.add_argument(f"--{name}", action="store_true", help=text)
+
+
+def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo, default: _Setting | None) -> None:
+    # What is in a group that is off by default has no setting; there, the default is that of its own class.
+    value = default.value if default else field.get_default(call_default_factory=True)
+    shown = "required" if not default and field.is_required() else f"default: {_text(value)}"
+    text = f"{field.description or ''} [{_accepts(field)}; {shown}]"
+    # A bool may stand alone. Absent options stay absent: only what was said on the command line is a layer.
+    alone: dict[str, Any] = {"nargs": "?", "const": "true"} if bool in _members(field.annotation) else {}
+    text = text.strip().replace("%", "%%")
+    group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=text, **alone)
+
+
+def _about(key: _Key) -> str:
+    """The heading of a group of options: its description, or the first line of the class that declares it."""
+    if key.section:
+        return (key.field.description or key.section.__doc__ or "").split("\n")[0].rstrip(".")
+    return (key.owner.__doc__ or key.owner.__name__).split("\n")[0].rstrip(".")
+
+
+def _parse(parser: _Parser, argv: list[str], keys: dict[str, _Key]) -> tuple[dict[str, Any], _Layer]:
+    """The run switches, and the settings given on the command line."""
+    known, unknown = parser.parse_known_args(_attach_negatives(argv))
+    if options := [o.split("=")[0] for o in unknown if o.startswith("--")]:
+        accepted = [f"--{name}" for name, key in keys.items() if key.is_option] + [f"--{s}" for s in vars(known)]
+        lines = [f"command line: unknown option {o}; {nearest(o, accepted)}".rstrip("; ") for o in options]
+        raise UserError(_list(lines, "options are unknown"), "--help explains every option")
+    if unknown:
+        parser.error(f"unexpected {unknown[0]!r}; settings are given as --key value")
+    switches = {name: value for name, value in vars(known).items() if name not in keys}
+    given = {k: _from_text(v, keys[k].field, f"--{k}") for k, v in vars(known).items() if k in keys}
+    return switches, _flatten(given, keys, lambda _: "command line")
+
+
+def _attach_negatives(argv: list[str]) -> list[str]:
+    """`--bias -1e-3` as `--bias=-1e-3`: argparse takes a negative number with an exponent for an option."""
+    joined: list[str] = []
+    for word in argv:
+        option = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if option and word.startswith("-") and _FLOAT.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _from_text(text: str, field: FieldInfo, name: str) -> object:
+    """A value given as text. Where the setting takes text it is that text; otherwise it is read as in the YAML file."""
+    members = _members(field.annotation)
+    literals = [choice for m in members if get_origin(m) is Literal for choice in get_args(m)]
+    if text in literals:
+        return text
+    if NoneType in members and text.lower() in {"null", "none"}:
+        return None
+    kinds = [*map(type, literals), *(m for m in members if isinstance(m, type))]
+    if any(issubclass(kind, str | Path) for kind in kinds) or not text.strip():
+        return text
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        found = f"command line: {name} is {text}, which is not valid YAML"
+        raise UserError(f"{found}; accepted: {_accepts(field)}") from error
+
+
+# ---------------------------------------------------------------------------------------------- validation, errors
+
+
+def _refuse_unknown(keys: dict[str, _Key], layers: Iterable[_Layer]) -> None:
+    lines = [
+        f"{setting.origin}: unknown key {name}; {nearest(name, [*keys, *PROFILES])}".rstrip("; ")
+        for layer in layers
+        for name, setting in layer.items()
+        if name not in keys
+    ]
+    if lines:
+        raise UserError(_list(lines, "keys are unknown"), "--help explains every key")
+
+
+def _validate[ConfigT: Config](config_class: type[ConfigT], settings: _Layer, keys: dict[str, _Key]) -> ConfigT:
+    try:
+        return config_class.model_validate(_unflatten(settings))
+    except ValidationError as error:
+        # A union reports each of its members; the first line says it all.
+        lines = {_key_of(e["loc"], keys): _invalid(e, settings, keys) for e in reversed(error.errors())}
+        raise UserError(_list(list(reversed(lines.values())), "settings are not valid")) from error
+
+
+def _key_of(loc: tuple[int | str, ...], keys: dict[str, _Key]) -> str:
+    """The key that pydantic's location is in; the location may go on, into a list or a dict."""
+    paths = (".".join(map(str, loc[:n])) for n in range(len(loc), 0, -1))
+    return next((path for path in paths if path in keys), "")
+
+
+def _invalid(error: Any, settings: _Layer, keys: dict[str, _Key]) -> str:
+    """One line: where the value came from, what was found, what is accepted."""
+    name = _key_of(error["loc"], keys)
+    place = f"{settings[name].origin}: " if name in settings else ""
+    if error["type"] in {"value_error", "assertion_error"}:  # raised by a validator, which knows best what to say
+        text = str(error["ctx"]["error"])
+        return f"{place}{name}: {text}" if name else text
+    if error["type"] == "missing":
+        return f"{name} is not set; accepted: {_accepts(keys[name].field)}"
+    path, found = ".".join(map(str, error["loc"])), error["input"]
+    whole = path == name or (name in settings and found is settings[name].value)  # a union's path ends in its member
+    if whole and error["type"] != "bool_for_number":
+        return f"{place}{name} is {_text(found)}; accepted: {_accepts(keys[name].field)}"
+    return f"{place}{path} is {_text(found)}; accepted: {error['msg'].removeprefix('Input should be ')}"
+
+
+def _list(lines: list[str], what: str) -> str:
+    return lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} {what}:", *(f"  - {line}" for line in lines)])
+
+
+def _text(value: object) -> str:
+    """A value as the user would write it: null, true, "text", {"exact": 1.0}."""
+    return json.dumps(value.model_dump() if isinstance(value, BaseModel) else value, default=str, ensure_ascii=False)
+
+
+# ---------------------------------------------------------------------------------------------- types, in words
+
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+    dict: "a mapping such as {name: 1}",
+    list: "a list such as [a, b]",
+    tuple: "a list such as [a, b]",
+}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >=", "max_length": "length <="}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a type: (float, None) for `float | None`."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(m for arg in get_args(annotation) for m in _members(arg))
+    return (annotation,)
+
+
+def _accepts(field: FieldInfo) -> str:
+    """The type of a setting and its bounds in words: 'a number > 0 or null'."""
+    bounds = [f"{sign} {getattr(m, b)}" for m in field.metadata for b, sign in _BOUNDS.items() if hasattr(m, b)]
+    bound = f" {' and '.join(bounds)}" if bounds else ""
+    return " or ".join(_kind(m) + (bound if m is not NoneType else "") for m in _members(field.annotation))
+
+
+def _kind(member: Any) -> str:
+    if get_origin(member) is Literal:
+        return "one of " + ", ".join(map(str, get_args(member)))
+    if isinstance(member, type) and issubclass(member, Section):
+        return f"a mapping with {', '.join(member.model_fields)}"
+    return _KINDS.get(get_origin(member) or member) or str(member)
+
+
+def _bool_became_number(given: object, value: object) -> bool:
+    """Whether pydantic read true or false as 1 or 0, at any depth of a plain value."""
+    if isinstance(given, bool):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(given, Mapping) and isinstance(value, Mapping):
+        return any(_bool_became_number(given[k], value[k]) for k in given.keys() & value.keys())
+    if isinstance(given, list | tuple) and isinstance(value, list | tuple):
+        return any(map(_bool_became_number, given, value))
+    return False

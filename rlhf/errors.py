@@ -1,0 +1,74 @@
+"""What the user sees when something goes wrong: one clear line, what to do about it, and no traceback unless asked."""
+
+import difflib
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+# Beyond this many, a list of accepted names hides the answer rather than giving it.
+_FEW = 12
+
+_DISK_TROUBLE = {
+    errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere with --output_dir"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere with --output_dir"),
+    errno.EROFS: ("the file system is read-only", "write elsewhere with --output_dir"),
+    errno.EACCES: ("permission denied", "check who owns it, or write elsewhere with --output_dir"),
+    errno.EPERM: ("operation not permitted", "check who owns it, or write elsewhere with --output_dir"),
+}
+
+
+class UserError(Exception):
+    """A mistake the user can mend: what is wrong, and (optional) what to do about it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """The accepted name that `name` was probably meant to be, as a phrase for the end of an error message.
+
+    Case is ignored. With nothing similar, a short list of names is given whole, and of a long one nothing ("").
+    """
+    by_lower = {a.lower(): a for a in accepted}
+    if close := difflib.get_close_matches(name.lower(), by_lower, n=1):
+        return f"did you mean {by_lower[close[0]]!r}?"
+    return "accepted: " + ", ".join(by_lower.values()) if 0 < len(by_lower) <= _FEW else ""
+
+
+def run_main(main: Callable[[], int | None], *, debug: bool) -> int:
+    """Call `main` and return the exit code of the process: `sys.exit(run_main(main, debug="--debug" in sys.argv))`.
+
+    0 or what `main` returned; 2 for a UserError; 1 for any other failure; 130 for Ctrl-C, as in a shell.
+    """
+    try:
+        return main() or 0
+    except KeyboardInterrupt:
+        _say("interrupted", None)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        _say(*_explain(error))
+        return 2 if isinstance(error, UserError) else 1
+
+
+def _explain(error: Exception) -> tuple[str, str | None]:
+    """Message and hint for any exception."""
+    if isinstance(error, UserError):
+        return error.message, error.hint
+    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+        trouble, hint = _DISK_TROUBLE[error.errno]
+        # A failed write, unlike a failed open, does not know its file.
+        return f"{trouble}: {error.filename or 'while writing a file'}", hint
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first_line}".rstrip(": "), "run again with --debug for the traceback"
+
+
+def _say(message: str, hint: str | None) -> None:
+    # Plain text: a message may hold square brackets, which rich would read as markup.
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""Held-out accuracy on tasks that can be checked, with its 95 % interval."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from scipy.stats import binomtest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.chat import Message, decode, encode_prompt, end_tokens
+from rlhf.loop import gather, share
+from rlhf.sampling import sample
+from rlhf.tasks import Problem, Task
+
+# Sets the random numbers of evaluation apart from those of training; the same in every run, so that two policies are
+# compared on the same draws.
+EVALUATION_KEY = 2**32
+
+
+def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": problem.question}]
+
+
+def evaluate_task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    problems: Sequence[Problem],
+    accelerator: Accelerator,
+    *,
+    max_new_tokens: int,
+    greedy: bool,
+    system_prompt: str | None = None,
+) -> dict[str, Any]:
+    """One completion a problem, at temperature 1 (the policy itself) or greedy; an eval.jsonl record less its step."""
+    indexed = share(list(enumerate(problems)), accelerator)
+    with accelerator.autocast():
+        sampled = sample(
+            model,
+            [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for _, problem in indexed],
+            completions=1,
+            max_new_tokens=max_new_tokens,
+            end_tokens=end_tokens(tokenizer),
+            keys=[(EVALUATION_KEY, i) for i, _ in indexed],
+            temperature=0.0 if greedy else 1.0,
+        )
+    verdicts = [
+        task.verify(problem, decode(tokenizer, one.tokens[0]))
+        for (_, problem), one in zip(indexed, sampled, strict=True)
+    ]
+    exact = [verdict.exact for verdict in gather(verdicts, accelerator)]
+    return proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
+
+
+def proportion(successes: float, n: int, *, data: str, metric: str) -> dict[str, Any]:
+    """A share of n with its Wilson interval, which stays within [0, 1] and holds its level at small counts.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    interval = binomtest(round(successes), n).proportion_ci(0.95, method="wilson")
+    return {
+        "data": data,
+        "metric": metric,
+        "value": successes / n,
+        "n": n,
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }

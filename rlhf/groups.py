@@ -1,0 +1,192 @@
+"""Shared-prefix rows: completions of one prompt laid in one row, the prompt once.
+
+    row        p p p p a a a b b c c c c      tokens: P + sum(L), instead of G * P + sum(L)
+    position   0 1 2 3 4 5 6 4 5 4 5 6 7      restarts after the prompt for each completion
+    branch     0 0 0 0 1 1 1 2 2 3 3 3 3      0 = the prompt
+
+A token sees what came before it in the row if that is the prompt or its own branch. Log-probabilities are those of
+separate rows. Several groups may share a row (packing): then a token also sees its own group alone.
+
+A padded row is the special case of one group with one completion: plain causal attention, no mask to build. It is what
+architectures without custom masks fall back to, and the oracle of the tests.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TypedDict
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its completions, as token ids.
+
+    `counts[i][j]` says whether token j of completion i counts in the loss (default: all do).
+    """
+
+    prompt: Sequence[int]
+    completions: Sequence[Sequence[int]]
+    counts: Sequence[Sequence[bool]] = field(default=())
+
+    def split(self) -> list["Group"]:
+        """One group for each completion: the padded layout."""
+        return [self._take([i]) for i in range(len(self.completions))]
+
+    def _take(self, which: Sequence[int]) -> "Group":
+        return replace(
+            self,
+            completions=[self.completions[i] for i in which],
+            counts=[self.counts[i] for i in which] if self.counts else (),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch on its way through a model: r rows of length l that hold n completions of at most t tokens."""
+
+    input_ids: Int[Tensor, "r l"]
+    position_ids: Int[Tensor, "r l"]
+    visible: Bool[Tensor, "r 1 l l"] | None  # None: plain causal
+    source: Int[Tensor, "n t"]  # where in the flattened rows the state stands that predicts each token
+    target: Int[Tensor, "n t"]  # the tokens of the completions
+    mask: Bool[Tensor, "n t"]  # True = the token counts
+    sequence: Int[Tensor, " n"]  # which completion of the whole batch this is, counted through the groups in order
+
+    def to(self, device: torch.device) -> "Rows":
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Rows(**{name: x if x is None else x.to(device, non_blocking=True) for name, x in moved.items()})
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Part of a group that goes into one row."""
+
+    group: Group
+    sequence: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.group.prompt) + sum(map(len, self.group.completions))
+
+
+class Layout(TypedDict):
+    """How groups become rows, as `micro_batches` and `score` take it."""
+
+    token_budget: int
+    shared_prefix: bool
+
+
+def micro_batches(
+    groups: Sequence[Group], *, token_budget: int, shared_prefix: bool = True, pack_to: int = 0
+) -> list[Rows]:
+    """Cut groups into micro-batches of at most `token_budget` tokens, padding included, longest first.
+
+    Sorting by length keeps padding low, and the longest first makes an out-of-memory error come at once. A group too
+    long for the budget is split (its prompt is repeated); a single completion too long for it goes alone.
+    `pack_to` > 0 also puts short groups together in rows of up to that many tokens.
+    """
+    pieces = sorted(_pieces(groups, token_budget, shared_prefix), key=lambda piece: -piece.tokens)
+    packed = _pack(pieces, pack_to)
+    batches, start = [], 0
+    while start < len(packed):
+        longest = sum(piece.tokens for piece in packed[start])
+        count = max(1, token_budget // longest)
+        batches.append(_rows(packed[start : start + count]))
+        start += count
+    return batches
+
+
+def _pieces(groups: Sequence[Group], budget: int, shared_prefix: bool) -> Iterable[_Piece]:
+    first = 0
+    for group in groups:
+        if not group.prompt or not all(group.completions):
+            raise ValueError("a group needs a prompt and completions of at least one token each")
+        sequence = list(range(first, first + len(group.completions)))
+        first += len(sequence)
+        if not shared_prefix:
+            yield from (_Piece(single, [i]) for single, i in zip(group.split(), sequence, strict=True))
+            continue
+        part: list[int] = []
+        tokens = len(group.prompt)
+        for i, completion in enumerate(group.completions):
+            if part and tokens + len(completion) > budget:
+                yield _Piece(group._take(part), [sequence[j] for j in part])
+                part, tokens = [], len(group.prompt)
+            part.append(i)
+            tokens += len(completion)
+        yield _Piece(group._take(part), [sequence[j] for j in part])
+
+
+def _pack(pieces: list[_Piece], pack_to: int) -> list[list[_Piece]]:
+    """First fit, longest first. Returns rows, the longest first."""
+    rows: list[list[_Piece]] = []
+    room: list[int] = []
+    for piece in pieces:
+        fit = next((i for i, left in enumerate(room) if piece.tokens <= left), None)
+        if fit is None:
+            rows.append([piece])
+            room.append(pack_to - piece.tokens)
+        else:
+            rows[fit].append(piece)
+            room[fit] -= piece.tokens
+    return sorted(rows, key=lambda row: -sum(piece.tokens for piece in row))
+
+
+def _rows(packed: list[list[_Piece]]) -> Rows:
+    r, length = len(packed), sum(piece.tokens for piece in packed[0])
+    input_ids = torch.zeros(r, length, dtype=torch.long)
+    position_ids = torch.arange(length).repeat(r, 1)  # of padding too: transformers reads a restart as packing
+    group_of = torch.full((r, length), -1)  # -1 = padding
+    branch = torch.zeros(r, length, dtype=torch.long)
+    completions: list[tuple[Sequence[int], Sequence[bool] | None, int, int, int]] = []
+
+    for row, pieces in enumerate(packed):
+        at = 0
+        for number, piece in enumerate(pieces):
+            prompt = piece.group.prompt
+            last_of_prompt = row * length + at + len(prompt) - 1
+            start = at
+            for b, tokens in enumerate([prompt, *piece.group.completions]):
+                end = at + len(tokens)
+                input_ids[row, at:end] = torch.as_tensor(tokens)
+                position_ids[row, at:end] = torch.arange(len(tokens)) + (len(prompt) if b else 0)
+                branch[row, at:end] = b
+                if b:
+                    counts = piece.group.counts[b - 1] if piece.group.counts else None
+                    completions.append((tokens, counts, piece.sequence[b - 1], last_of_prompt, row * length + at))
+                at = end
+            group_of[row, start:at] = number
+
+    n, t = len(completions), max(len(tokens) for tokens, *_ in completions)
+    source = torch.zeros(n, t, dtype=torch.long)
+    target = torch.zeros(n, t, dtype=torch.long)
+    mask = torch.zeros(n, t, dtype=torch.bool)
+    for i, (tokens, counts, _, before, first) in enumerate(completions):
+        size = len(tokens)
+        source[i, 0] = before
+        source[i, 1:size] = torch.arange(first, first + size - 1)
+        target[i, :size] = torch.as_tensor(tokens)
+        mask[i, :size] = True if counts is None else torch.as_tensor(counts)
+
+    single = all(len(pieces) == 1 and len(pieces[0].sequence) == 1 for pieces in packed)
+    return Rows(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        visible=None if single else _visible(group_of, branch),
+        source=source,
+        target=target,
+        mask=mask,
+        sequence=torch.tensor([sequence for _, _, sequence, _, _ in completions]),
+    )
+
+
+def _visible(group_of: Int[Tensor, "r l"], branch: Int[Tensor, "r l"]) -> Bool[Tensor, "r 1 l l"]:
+    """Query i sees key j: not later, same group, and j in the prompt or in i's own branch."""
+    length = group_of.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same_group = group_of[:, :, None] == group_of[:, None, :]
+    prompt_or_own = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return (causal & same_group & prompt_or_own)[:, None]

@@ -1,0 +1,240 @@
+"""Everything around a training loop: devices, run directory, console, trackers, model loading, resume, the ending.
+
+A loop opens a session, asks it for a model, tells it what happened, and stays a plain loop.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlhf import checkpoints
+from rlhf.config import Command, to_yaml
+from rlhf.console import Console
+from rlhf.embedded.make import character_tokenizer, new_model
+from rlhf.loop import Interrupted, Stopwatch, device_of, make_accelerator, peak_memory_gb
+from rlhf.models import (
+    choose_attention,
+    choose_precision,
+    find_model,
+    load_policy,
+    load_tokenizer,
+    merge_lora,
+    takes_shared_rows,
+)
+from rlhf.report import write_report
+from rlhf.settings import TrainerConfig
+from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, provenance, wanted_trackers
+
+
+class Session:
+    def __init__(self, command: Command[Any], metrics: Mapping[str, Any], *, title: str, headline: list[str]):
+        self.command, self.metrics, self.title, self.headline = command, metrics, title, headline
+        self.config: TrainerConfig = command.config
+        self.path = Path(command.config.output_dir)
+        self.device = device_of(self.config.device)
+        self.precision = choose_precision(self.config.precision, self.device)
+        self.interrupted = Interrupted()
+        self.watch = Stopwatch()
+        self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
+        self.shared_prefix = self.config.shared_prefix
+
+    def _open(self) -> None:
+        config = self.config
+        main = int(os.environ.get("RANK", "0")) == 0
+        # Every check that can fail comes before anything is written.
+        if config.model_name:
+            find_model(config.model_name)
+        trackers = wanted_trackers(
+            wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
+        )
+        if main:
+            self.run = open_run(
+                self.path,
+                resume=self.command.resume,
+                overwrite=self.command.overwrite,
+                config_yaml=to_yaml(config),
+                provenance=self._provenance("", ""),
+            )
+        else:
+            self.run = Run(self.path, writes=False)
+        self.accelerator = make_accelerator(
+            device=self.device.type, precision=self.precision, trackers=trackers, run_path=self.path
+        )
+        self.accelerator.wait_for_everyone()
+        set_seed(config.seed)
+        self.console = Console(quiet=self.command.quiet, main=main, max_steps=config.max_steps)
+        self.trackers = Trackers(self.accelerator, config=config, run=self.run)
+
+    def _provenance(self, data: str, fingerprint: str) -> dict[str, Any]:
+        return provenance(
+            title=f"{self.title} on {data}" if data else self.title,
+            seed=self.config.seed,
+            profile=self.command.profile,
+            data_fingerprint=fingerprint,
+            metrics=self.metrics,
+            headline=self.headline,
+        )
+
+    # ---------------------------------------------------------------- before the loop
+
+    def describe(self, *, data: str, data_fingerprint: str) -> None:
+        """Record what is trained on, and show the opening panel."""
+        config, accelerator = self.config, self.accelerator
+        if self.run.writes and not self.command.resume:
+            text = json.dumps(self._provenance(data, data_fingerprint), indent=1)
+            (self.path / "provenance.json").write_text(text + "\n")
+        processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
+        self.console.start(
+            self.title,
+            {
+                "model": config.model_name,
+                "data": data,
+                "device": f"{accelerator.device.type}{processes}, {self.precision}",
+                "profile": f"{self.command.profile} ({self.command.profile_reason})",
+                "run": str(self.path),
+            },
+        )
+
+    def load_policy(self, scratch: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model to train, on its device, with its tokenizer; `scratch` gives the sizes of a new one instead."""
+        config = self.config
+        if scratch is not None:
+            model, tokenizer = new_model(**scratch.model_dump()), character_tokenizer()
+        else:
+            tokenizer = load_tokenizer(config.model_name)
+            attention = choose_attention(config.attention, self.device)
+            model = load_policy(
+                config.model_name,
+                attention=attention,
+                lora_rank=config.lora_rank,
+                gradient_checkpointing=config.gradient_checkpointing,
+            )
+            if attention == "flash_attention_2":
+                self.shared_prefix = False
+        model.to(self.accelerator.device)
+        if self.shared_prefix and not takes_shared_rows(model):
+            self.shared_prefix = False
+            self.console.say(f"{type(model).__name__} cannot take shared-prefix rows: each completion gets its own row")
+        return model, tokenizer
+
+    def load_reference(self) -> PreTrainedModel:
+        """A frozen copy of the model as it was before training: `--model_name X` moves it along."""
+        model = load_policy(self.config.model_name).to(self.accelerator.device)
+        return model.eval().requires_grad_(False)
+
+    def resume(self) -> tuple[int, dict[str, Any]]:
+        """(steps done, the loop's state): (0, {}) for a new run, or one that was killed before its first checkpoint."""
+        if not self.command.resume:
+            return 0, {}
+        found = [checkpoints.newest(self.path) if self.run.writes else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        step, state = (0, {}) if found[0] is None else checkpoints.load(self.accelerator, found[0])
+        self.run.forget_after(step if found[0] else -1)
+        self.console.say(f"resumed at step {step} of {self.config.max_steps}")
+        for record in self.run.records("eval"):
+            self.results.setdefault((record["data"], record["metric"]), []).append(record)
+        return step, state
+
+    # ---------------------------------------------------------------- from within the loop
+
+    def log(
+        self, step: int, metrics: Mapping[str, float], *, tokens: int, show: Mapping[str, str] | None = None
+    ) -> None:
+        """Record a step. `tokens`: how many the step trained on, for the speed."""
+        seconds = dict(self.watch.seconds)
+        self.watch.seconds.clear()
+        speed = tokens / max(1e-9, sum(seconds.values()))
+        metrics = {
+            **metrics,
+            "speed/tokens_per_s": speed,
+            **{f"time/{part}_s": second for part, second in seconds.items()},
+            "memory/peak_gb": peak_memory_gb(self.accelerator.device),
+        }
+        self.run.log(step, metrics)
+        self.trackers.log(step, metrics)
+        shown = show or {key: f"{metrics[key]:.3f}" for key in self.headline}
+        self.console.step(step, {**shown, "tok/s": f"{speed:,.0f}"})
+
+    def evaluated(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
+        for result in results:
+            record: dict[str, Any] = {"step": step, **result}
+            self.run.append("eval", record)
+            self.results.setdefault((record["data"], record["metric"]), []).append(record)
+            self.trackers.log(step, {f"eval/{record['data']}/{record['metric']}": record["value"]})
+            if not self.command.quiet:
+                interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if "low" in record else ""
+                self.console.say(
+                    f"held-out after step {step}: {record['data']} {record['metric']} "
+                    f"{record['value']:.3f}{interval} (n = {record['n']})"
+                )
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Write some completions down, and show the first."""
+        for sample in samples:
+            self.run.append("samples", {"step": step, **sample})
+        if samples:
+            self.console.sample(samples[0]["prompt"], samples[0]["completion"], samples[0]["total"])
+
+    def advise(self, step: int, text: str) -> None:
+        """Say why a run cannot learn; each piece of advice once."""
+        if text not in [record["text"] for record in self.run.records("advice")]:
+            self.run.append("advice", {"step": step, "level": "warning", "text": text})
+            self.console.warn(text)
+
+    # ---------------------------------------------------------------- after the loop
+
+    def leave(self, step: int) -> int:
+        self.console.say(f"stopped after step {step}, saved; --resume continues")
+        self.trackers.finish()
+        return self.interrupted.exit_code
+
+    def finish(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, next_command: str = "") -> None:
+        """Save `final/` in Hugging Face format, write the report, show before and after."""
+        if self.accelerator.is_main_process:
+            final, partial = self.path / "final", self.path / ".partial_final"
+            if self.config.lora_rank:
+                merge_lora(model)
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+            report = write_report(self.path)
+            for (data, metric), records in self.results.items():
+                before, after = records[0], records[-1]
+                interval = f" [{after['low']:.3f}, {after['high']:.3f}]" if "low" in after else ""
+                self.console.say(
+                    f"{data} {metric}: {before['value']:.3f} -> {after['value']:.3f}{interval}, n = {after['n']}"
+                )
+            self.console.say(
+                f"report: {report}\nmodel:  {final}" + (f"\nnext:   {next_command}" if next_command else "")
+            )
+        self.accelerator.wait_for_everyone()
+        self.trackers.finish()
+
+
+@contextmanager
+def open_session(
+    command: Command[Any], metrics: Mapping[str, Any], *, title: str, headline: list[str]
+) -> Generator[Session]:
+    """Set a run up; if it fails before its first record, leave nothing behind."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    session = Session(command, metrics, title=title, headline=headline)
+    session._open()
+    try:
+        with session.console:
+            yield session
+    except BaseException:
+        if session.run.writes and not command.resume:
+            discard_if_empty(session.path)
+        raise

@@ -1,0 +1,130 @@
+"""Problems whose answers can be checked: procedural tasks of reasoning-gym, with exact verification.
+
+Training and held-out problems never meet: a problem belongs to one side by the hash of its question, whatever seed or
+position it was drawn at. The held-out set of a task is the same for every run.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import rlhf.arithmetic  # noqa: F401 - registers step_arithmetic
+from rlhf.errors import UserError, nearest
+from rlhf.gym import DATASETS, create_dataset
+
+HELD_OUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    answer: str
+    entry: Mapping[str, Any] = field(repr=False)  # as reasoning-gym made it; its verifier wants it back
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one completion. Kept apart, since each means something else; only `exact` is success."""
+
+    exact: float  # 1 if the answer is right, else 0: never partial credit
+    format: float  # 1 if the completion has the form that was asked for
+    partial: float  # reasoning-gym's own score in [0, 1]; some tasks give wrong answers 0.05 and more
+
+
+class Task:
+    """A procedural task by name, e.g. Task("spell_backward", {"max_word_len": 10}).
+
+    Args:
+        answer_in: `think_tags`: <think>...</think><answer>...</answer>; `answer_tag`: an <answer>...</answer> anywhere;
+            `last_number`: the last number in the completion; `text`: the whole completion is the answer.
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, Any] | None = None, *, answer_in: str = "think_tags"):
+        if name not in DATASETS:
+            raise UserError(f"task: there is no task '{name}': {nearest(name, sorted(DATASETS))}")
+        self.name, self.answer_in = name, answer_in
+        self.parameters = dict(parameters or {})
+        self._made: dict[int, Any] = {}
+        self._dataset(seed=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the task asks: the same for the same problems."""
+        text = json.dumps([self.name, self.parameters, [p.question for p in self.held_out_problems(5)]])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
+        """Problems number `first`, `first + 1`, ... of the endless training stream that `seed` names."""
+        return [self._train_problem(seed, index) for index in range(first, first + count)]
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        """`count` different problems that no training stream contains."""
+        dataset, found = self._dataset(seed=2**31), dict[str, Problem]()
+        for index in range(100 * count):
+            problem = _problem(dataset[index])
+            if is_held_out(problem.question):
+                found.setdefault(problem.question, problem)
+            if len(found) == count:
+                return list(found.values())
+        raise UserError(
+            f"task: '{self.name}' with {self.parameters} has only {len(found)} different held-out problems, "
+            f"{count} were asked for",
+            hint="Ask for fewer (eval_problems), or make the task larger (task_config).",
+        )
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        answer, well_formed = extract_answer(completion, self.answer_in)
+        score = float(self._dataset(seed=0).score_answer(answer, problem.entry)) if answer is not None else 0.0
+        # Not `>= 1`: rounding lets partial credit end just above 1 (spell_backward: the answer and a letter too many).
+        return Verdict(exact=float(score == 1.0), format=float(well_formed), partial=min(score, 1.0))
+
+    def _train_problem(self, seed: int, index: int) -> Problem:
+        dataset = self._dataset(seed=1000 * (seed + 1))
+        for attempt in range(64):  # each is on the training side with probability 0.8
+            problem = _problem(dataset[64 * index + attempt])
+            if not is_held_out(problem.question):
+                return problem
+        raise UserError(f"task: '{self.name}' with {self.parameters} has too few problems to train on")
+
+    def _dataset(self, seed: int) -> Any:
+        if seed not in self._made:
+            try:
+                self._made[seed] = create_dataset(self.name, **{**self.parameters, "seed": seed})
+            except (TypeError, AssertionError, ValueError) as error:
+                raise UserError(f"task_config: '{self.name}' does not take {self.parameters}: {error}") from error
+        return self._made[seed]
+
+
+def _problem(entry: Mapping[str, Any]) -> Problem:
+    return Problem(entry["question"], str(entry["answer"]), entry)
+
+
+def is_held_out(question: str) -> bool:
+    digest = hashlib.sha256(question.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+THINK_THEN_ANSWER = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
+    """The answer (None if there is none) and whether the completion has the form asked for.
+
+    In `think_tags`, an answer is taken from the last <answer> even where the rest of the form is wrong: whether a
+    policy is right and whether it is tidy are two measurements.
+    """
+    if answer_in == "last_number":
+        numbers = NUMBER.findall(completion.replace(",", ""))
+        return (numbers[-1], True) if numbers else (None, False)
+    if answer_in == "text":
+        return completion.strip() or None, bool(completion.strip())
+    found: Sequence[str] = ANSWER.findall(completion)
+    answer = found[-1].strip() if found else None
+    if answer_in == "answer_tag":
+        return answer, len(found) == 1
+    return answer, len(found) == 1 and THINK_THEN_ANSWER.fullmatch(completion) is not None

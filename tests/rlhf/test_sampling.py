@@ -1,0 +1,196 @@
+"""The sampler against the scorer, against the exact distribution, and against itself in other company."""
+
+import itertools
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor, nn
+
+from rlhf.groups import Group
+from rlhf.sampling import Sampled, _Chooser, sample
+from rlhf.scoring import Scorer, score
+
+CPU = torch.device("cpu")
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7, 8, 9, 10], [20, 21, 22, 23], [30, 31]]
+KEYS = [(3, i) for i in range(len(PROMPTS))]
+ENDS = [1, 40, 41, 42, 43]
+
+
+def draw(model: nn.Module, prompts=PROMPTS, keys=KEYS, **changes) -> list[Sampled]:
+    options = {"completions": 5, "max_new_tokens": 12, "end_tokens": ENDS, **changes}
+    return sample(model, prompts, keys=keys, **options)
+
+
+def next_token_logp(model: nn.Module, prompt: list[int], temperature: float = 1.0) -> Tensor:
+    with torch.no_grad():
+        return (model(input_ids=torch.tensor([prompt])).logits[0, -1] / temperature).log_softmax(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.5])
+def test_the_samplers_logp_is_the_scorers(model: nn.Module, temperature: float) -> None:
+    """Prefill once a prompt, keys shared, completions leaving the batch: and still the numbers that training computes."""
+    sampled = draw(model, temperature=temperature)
+    groups = [Group(prompt, one.tokens) for prompt, one in zip(PROMPTS, sampled, strict=True)]
+    scores = score(Scorer(model), groups, token_budget=10**6, device=CPU, temperature=temperature)
+    logp = [logp for one in sampled for logp in one.logp]
+    assert len({len(row) for row in logp}) > 3, "completions of many lengths, or this tests little"
+    assert scores.mask.sum(1).tolist() == [len(row) for row in logp]
+    for ours, scored in zip(logp, scores.logp, strict=True):
+        assert ours == pytest.approx(scored[: len(ours)].tolist(), abs=1e-4)
+
+
+def test_tokens_depend_on_the_key_alone(model: nn.Module) -> None:
+    """Not on the batch size, the order, nor on the other prompts."""
+    together = draw(model)
+    assert draw(model) == together
+    tokens = [one.tokens for one in together]
+    assert [one.tokens for one in draw(model, batch=1)] == tokens
+    assert [one.tokens for one in draw(model, batch=10)] == tokens
+    assert [draw(model, [p], [k])[0].tokens for p, k in zip(PROMPTS, KEYS, strict=True)] == tokens
+    assert [one.tokens for one in draw(model, PROMPTS[::-1], KEYS[::-1])] == tokens[::-1]
+
+
+def test_other_keys_give_other_tokens(qwen3: nn.Module) -> None:
+    """The same prompt stands in PROMPTS twice, with two keys. Siblings differ too."""
+    sampled = draw(qwen3)
+    assert sampled[0].tokens != sampled[3].tokens
+    assert draw(qwen3, keys=[(4, i) for i in range(6)])[0].tokens != sampled[0].tokens
+    assert len({tuple(tokens) for tokens in sampled[0].tokens}) == 5
+    same = draw(qwen3, keys=[(3, 0)] * 6)
+    assert same[0].tokens == same[3].tokens == sampled[0].tokens
+
+
+def test_no_key_of_training_is_one_of_evaluation() -> None:
+    """numpy reads a key as 32-bit words and pads with zeros: (2**32, 0) is (0, 1, 0), which is also (0, 1)."""
+    import numpy as np
+
+    from rlhf.evaluation import EVALUATION_KEY
+
+    def first(key: tuple[int, ...]) -> float:
+        return np.random.default_rng(key).random()
+
+    training = {first((seed, number)) for seed, number in itertools.product(range(5), range(300))}
+    assert len(training) == 5 * 300
+    assert training.isdisjoint(first((EVALUATION_KEY, i)) for i in range(300))
+
+
+def test_end_tokens_are_kept_and_end(model: nn.Module) -> None:
+    """A completion's only end token is its last; one without is cut at max_new_tokens and said to be."""
+    sampled = draw(model)
+    truncated = [cut for one in sampled for cut in one.truncated]
+    assert 0 < sum(truncated) < len(truncated)
+    for one in sampled:
+        for tokens, logp, cut in zip(one.tokens, one.logp, one.truncated, strict=True):
+            assert len(tokens) == len(logp)
+            assert cut == (tokens[-1] not in ENDS)
+            assert not set(tokens[:-1]) & set(ENDS)
+            assert len(tokens) == 12 if cut else len(tokens) <= 12
+
+
+def test_an_end_at_the_very_last_token_is_no_truncation(small_vocabulary: nn.Module) -> None:
+    everything_ends = draw(small_vocabulary, [[0, 1]], [(0,)], end_tokens=range(6), max_new_tokens=1)[0]
+    assert everything_ends.truncated == [False] * 5
+    nothing_ends = draw(small_vocabulary, [[0, 1]], [(0,)], end_tokens=[], max_new_tokens=3)[0]
+    assert nothing_ends.truncated == [True] * 5
+    assert {len(tokens) for tokens in nothing_ends.tokens} == {3}
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
+def test_greedy(model: nn.Module, settings: dict[str, float]) -> None:
+    """Temperature 0, and what comes to the same, takes the most likely token after each prefix.
+
+    At temperature 0 the log-probability is the policy's own; where all others are cut off, it is ln 1.
+    """
+    (sampled,) = draw(model, PROMPTS[:1], KEYS[:1], end_tokens=[], completions=2, max_new_tokens=6, **settings)
+    prefix = list(PROMPTS[0])
+    for token, logp in zip(sampled.tokens[0], sampled.logp[0], strict=True):
+        own = next_token_logp(model, prefix)
+        assert token == own.argmax()
+        assert logp == pytest.approx(own.max().item() if settings == {"temperature": 0.0} else 0.0, abs=1e-4)
+        prefix.append(token)
+    assert sampled.tokens[0] == sampled.tokens[1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_are_the_models_probabilities(small_vocabulary: nn.Module, temperature: float) -> None:
+    """All 6 * 6 pairs of two tokens, 6000 draws, against pi(a) * pi(b | a): also that draws within a completion are
+    independent. The chance that right code fails is 1e-3 over all seeds, and 0 at this one."""
+    prompt, n = [0, 3, 2], 6000
+    first = next_token_logp(small_vocabulary, prompt, temperature)
+    joint = [first[a] + next_token_logp(small_vocabulary, [*prompt, a], temperature) for a in range(6)]
+    expected = torch.cat(joint).exp().double()
+    assert expected.max() > 3 * expected.min(), "a distribution that is far from uniform"
+    (sampled,) = draw(
+        small_vocabulary, [prompt], [(0,)], completions=n, max_new_tokens=2, end_tokens=[], temperature=temperature
+    )
+    counts = torch.zeros(36)
+    for a, b in sampled.tokens:
+        counts[6 * a + b] += 1
+    assert n * expected.min() > 5
+    assert chisquare(counts.numpy(), (n * expected / expected.sum()).numpy()).pvalue > 1e-3
+
+
+P = torch.tensor([[0.05, 0.5, 0.15, 0.3]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"top_k": 2}, [1, 3]),
+        ({"top_k": 9}, [0, 1, 2, 3]),
+        ({"top_p": 0.7}, [1, 3]),
+        ({"top_p": 0.81}, [1, 2, 3]),
+        ({"top_p": 0.2}, [1]),
+        ({"top_k": 3, "top_p": 0.6}, [1, 3]),
+    ],
+)
+def test_top_k_and_top_p_renormalize(settings: dict[str, float], kept: list[int]) -> None:
+    """p = (.05, .5, .15, .3). top_p keeps the smallest set of likeliest tokens that reaches it: 0.7 needs .5 + .3.
+    top_k 3 leaves (.5, .15, .3) / .95, of which .5 + .3 = .84 reaches 0.6. Log-probabilities are of what is left."""
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    choose = _Chooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
+    token, logp = choose(P.log().expand(1000, 4), torch.eye(4), uniform)
+    assert sorted(set(token.tolist())) == kept
+    mass = P[0, kept].sum()
+    torch.testing.assert_close(logp, (P[0, token] / mass).log())
+    shares = torch.bincount(token, minlength=4)[kept] / 1000
+    torch.testing.assert_close(shares, P[0, kept] / mass, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.7}])
+def test_the_ends_of_the_unit_interval(settings: dict[str, float]) -> None:
+    """A double just below 1 is 1.0 in fp32: it must not choose a token that was cut off, whose logp is -inf."""
+    p = torch.tensor([[0.0, 0.5, 0.3, 0.2, 0.0]])
+    uniform = torch.tensor([0.0, 1 - 2**-24, 1.0])
+    choose = _Chooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
+    token, logp = choose(p.log().clamp(min=-200).expand(3, 5), torch.eye(5), uniform)
+    assert torch.isfinite(logp).all()
+    assert token.tolist() == ([1, 3, 3] if not settings else [1, 2, 2])
+
+
+def test_under_bf16_autocast(model: nn.Module) -> None:
+    """The sampler and the scorer round differently in bf16; they still agree to a few hundredths of a nat."""
+    with torch.autocast("cpu", torch.bfloat16):
+        sampled = draw(model)
+        groups = [Group(prompt, one.tokens) for prompt, one in zip(PROMPTS, sampled, strict=True)]
+        scores = score(Scorer(model), groups, token_budget=10**6, device=CPU)
+    gaps = [
+        abs(ours - float(scored))
+        for one_logp, row in zip((logp for one in sampled for logp in one.logp), scores.logp, strict=True)
+        for ours, scored in zip(one_logp, row, strict=False)
+    ]
+    assert max(gaps) < 0.1
+    assert sum(gaps) / len(gaps) < 0.02
+
+
+def test_the_model_is_left_as_it_was(qwen3: nn.Module) -> None:
+    attention = qwen3.config._attn_implementation
+    qwen3.train()
+    try:
+        draw(qwen3, max_new_tokens=3)
+        assert qwen3.training
+    finally:
+        qwen3.eval()
+    assert qwen3.config._attn_implementation == attention
