@@ -27,7 +27,8 @@ TRL's own choices are left as they are: on a CPU it projects the prompt's positi
 so in bf16 under autocast, where ours always does it in fp32.
 
 generation: the call that turns prompts into completions. train: forward, loss, metrics and backward. rest: all else
-between two steps (data, judging, advantages, clipping, AdamW). Seconds are medians, with the range.
+between two steps (data, judging, advantages, clipping, AdamW). Numbers are medians over the rounds, with the range; a
+quotient is taken within each round, whose two steps do the same work.
 
 Fractions of the roofline count the least that must be computed, the same for both sides: 2 FLOP (generation) or 6
 (train) for each parameter and token; a prompt once for its whole group, and the vocabulary projection for completion
@@ -42,7 +43,7 @@ import statistics
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial, wraps
@@ -52,6 +53,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
+
+from benchmarks.roofline import Roofline, measure
 
 SIDES = ("ours", "trl")
 TASK = "spell_backward"
@@ -96,6 +99,7 @@ class Step:
     prompt_tokens: int  # each prompt once
     completion_tokens: int
     longest: int  # token steps of decoding
+    memory_gb: float  # peak so far, loading the model left out
 
     @property
     def rest(self) -> float:
@@ -166,7 +170,7 @@ class Meter:
         self.completions: Sequence[Sequence[int]] = []
 
     @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
+    def __call__(self, part: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
@@ -189,6 +193,7 @@ class Meter:
             prompt_tokens=sum(map(len, self.prompts)),
             completion_tokens=sum(lengths),
             longest=max(lengths),
+            memory_gb=peak_memory_gb(),
         )
 
 
@@ -321,7 +326,7 @@ def run_ours(turn: Connection, options: Options) -> None:
         forget_peak_memory()
         turn.send(describe(model))
         while (number := turn.recv()) is not None:
-            turn.send((one_step(number), peak_memory_gb()))
+            turn.send(one_step(number))
 
 
 # ---------------------------------------------------------------- TRL
@@ -372,7 +377,7 @@ def run_trl(turn: Connection, options: Options) -> None:
 
         def on_step_end(self, args, state, control, **_):
             train = meter.seconds["training_step"] - meter.seconds["inputs"]
-            turn.send((meter.step(generation=meter.seconds["generation"], train=train), peak_memory_gb()))
+            turn.send(meter.step(generation=meter.seconds["generation"], train=train))
             self.wait(control)
 
         def wait(self, control) -> None:
@@ -441,8 +446,6 @@ def run_trl(turn: Connection, options: Options) -> None:
 
 
 def run_roofline(turn: Connection) -> None:
-    from benchmarks.roofline import measure
-
     turn.send(measure())
 
 
@@ -463,7 +466,7 @@ class Side:
             self.process.join()
             sys.exit(f"{self.process.name} failed with exit code {self.process.exitcode}; its traceback is above")
 
-    def step(self, number: int) -> tuple[Step, float]:
+    def step(self, number: int) -> Step:
         self.turn.send(number)
         return self.receive()
 
@@ -479,42 +482,48 @@ def race(options: Options, sides: Sequence[str]) -> dict[str, Any]:
     measuring = Side(run_roofline)
     roofline = measuring.receive()
     measuring.process.join()
-    runners = {}
+    runners: dict[str, Side] = {}
+    parameters: dict[str, int] = {}
     for name in sides:  # one after the other: loading at once would only share the cores
         runners[name] = Side({"ours": run_ours, "trl": run_trl}[name], options)
         parameters = runners[name].receive()
     rounds: list[dict[str, Step]] = []
-    memory: dict[str, float] = {}
     for number in range(options.rounds):
         made = {}
         for name in sides:
             wait_until_quiet(deadline)
-            made[name], memory[name] = runners[name].step(number)
+            made[name] = runners[name].step(number)
             said = f"{made[name].seconds:.2f} s, others used {made[name].others:.2f} cores"
             print(f"step {number}{'' if number else ' (warm-up)'} {name}: {said}", file=sys.stderr)
         counts = {(step.prompt_tokens, step.completion_tokens, step.longest) for step in made.values()}
         if len(counts) > 1:
             sys.exit(f"the sides did different work (prompt tokens, completion tokens, longest): {counts}")
         undisturbed = all(step.others < QUIET for step in made.values())
-        if number and (undisturbed or time.monotonic() > deadline):
+        if number and (undisturbed or not options.patience):
             rounds.append(made)
-        if len(rounds) == options.steps:
+        if len(rounds) == options.steps or (rounds and options.patience and time.monotonic() > deadline):
             break
     if not rounds:
         sys.exit("every round was disturbed by other programs: more --patience, or none to measure all the same")
-    steps = {name: [made[name] for made in rounds] for name in sides}
     for runner in runners.values():
         runner.end()
-    results = {
-        name: summary(timed, parameters, asdict(roofline), options) | {"memory_gb": memory[name]}
-        for name, timed in steps.items()
+    measured = {
+        name: [measurements(made[name], parameters, roofline, options.precision) for made in rounds] for name in sides
     }
     return {
         "options": asdict(options),
         "roofline": asdict(roofline),
         "parameters": parameters,
-        "results": results,
-        "steps": {name: [asdict(step) for step in timed] for name, timed in steps.items()},
+        "results": {
+            name: {key: spread([row[key] for row in rows]) for key in rows[0]} for name, rows in measured.items()
+        },
+        # Of the two steps of a round, which did the same work.
+        "theirs / ours": {
+            key: spread([theirs[key] / ours[key] for ours, theirs in zip(*measured.values(), strict=True)])
+            for key in ("seconds", "generation", "train", "rest", "memory_gb")
+            if len(sides) == 2
+        },
+        "rounds": measured,
     }
 
 
@@ -526,36 +535,26 @@ def wait_until_quiet(deadline: float, seconds: float = 2.0) -> None:
             return
 
 
-def summary(
-    steps: Sequence[Step], parameters: dict[str, int], roofline: dict[str, float], options: Options
-) -> dict[str, Any]:
-    rate = roofline[options.precision] * 1e9
-    weight_bytes = sum(parameters.values()) * {"fp32": 4, "bf16": 2}[options.precision]
-
-    def flop(step: Step) -> float:
-        tokens = step.prompt_tokens + step.completion_tokens
-        return 2.0 * (parameters["backbone"] * tokens + parameters["head"] * step.completion_tokens)
-
-    def spread(values: Sequence[float]) -> dict[str, float]:
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
+def measurements(step: Step, parameters: dict[str, int], roofline: Roofline, precision: str) -> dict[str, float]:
+    rate = {"fp32": roofline.fp32, "bf16": roofline.bf16}[precision] * 1e9
+    weight_bytes = sum(parameters.values()) * {"fp32": 4, "bf16": 2}[precision]
+    tokens = step.prompt_tokens + step.completion_tokens
+    forward = 2.0 * (parameters["backbone"] * tokens + parameters["head"] * step.completion_tokens)
     return {
-        **{
-            key: spread([getattr(step, key) for step in steps])
-            for key in ("seconds", "generation", "train", "rest", "others")
-        },
-        "prompt_tokens": spread([step.prompt_tokens for step in steps]),
-        "completion_tokens": spread([step.completion_tokens for step in steps]),
-        "tokens_per_s": spread([step.completion_tokens / step.seconds for step in steps]),
-        "generated_per_s": spread([step.completion_tokens / step.generation for step in steps]),
-        "generation_of_matmul": spread([flop(step) / step.generation / rate for step in steps]),
+        **asdict(step),
+        "rest": step.rest,
+        "tokens_per_s": step.completion_tokens / step.seconds,
+        "generated_per_s": step.completion_tokens / step.generation,
+        "step_of_matmul": 4 * forward / step.seconds / rate,
+        "generation_of_matmul": forward / step.generation / rate,
+        "train_of_matmul": 3 * forward / step.train / rate,
         # Every weight is read once for each token step of decoding.
-        "generation_of_read": spread(
-            [step.longest * weight_bytes / (roofline["read"] * 1e9) / step.generation for step in steps]
-        ),
-        "train_of_matmul": spread([3 * flop(step) / step.train / rate for step in steps]),
-        "step_of_matmul": spread([4 * flop(step) / step.seconds / rate for step in steps]),
+        "generation_of_read": step.longest * weight_bytes / (roofline.read * 1e9) / step.generation,
     }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def show(record: dict[str, Any]) -> None:
@@ -566,42 +565,34 @@ def show(record: dict[str, Any]) -> None:
         f"\nGRPO step, {options['model']} ({parameters:.1f}M), {options['precision']}: {options['prompts']} prompts of "
         f"{first['prompt_tokens']['median'] / options['prompts']:.0f} tokens x {options['rollouts']} completions, "
         f"{first['completion_tokens']['median']:.0f} tokens in all, lengths {options['lengths']}, "
-        f"{len(record['steps']['ours' if 'ours' in results else 'trl'])} timed steps"
+        f"{len(next(iter(record['rounds'].values())))} timed rounds"
     )
     print(
         f"machine: {roofline['threads']} threads, fp32 {roofline['fp32']:.0f} GFLOP/s, bf16 {roofline['bf16']:.0f} "
         f"GFLOP/s, read {roofline['read']:.1f} GB/s\n"
     )
-    both = len(results) == 2
-    print(f"{'':30}" + "".join(f"{name:>24}" for name in results) + (f"{'theirs / ours':>16}" if both else ""))
+    quotients = record["theirs / ours"]
+    print(f"{'':30}" + "".join(f"{name:>24}" for name in results) + (f"{'theirs / ours':>24}" if quotients else ""))
 
-    def line(label: str, key: str, form: str, *, ratio: bool = True) -> None:
-        cells = []
-        for result in results.values():
-            value = result[key]
-            if isinstance(value, float):
-                cells.append(format(value, form))
-            else:
-                low, high = format(value["min"], form), format(value["max"], form)
-                cells.append(f"{format(value['median'], form)} [{low}, {high}]")
-        quotient = ""
-        if both and ratio:
-            ours, theirs = (r[key] if isinstance(r[key], float) else r[key]["median"] for r in results.values())
-            quotient = f"{theirs / ours:>15.2f}x"
-        print(f"{label:30}" + "".join(f"{cell:>24}" for cell in cells) + quotient)
+    def line(label: str, key: str, form: str) -> None:
+        values = [(result[key], form, "") for result in results.values()]
+        if key in quotients:
+            values.append((quotients[key], ".2f", "x"))
+        cells = [f"{v['median']:{f}}{unit} [{v['min']:{f}}, {v['max']:{f}}]" for v, f, unit in values]
+        print(f"{label:30}" + "".join(f"{cell:>24}" for cell in cells))
 
     line("step, s", "seconds", ".2f")
     line("  generation, s", "generation", ".2f")
     line("  scoring + backward, s", "train", ".2f")
     line("  rest, s", "rest", ".2f")
-    line("cores used by others", "others", ".2f", ratio=False)
+    line("cores used by others", "others", ".2f")
     line("completion tokens / s", "tokens_per_s", ".1f")
     line("  in generation alone", "generated_per_s", ".1f")
     line("peak memory, GB", "memory_gb", ".2f")
-    line("of the matmul rate: step", "step_of_matmul", ".1%", ratio=False)
-    line("  generation", "generation_of_matmul", ".1%", ratio=False)
-    line("  scoring + backward", "train_of_matmul", ".1%", ratio=False)
-    line("of the read rate: generation", "generation_of_read", ".1%", ratio=False)
+    line("of the matmul rate: step", "step_of_matmul", ".1%")
+    line("  generation", "generation_of_matmul", ".1%")
+    line("  scoring + backward", "train_of_matmul", ".1%")
+    line("of the read rate: generation", "generation_of_read", ".1%")
 
 
 def main() -> None:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import torch
-
 SIZE = 2048  # of the square matrices: 17 GFLOP a product, well out of cache in fp32
 READ_BYTES = 2**29  # what is read at once: as much as the weights of a 135M model in fp32, well out of cache
 
@@ -27,6 +25,8 @@ class Roofline:
 
 def measure(repeats: int = 7) -> Roofline:
     """Best of `repeats`: interference only ever slows down."""
+    import torch
+
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2, SIZE, SIZE).to(dtype)

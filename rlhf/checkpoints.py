@@ -27,7 +27,14 @@ def save(accelerator: Accelerator, run: Path, step: int, state: dict[str, Any], 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except Exception as error:  # the libraries below each have their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"checkpoint '{final}' could not be written: {str(error).splitlines()[0]}",
+            hint=f"{shutil.disk_usage(run).free / 1e6:,.0f} MB are free there. Make room, then --resume.",
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {str(f.relative_to(partial)): f.stat().st_size for f in partial.rglob("*") if f.is_file()}

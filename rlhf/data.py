@@ -41,6 +41,7 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Row]]:
 
 def _read_jsonl(file: Path) -> list[tuple[str, Row]]:
     import gzip
+    import zlib
 
     rows = []
     number = 0
@@ -51,7 +52,7 @@ def _read_jsonl(file: Path) -> list[tuple[str, Row]]:
                     rows.append((f"{file} line {number}", json.loads(line)))
     except ValueError as error:
         raise UserError(f"data.path: {file} line {number} is not JSON: {error}") from error
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"data.path: {file} ends in the middle, after line {number}: {error}") from error
     return rows
 

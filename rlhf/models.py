@@ -106,6 +106,7 @@ def load_policy(
     finally:
         transformers_logging.set_verbosity(quiet)
     if gradient_checkpointing:
+        model.train()  # transformers checkpoints in training mode alone, and from_pretrained leaves it
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return with_lora(model, lora_rank) if lora_rank else model
 

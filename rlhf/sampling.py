@@ -156,8 +156,8 @@ class _Chooser:
         # Inverse transform: one uniform number a token, so nothing depends on the rest of the batch.
         p = logits.softmax(-1)
         cumulative = p.cumsum(-1)
+        uniform = uniform.clamp(max=1 - 2**-24)  # a double next to 1 is 1.0 in fp32, which no token's share contains
         token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
-        token = token.clamp(max=p.shape[-1] - 1)
         return token, p.gather(-1, token[:, None]).squeeze(-1).log()
 
 

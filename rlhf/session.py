@@ -4,6 +4,7 @@ A loop opens a session, asks it for a model, tells it what happened, and stays a
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -45,6 +46,7 @@ class Session:
         self.watch = Stopwatch()
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
+        self.created = False  # whether this process made the run directory
 
     def _open(self) -> None:
         config = self.config
@@ -63,6 +65,7 @@ class Session:
                 config_yaml=to_yaml(config),
                 provenance=self._provenance("", ""),
             )
+            self.created = not self.command.resume
         else:
             self.run = Run(self.path, writes=False)
         self.accelerator = make_accelerator(
@@ -229,12 +232,15 @@ def open_session(
     """Set a run up; if it fails before its first record, leave nothing behind."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once: nothing to warn of
     session = Session(command, metrics, title=title, headline=headline)
-    session._open()
     try:
+        session._open()
         with session.console:
             yield session
     except BaseException:
-        if session.run.writes and not command.resume:
+        if session.created:
             discard_if_empty(session.path)
         raise
+    finally:
+        session.interrupted.stop_listening()

@@ -53,7 +53,7 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """Of what the task asks: the same for the same problems."""
-        text = json.dumps([self.name, self.parameters, [p.question for p in self.held_out_problems(5)]])
+        text = json.dumps([self.name, self.parameters, [p.question for p in self.held_out_problems(5)]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:

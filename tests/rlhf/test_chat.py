@@ -86,7 +86,7 @@ def test_the_boundary_is_not_merged_over() -> None:
     template = PLAIN.replace("'<a>' }}", "'<a>n' }}").replace("%}<a>{%", "%}<a>n{%")
     tokenizer = words(template=template)
     conversation = [user("b"), assistant("na")]
-    whole = tokenizer(tokenizer.apply_chat_template(conversation, tokenize=False), add_special_tokens=False)["input_ids"]
+    whole = tokenizer.encode(tokenizer.apply_chat_template(conversation, tokenize=False), add_special_tokens=False)
     assert text_of(tokenizer, whole) == ["<u>", "b", "<e>", "<a>", "nn", "a", "<e>"]
     encoded = encode_conversation(tokenizer, conversation)
     assert encoded.prompt == encode_prompt(tokenizer, conversation[:1])

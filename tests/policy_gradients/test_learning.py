@@ -1,0 +1,61 @@
+"""Every algorithm learns a toy problem, in seconds, with the project's own parts in a loop of thirty lines."""
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from policy_gradients.algorithms import algorithms
+from rlhf.aggregate import Totals
+from rlhf.groups import Group, micro_batches
+from rlhf.sampling import sample
+from rlhf.scoring import Scorer, score
+
+END, WANTED, NEW_TOKENS = 0, 3, 5
+
+
+def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
+    """Reward: the share of token 3 among the tokens a completion could have had."""
+    algorithm, model = algorithms[name], tiny_model("qwen3", vocabulary=10, layers=1)
+    clip = {"clip_low": 0.2, "clip_high": 0.2} if "clip_low" in algorithm.settings else {}
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    scorer, means, prompts = Scorer(model), [], [[5, 6], [7, 8, 9]]
+    for step in range(steps):
+        sampled = sample(
+            model,
+            prompts,
+            completions=16,
+            max_new_tokens=NEW_TOKENS,
+            end_tokens=[END],
+            keys=[(step, i) for i in range(2)],
+        )
+        groups = [Group(prompt, one.tokens) for prompt, one in zip(prompts, sampled, strict=True)]
+        reward = torch.tensor([[tokens.count(WANTED) / NEW_TOKENS for tokens in one.tokens] for one in sampled])
+        baseline = {"baseline": sum(means) / max(1, len(means))} if "baseline" in algorithm.needs else {}
+        means.append(reward.mean().item())
+        adv = algorithm.advantage(reward, **baseline).reshape(-1, 1)
+        old = score(scorer, groups, token_budget=10**6, device=torch.device("cpu"))
+        totals = Totals(sequences=32, tokens=int(old.mask.sum()), max_new_tokens=NEW_TOKENS)
+        for _ in range(epochs):
+            for rows in micro_batches(groups, token_budget=100):
+                scores = scorer(rows)
+                logp_old = old.logp[rows.sequence, : scores.logp.shape[1]]
+                ratio = algorithm.ratio(scores.logp, logp_old, scores.mask) if algorithm.ratio else None
+                loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence], **clip)
+                algorithm.aggregate(loss, scores.mask, totals).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return means
+
+
+@pytest.mark.parametrize("name", algorithms)
+def test_learns_to_say_three(name: str) -> None:
+    """From chance, a tenth of at most 5 tokens, to nearly always."""
+    means = mean_rewards(name, steps=50)
+    assert means[0] < 0.3
+    assert sum(means[-3:]) / 3 > 0.85
+
+
+def test_several_epochs_a_batch() -> None:
+    """GRPO has a ratio: four passes over each batch, clipped, learn in fewer batches."""
+    means = mean_rewards("grpo", steps=15, epochs=4)
+    assert sum(means[-2:]) / 2 > 0.85

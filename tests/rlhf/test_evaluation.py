@@ -1,0 +1,84 @@
+"""Intervals against published values, and held-out accuracy of a policy whose answers are known."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from rlhf import evaluation
+from rlhf.chat import encode_prompt
+from rlhf.embedded.make import character_tokenizer, new_model
+from rlhf.evaluation import evaluate_task, messages_for, proportion
+from rlhf.sampling import Sampled
+from rlhf.tasks import Task
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return new_model(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3: Wilson without continuity correction
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+        (50, 100, 0.4038, 0.5962),
+    ],
+)
+def test_wilson_intervals(successes: int, n: int, low: float, high: float) -> None:
+    result = proportion(successes, n, data="words", metric="accuracy")
+    assert (result["data"], result["metric"], result["n"]) == ("words", "accuracy", n)
+    assert result["value"] == successes / n
+    assert (result["low"], result["high"]) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+
+
+def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
+    """Of 8 held-out problems, the policy answers every second one right, with partial credit for the others."""
+    task, tokenizer = Task("spell_backward", {"min_word_len": 4, "max_word_len": 5}), character_tokenizer()
+    problems = task.held_out_problems(8)
+    texts = [
+        f"<think>a</think><answer>{p.answer if i % 2 else p.answer[:-1]}</answer><|end|>"
+        for i, p in enumerate(problems)
+    ]
+    asked = {}
+
+    def answer(_model, prompts, **options) -> list[Sampled]:
+        asked.update(options, prompts=prompts)
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return [Sampled([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+    for greedy, metric in ((True, "accuracy_greedy"), (False, "accuracy")):
+        result = evaluate_task(
+            model, tokenizer, task, problems, Accelerator(cpu=True), max_new_tokens=9, greedy=greedy, system_prompt="s"
+        )
+        assert (result["value"], result["n"], result["metric"]) == (0.5, 8, metric)
+        assert asked["temperature"] == (0.0 if greedy else 1.0)
+        assert asked["prompts"][3] == encode_prompt(tokenizer, messages_for(problems[3], "s"))
+        assert len({tuple(key) for key in asked["keys"]}) == 8
+
+
+def test_an_untrained_model_is_evaluated_the_same_twice(model) -> None:
+    """The draws belong to the problem, so two policies are compared on the same ones."""
+    tokenizer = character_tokenizer()
+    task = Task("spell_backward")
+    arguments = (model, tokenizer, task, task.held_out_problems(5), Accelerator(cpu=True))
+    first, second = (evaluate_task(*arguments, max_new_tokens=4, greedy=False) for _ in range(2))
+    assert first == second
+    assert first["value"] == 0
+    assert first["low"] == pytest.approx(0, abs=1e-9)
+    assert first["high"] == pytest.approx(0.4345, abs=1e-4)
+
+
+def test_messages() -> None:
+    problem = Task("step_arithmetic").held_out_problems(1)[0]
+    assert [m["role"] for m in messages_for(problem, None)] == ["user"]
+    assert messages_for(problem, "be brief")[0] == {"role": "system", "content": "be brief"}
+    assert messages_for(problem, "be brief")[1] == {"role": "user", "content": problem.question}

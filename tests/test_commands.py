@@ -1,0 +1,112 @@
+"""The commands themselves: help, plan, profiles, run directory, chaining models; and which package may import which."""
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import SMALL, Commands
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def commands(monkeypatch, capfd) -> Commands:
+    return Commands(monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("module", ["policy_gradients.train", "instruction_tuning.train", "rlhf.report"])
+def test_help_answers_at_once(module):
+    """In under a second where nothing else runs; the bound leaves room for a busy machine."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert time.monotonic() - start < 3
+    assert "usage" in done.stdout
+
+
+def test_help_does_not_load_torch():
+    code = "import sys, policy_gradients.train, instruction_tuning.train; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_plan_loads_nothing_and_writes_nothing(commands, tmp_path):
+    outcome = commands.policy_gradients(*SMALL, "--output_dir", tmp_path / "run", "--plan", "--kl_coef", "0.1")
+    assert outcome.code == 0
+    for words in ("weights", "optimizer", "reference model", "key-value cache", "together"):
+        assert words in outcome.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_directory(commands, tmp_path):
+    """Every file of the contract is there and says what it should; the saved config reruns as it is."""
+    run = tmp_path / "run"
+    arguments = [*SMALL, "--kl_coef", "0.05", "--epochs_per_batch", "2", "--steps_per_epoch", "2", "--tensorboard"]
+    outcome = commands.policy_gradients(*arguments, "--output_dir", run)
+    assert outcome.code == 0, outcome.err
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["algorithm"], config["clip_low"], config["aggregation"]) == ("grpo", 0.2, "sequence_mean")
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert {"git_commit", "versions", "host", "seed", "command", "data_fingerprint"} <= set(provenance)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4]
+    described = set(provenance["metrics"])
+    assert set(metrics[-1]) - {"step", "wall_s"} <= described
+    evaluations = [json.loads(line) for line in (run / "eval.jsonl").open()]
+    assert {"step", "data", "metric", "value", "n", "low", "high"} <= set(evaluations[0])
+    assert all(e["low"] <= e["value"] <= e["high"] for e in evaluations)
+    assert "<html" in (run / "report.html").read_text()
+    assert AutoModelForCausalLM.from_pretrained(run / "final").config.model_type == "qwen3"
+    again = tmp_path / "again"
+    assert commands.policy_gradients("--config", run / "config.yaml", "--output_dir", again).code == 0
+    same = (run / "final" / "model.safetensors").read_bytes() == (again / "final" / "model.safetensors").read_bytes()
+    assert same, "the same config and seed gave other weights"
+    assert list(run.rglob("events.out.tfevents*"))
+
+
+def test_models_feed_on(commands, tmp_path):
+    """SFT from nothing -> GRPO on the run directory; with LoRA, the final model is a plain one again."""
+    sft = tmp_path / "sft"
+    small = ["--max_steps", "2", "--batch_size", "4", "--data.held_out", "4", "--eval_max_new_tokens", "8"]
+    scratch = ["--scratch.hidden_size", "32", "--scratch.num_hidden_layers", "2"]
+    outcome = commands.instruction_tuning(*small, *scratch, "--profile", "laptop", "--output_dir", sft)
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "grpo"
+    outcome = commands.policy_gradients(*SMALL, "--model_name", sft, "--lora_rank", "2", "--output_dir", run)
+    assert outcome.code == 0, outcome.err
+    weights = AutoModelForCausalLM.from_pretrained(run / "final").state_dict()
+    assert not [name for name in weights if "lora" in name]
+
+
+def test_sft_learns_rows_of_a_file(commands, tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {w}"}, {"role": "assistant", "content": w}]} for w in "abcd" * 8
+    ]
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--profile", "laptop", "--data.path", data, "--max_steps", "30", "--batch_size", "8", "--lr", "2e-3"]
+    for extra in ([], ["--pack_to", "64"]):
+        run = tmp_path / f"run{len(extra)}"
+        outcome = commands.instruction_tuning(*arguments, *extra, "--output_dir", run, "--eval_max_new_tokens", "8")
+        assert outcome.code == 0, outcome.err
+        losses = [json.loads(line)["value"] for line in (run / "eval.jsonl").open()]
+        assert losses[-1] < 0.1 < losses[0]
+
+
+def test_imports_run_one_way():
+    """rlhf imports no family; families do not import each other."""
+    families = {"policy_gradients", "instruction_tuning"}
+    for package in ["rlhf", *families]:
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                for name in names:
+                    assert name.split(".")[0] not in families - {package}, f"{file} imports {name}"

@@ -1,0 +1,123 @@
+"""A killed run, resumed, ends bit-identical to one that was never interrupted (CPU, fp32)."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import SMALL
+
+from rlhf.tracking import read_records
+
+STEPS = 6
+
+
+def start(run: Path, *arguments: str, algorithm: str = "grpo") -> subprocess.Popen:
+    command = [
+        *(sys.executable, "-m", "policy_gradients.train", *SMALL, "--max_steps", str(STEPS), "--eval_every", "2"),
+        *("--algorithm", algorithm, "--output_dir", str(run), *arguments),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(run: Path) -> str:
+    return hashlib.sha256((run / "final" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def records(run: Path) -> list[dict]:
+    """Everything logged but what depends on the clock."""
+    clock = ("wall_s", "speed/", "time/", "memory/")
+    return [
+        {key: value for key, value in record.items() if not key.startswith(clock)}
+        for stream in ("metrics", "eval", "samples")
+        for record in read_records(run / f"{stream}.jsonl")
+    ]
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    for _ in range(1200):
+        if len(read_records(run / "metrics.jsonl")) >= step:
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+@pytest.fixture(scope="module", params=["grpo", "reinforce"])
+def uninterrupted(request, tmp_path_factory) -> tuple[str, Path]:
+    """Of both, since REINFORCE also has a running baseline to restore."""
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    finish(start(run, algorithm=request.param))
+    return request.param, run
+
+
+def test_killed_and_resumed(uninterrupted, tmp_path):
+    algorithm, whole = uninterrupted
+    run = tmp_path / "run"
+    process = start(run, algorithm=algorithm)
+    for step in (1, 4):
+        wait_for_step(run, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = start(run, "--resume", algorithm=algorithm)
+    finish(process)
+    assert weights(run) == weights(whole)
+    assert records(run) == records(whole)
+
+
+def test_asked_to_stop(uninterrupted, tmp_path):
+    """SIGTERM: the step is finished, a checkpoint is written, the exit code says so, and --resume goes on from it."""
+    algorithm, whole = uninterrupted
+    run = tmp_path / "run"
+    process = start(run, "--save_every", "100", algorithm=algorithm)
+    wait_for_step(run, 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "--resume continues" in output
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert f"resumed at step {checkpoint.name.removeprefix('step_')}" in finish(
+        start(run, "--resume", algorithm=algorithm)
+    )
+    assert weights(run) == weights(whole)
+
+
+def test_two_processes_take_the_steps_of_one(uninterrupted, tmp_path):
+    """The same completions, and the same weights but for the order of fp32 sums."""
+    from safetensors.torch import load_file
+
+    algorithm, whole = uninterrupted
+    run = tmp_path / "run"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "0",
+        ),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("-m", "policy_gradients.train", *SMALL, "--max_steps", str(STEPS), "--eval_every", "2"),
+        *("--algorithm", algorithm, "--output_dir", str(run)),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (load_file(path / "final" / "model.safetensors") for path in (whole, run))
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-5, name
+    assert [r["reward/exact"] for r in read_records(run / "metrics.jsonl")] == [
+        r["reward/exact"] for r in read_records(whole / "metrics.jsonl")
+    ]
