@@ -87,6 +87,7 @@ def open_run(path: Path, *, resume: bool, overwrite: bool, config_yaml: str, pro
                 f"--resume: there is no run in '{path}' to continue",
                 hint="Leave --resume out to start it, or name the run with --output_dir.",
             )
+        (path / "config.yaml").write_text(config_yaml)  # what holds from here on: max_steps may have been raised
         return Run(path)
     if exists and not overwrite:
         raise UserError(

@@ -29,7 +29,7 @@ def not_a_model(tmp_path) -> Path:
     [
         (["--group_sizes", "8"], ["group_sizes", "group_size"]),
         (["--lr", "fast"], ["lr", "fast", "number"]),
-        (["--lr", "-1"], ["lr", "-1", "greater than 0"]),
+        (["--lr", "-1"], ["lr", "-1", "a number > 0"]),
         (["--config", "policy_gradients/configs/grpoo.yaml"], ["grpoo.yaml", "grpo.yaml"]),
         (["--algorithm", "grop"], ["grop", "grpo"]),
         (["--task", "spel_backward"], ["spel_backward", "spell_backward"]),
@@ -37,7 +37,7 @@ def not_a_model(tmp_path) -> Path:
         (["--model_name", "nobody/no-such-model"], ["nobody/no-such-model", "embedded"]),
         (["--model_name", "./no/such/folder"], ["./no/such/folder"]),
         (["--group_size", "1"], ["group_size", "at least"]),
-        (["--max_new_tokens", "0"], ["max_new_tokens", "0", "greater than 0"]),
+        (["--max_new_tokens", "0"], ["max_new_tokens", "0", "> 0"]),
         (["--algorithm", "reinforce", "--epochs_per_batch", "2"], ["reinforce", "no ratio"]),
         (["--algorithm", "reinforce", "--clip_low", "0.1"], ["clip_low", "grpo"]),
         (["--kl_coef", "0.1", "--kl_in", "loss", "--kl_estimator", "k1"], ["k1", "zero expected gradient"]),

@@ -98,6 +98,18 @@ def test_score_temperature_and_entropy(qwen3: nn.Module) -> None:
         torch.testing.assert_close(scores.entropy[i, : len(completion)][counted], entropy[counted], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_counts_stay_with_their_completion(layout: str) -> None:
+    """However a group is split or packed: of completion i, token i alone counts."""
+    completions = [tokens(6, salt) for salt in range(6)]
+    group = Group(tokens(4, 9), completions, [[j == i for j in range(6)] for i in range(6)])
+    found = {}
+    for rows in micro_batches([group], **LAYOUTS[layout]):
+        for sequence, target, mask in zip(rows.sequence.tolist(), rows.target, rows.mask, strict=True):
+            found[sequence] = (target.tolist(), mask.nonzero().flatten().tolist())
+    assert found == {i: (completions[i], [i]) for i in range(6)}
+
+
 def test_rows_by_hand() -> None:
     """The example of the module: prompt of 4, completions of 3, 2 and 4 tokens.
 
