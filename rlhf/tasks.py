@@ -16,6 +16,7 @@ from rlhf.errors import UserError, nearest
 from rlhf.gym import DATASETS, create_dataset
 
 HELD_OUT_SHARE = 0.2
+PATIENCE = 500  # draws without a new held-out problem, after which a task has no more of them
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class Task:
     def held_out_problems(self, count: int) -> list[Problem]:
         """`count` different problems that no training stream contains."""
         dataset, found = self._dataset(seed=2**31), dict[str, Problem]()
-        for index in range(100 * count):
+        index = last_new = 0
+        while index < last_new + PATIENCE:
             problem = _problem(dataset[index])
-            if is_held_out(problem.question):
-                found.setdefault(problem.question, problem)
+            index += 1
+            if is_held_out(problem.question) and problem.question not in found:
+                found[problem.question] = problem
+                last_new = index
             if len(found) == count:
                 return list(found.values())
         raise UserError(

@@ -1,14 +1,20 @@
 """The training loop itself, on the embedded model: what it adds to the parts that the other tests hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from policy_gradients.algorithms import algorithms
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.train import DEFAULT, train
 from rlhf.config import read_command
 from rlhf.evaluation import proportion
+from rlhf.models import load_policy
 
 SMALL = [
     *("--profile", "laptop", "--quiet", "--max_new_tokens", "26", "--eval_problems", "1", "--save_every", "99"),
@@ -40,7 +46,7 @@ def test_the_token_budget_is_not_felt(tmp_path: Path, algorithm: str, extra: lis
     With two passes of two optimizer steps, each step takes its own half of the advantages and old log-probabilities.
     """
     shared = ["--algorithm", algorithm, "--max_steps", "2", "--lr", "1e-9"]
-    shared += ["--kl_coef", "0.1", *extra]
+    shared += ["--kl_coef", "0.1", "--temperature", "0.8", *extra]
     whole = records(tmp_path / "whole", *shared)
     cut = records(tmp_path / "cut", *shared, "--token_budget", "50")
     assert len(whole) == 2
@@ -54,13 +60,56 @@ def test_the_token_budget_is_not_felt(tmp_path: Path, algorithm: str, extra: lis
             assert (a["policy/ratio_min"], a["policy/ratio_max"]) == (pytest.approx(1, abs=1e-3),) * 2
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "coef", "arguments"),
-    [("reinforce", "5", ["--kl_in", "reward", "--baseline", "none"]), ("grpo", "5", ["--kl_estimator", "k2"])],
-)
-def test_the_kl_term_holds_the_policy_back(tmp_path: Path, algorithm: str, coef: str, arguments: list[str]) -> None:
-    """A penalty paid out instead of charged would drive the policy away: the same run with and without."""
-    shared = ["--algorithm", algorithm, "--max_steps", "4", "--lr", "5e-4", *arguments]
-    free, held = (records(tmp_path / c, *shared, "--kl_coef", c)[-1]["policy/kl"] for c in ("1e-9", coef))
-    print(free, held)
-    assert held < 0.5 * free
+@pytest.fixture
+def _other_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that is not the policy, so that a KL term is felt in the first step."""
+
+    def load(session) -> PreTrainedModel:
+        generator, reference = torch.Generator().manual_seed(0), load_policy(session.config.model_name)
+        for parameter in reference.parameters():
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+        return reference.eval().requires_grad_(False)
+
+    monkeypatch.setattr("rlhf.session.Session.load_reference", load)
+
+
+@pytest.mark.usefixtures("_other_reference")
+def test_kl_in_the_reward_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean reward that becomes an advantage is lower than the one that was earned, by coef * KL."""
+    seen: list[Tensor] = []
+
+    def spy(reward: Tensor, *, baseline: float) -> Tensor:
+        seen.append(reward)
+        return reward - baseline
+
+    monkeypatch.setitem(algorithms, "reinforce", replace(algorithms["reinforce"], advantage=spy))
+    (record,) = records(tmp_path / "run", "--algorithm", "reinforce", "--max_steps", "1", "--kl_coef", "0.1")
+    charged = record["reward/mean"] - seen[0].mean().item()
+    assert record["policy/kl"] > 0.05
+    assert charged == pytest.approx(0.1 * record["policy/kl"] * record["length/mean"], rel=0.5)
+
+
+@pytest.mark.usefixtures("_other_reference")
+def test_kl_in_the_loss_is_added(tmp_path: Path) -> None:
+    """On-policy, GRPO's own loss is the mean of z scores, 0; what is left is coef * k3, mean over sequences."""
+    (record,) = records(tmp_path / "run", "--algorithm", "grpo", "--max_steps", "1", "--kl_coef", "0.1")
+    assert record["policy/kl"] > 0.05
+    assert record["loss"] == pytest.approx(0.1 * record["policy/kl"], rel=0.2)
+
+
+def test_the_baseline_is_the_mean_of_earlier_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 for the first batch, its mean for the second, then 0.9 of the old and 0.1 of the new; never the batch's own."""
+    seen: list[float] = []
+
+    def spy(reward: Tensor, *, baseline: float) -> Tensor:
+        seen.append(baseline)
+        return reward - baseline
+
+    monkeypatch.setitem(algorithms, "reinforce", replace(algorithms["reinforce"], advantage=spy))
+    first, second, *_ = records(tmp_path / "run", "--algorithm", "reinforce", "--max_steps", "3")
+    assert first["reward/mean"] != second["reward/mean"]
+    mean = first["reward/mean"]
+    assert seen == [0, pytest.approx(mean), pytest.approx(0.9 * mean + 0.1 * second["reward/mean"])]
+    seen.clear()
+    records(tmp_path / "none", "--algorithm", "reinforce", "--max_steps", "2", "--baseline", "none")
+    assert seen == [0, 0]
