@@ -32,7 +32,7 @@ quotient is taken within each round, whose two steps do the same work.
 
 Fractions of the roofline count the least that must be computed, the same for both sides: 2 FLOP (generation) or 6
 (train) for each parameter and token; a prompt once for its whole group, and the vocabulary projection for completion
-tokens alone. Attention is left out (under 3 % at these lengths).
+tokens alone. Attention is left out (about 3 % at these lengths).
 """
 
 import argparse

@@ -34,6 +34,8 @@ def resolve(config: PolicyGradientConfig) -> tuple[PolicyGradientConfig, Algorit
             hint="Set epochs_per_batch and steps_per_epoch to 1, or use an algorithm with a ratio, such as grpo.",
         )
     filled = {key: value for key, value in algorithm.settings.items() if getattr(config, key) is None}
+    if config.kl_estimator is None:  # k1 has no gradient as a loss, and k3's vanishes near the reference as a reward
+        filled["kl_estimator"] = {"reward": "k1", "loss": "k3"}[config.kl_in or algorithm.settings["kl_in"]]
     filled["aggregation"] = config.aggregation or next(k for k, v in aggregates.items() if v is algorithm.aggregate)
     resolved = PolicyGradientConfig.model_validate({**config.model_dump(), **filled})
     return resolved, algorithm

@@ -81,9 +81,12 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end a turn: the end-of-sequence token, and the template's end of turn where that is another one."""
     known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
-    vocabulary = tokenizer.get_vocab()
     template = str(tokenizer.chat_template)
-    ids = [tokenizer.eos_token_id] + [vocabulary[t] for t in known if t in vocabulary and t in template]
+    ids = [tokenizer.eos_token_id]
+    for token in known:
+        (number,) = tokenizer.convert_tokens_to_ids([token])  # of an unknown token: the unknown token's
+        if token in template and number is not None and tokenizer.convert_ids_to_tokens(number) == token:
+            ids.append(number)
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 

@@ -189,6 +189,5 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker throws: key refused, network gone, disk full
             self.alive = False
-            print(
-                f"trackers: could not {what} ({type(error).__name__}: {str(error).splitlines()[0]}); going on locally"
-            )
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            print(f"trackers: could not {what} ({reason}); going on without them")

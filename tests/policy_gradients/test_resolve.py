@@ -87,7 +87,6 @@ def test_allowed_combinations() -> None:
     assert resolved(algorithm="grpo", epochs_per_batch=2, steps_per_epoch=4).epochs_per_batch == 2
 
 
-@pytest.mark.xfail(strict=True, reason="filled in with k1, then refused by a ValidationError of pydantic")
 def test_reinforce_with_kl_in_the_loss_is_a_user_error_or_works() -> None:
     try:
         config = resolved(algorithm="reinforce", kl_in="loss", kl_coef=0.1)
@@ -96,7 +95,6 @@ def test_reinforce_with_kl_in_the_loss_is_a_user_error_or_works() -> None:
     assert config.kl_estimator in ("k2", "k3")
 
 
-@pytest.mark.xfail(strict=True, reason="filled in with k3, whose gradient as a reward vanishes near the reference")
 def test_kl_in_the_reward_is_k1() -> None:
     """See test_k3_in_the_reward_would_be_no_penalty_near_the_reference."""
     assert resolved(algorithm="grpo", kl_in="reward", kl_coef=0.1).kl_estimator == "k1"
