@@ -84,8 +84,8 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     template = str(tokenizer.chat_template)
     ids = [tokenizer.eos_token_id]
     for token in known:
-        (number,) = tokenizer.convert_tokens_to_ids([token])  # of an unknown token: the unknown token's
-        if token in template and number is not None and tokenizer.convert_ids_to_tokens(number) == token:
+        number = tokenizer.convert_tokens_to_ids(token)  # of an unknown token: the unknown token's
+        if token in template and isinstance(number, int) and tokenizer.convert_ids_to_tokens(number) == token:
             ids.append(number)
     return list(dict.fromkeys(i for i in ids if i is not None))
 
