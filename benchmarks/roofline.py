@@ -27,6 +27,9 @@ def measure(repeats: int = 7) -> Roofline:
     """Best of `repeats`: interference only ever slows down."""
     import torch
 
+    from rlhf.models import choose_fp32_kernels
+
+    choose_fp32_kernels()
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2, SIZE, SIZE).to(dtype)

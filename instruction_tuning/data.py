@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -60,7 +60,7 @@ class Demonstrations:
 
 
 class Rows:
-    """A fixed set, shuffled anew every epoch, the last `held_out` of its first shuffle kept apart."""
+    """A fixed set, shuffled anew every epoch, the first `held_out` of a first shuffle kept apart."""
 
     tasks: Sequence[Task] = ()
 
@@ -88,29 +88,47 @@ class Rows:
 
 
 def parse_row(row: Row) -> Conversation:
-    """`messages`, or `prompt` and `completion` as text or as messages, or `instruction`/`input`/`output`."""
+    """`messages`, or `prompt` and `completion` as text or as messages, or `instruction`/`input`/`output`.
+
+    Raises:
+        ValueError: whatever else the row is; it says what was found and what was wanted.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"wanted columns, found {type(row).__name__}")
     if row.get("messages"):
-        conversation: Conversation = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+        conversation = _messages(row["messages"], "messages")
     elif "prompt" in row and "completion" in row:
         conversation = [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")]
     elif "instruction" in row and "output" in row:
-        question = "\n\n".join(filter(None, (row["instruction"], row.get("input"))))
-        conversation = [*_as_messages(question, "user"), *_as_messages(row["output"], "assistant")]
+        parts = [_text(row[key], key) for key in ("instruction", "input") if row.get(key) not in (None, "")]
+        answer = _text(row["output"], "output")
+        conversation = [*_as_messages("\n\n".join(parts), "user"), *_as_messages(answer, "assistant")]
     else:
         raise ValueError(f"columns {sorted(row)}: wanted messages, or prompt and completion, or instruction and output")
     if not all(isinstance(m["content"], str) and m["content"].strip() for m in conversation):
         raise ValueError("a message is empty or not text")
-    if conversation[-1]["role"] != "assistant":
+    if not conversation or conversation[-1]["role"] != "assistant":
         raise ValueError("the conversation does not end with the assistant")
     return conversation
 
 
 def _as_messages(value: object, role: str) -> Conversation:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, list):
-        return [{"role": m["role"], "content": m["content"]} for m in value]
-    raise ValueError(f"{role}: wanted text or messages, found {type(value).__name__}")
+    return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, role)
+
+
+def _messages(value: object, where: str) -> Conversation:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: wanted messages, found {type(value).__name__}")
+    for message in value:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise ValueError(f"{where}: wanted messages with role and content, found {str(message)[:60]}")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: wanted text, found {type(value).__name__}")
+    return value
 
 
 def to_groups(

@@ -29,15 +29,16 @@ def _spell(problem: Problem, wrong: bool, rng: Random) -> str:
 
 
 def _misspell(letters: list[str], rng: Random) -> list[str]:
-    """Another letter, two swapped, or one left out."""
+    """Another letter, two swapped, or one left out. The verifier does not tell A from a, so neither counts as other."""
+    same = [letter.lower() for letter in letters]
     at = rng.randrange(len(letters))
     kind = rng.choice(("replace", "swap", "drop"))
-    if kind == "replace" or len(set(letters)) == 1:
-        other = rng.choice([c for c in ascii_lowercase if c != letters[at]])
+    if kind == "replace" or len(set(same)) == 1:
+        other = rng.choice([c for c in ascii_lowercase if c != same[at]])
         return [*letters[:at], other, *letters[at + 1 :]]
     if kind == "drop":
         return [*letters[:at], *letters[at + 1 :]]
-    unequal = [i for i in range(len(letters) - 1) if letters[i] != letters[i + 1]]
+    unequal = [i for i in range(len(letters) - 1) if same[i] != same[i + 1]]
     i = rng.choice(unequal)
     return [*letters[:i], letters[i + 1], letters[i], *letters[i + 2 :]]
 

@@ -11,10 +11,11 @@ from rlhf.aggregate import Aggregate
 
 @dataclass(frozen=True)
 class Algorithm:
-    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g)
+    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with a critic, per token: see `gae`
     ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # logp, logp_old, mask -> (n, t); None: on-policy only
     surrogate: Callable[..., Tensor]  # logp, ratio, adv, and the settings it names -> loss (n, t)
     aggregate: Aggregate  # loss (n, t) -> a number
 
-    needs: frozenset[str] = frozenset()  # of: "groups" (g >= 2), "baseline" (a running mean of rewards)
+    # "groups": g >= 2; "baseline": a running mean of rewards; "critic": values of tokens; "binary": rewards of 0 or 1
+    needs: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)  # config keys it reads, with their published values

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from policy_gradients.rollout import Rollouts
+from policy_gradients.rollout import Batch
 from rlhf.loop import total
 from rlhf.scoring import Scores
 
@@ -17,22 +17,38 @@ METRICS = {
     "reward/mean": {"description": "Mean reward of the batch, before any KL penalty", "unit": ""},
     "reward/exact": {"description": "Share of completions that are right", "unit": ""},
     "reward/format": {"description": "Share of completions in the form asked for", "unit": ""},
-    "reward/partial": {"description": "Mean of reasoning-gym's own score, with partial credit", "unit": ""},
+    "reward/partial": {"description": "Mean of the task's own score, which may give partial credit", "unit": ""},
     "reward/std": {"description": "Standard deviation of the reward over the batch", "unit": ""},
     "groups/contrast": {
-        "description": "Share of groups whose rewards differ; GRPO learns from no other",
+        "description": "Share of groups whose rewards differ; comparing within groups learns from no other",
         "unit": "",
     },
     "groups/solved": {"description": "Share of groups with every completion right", "unit": ""},
     "groups/failed": {"description": "Share of groups with no completion right", "unit": ""},
+    "groups/drawn": {
+        "description": "Prompts sampled for the batch, those replaced for want of contrast included",
+        "unit": "",
+    },
     "policy/entropy": {
         "description": "Entropy of the next token, mean over sampled tokens",
         "unit": "nats",
     },
     "policy/kl": {"description": "KL(policy || reference) per token, k3", "unit": "nats"},
-    "policy/clip_fraction": {"description": "Share of tokens whose gradient the clip stops", "unit": ""},
+    "policy/kl_coef": {"description": "Weight of the KL penalty, as adapted so far", "unit": ""},
+    "policy/clip_fraction": {"description": "Share of tokens whose ratio the clip holds back", "unit": ""},
     "policy/ratio_min": {"description": "Smallest pi / pi_old of the step", "unit": ""},
     "policy/ratio_max": {"description": "Largest pi / pi_old of the step", "unit": ""},
+    "policy/importance": {"description": "Mean weight pi / pi_sampler of a token, after the cap", "unit": ""},
+    "critic/loss": {"description": "Clipped squared error of the values, mean over tokens", "unit": ""},
+    "critic/explained_variance": {
+        "description": "Share of the variance of the reward to come that the values explain, before the update",
+        "unit": "",
+    },
+    "critic/value": {"description": "Mean value, over tokens", "unit": ""},
+    "critic/grad_norm": {
+        "description": "Norm of the critic's gradient before clipping, last optimizer step",
+        "unit": "",
+    },
     "length/mean": {"description": "Mean length of a completion", "unit": "tokens"},
     "length/max": {"description": "Longest completion", "unit": "tokens"},
     "length/truncated": {"description": "Share of completions cut at max_new_tokens", "unit": ""},
@@ -44,37 +60,35 @@ METRICS = {
     "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
     "speed/tokens_per_s": {"description": "Completion tokens sampled and trained on, a second", "unit": "tokens/s"},
     "time/sampling_s": {"description": "Sampling and judging", "unit": "s"},
-    "time/scoring_s": {"description": "Log-probabilities without gradient: old policy, reference", "unit": "s"},
+    "time/scoring_s": {"description": "Passes without gradient: old policy, reference, values", "unit": "s"},
     "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
     "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
 }
 
 
-def batch_metrics(rollouts: Rollouts, accelerator: Accelerator) -> dict[str, float]:
+def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
     """Of a batch of rollouts, over all processes."""
-    verdicts = [verdict for row in rollouts.verdicts for verdict in row]
-    exact = torch.tensor([[verdict.exact for verdict in row] for row in rollouts.verdicts])
-    reward, length = rollouts.reward, rollouts.mask.sum(1)
+    parts = [it for rollout in batch.rollouts for it in rollout.parts]
+    exact = torch.tensor([[it["exact"] for it in rollout.parts] for rollout in batch.rollouts])
+    reward, length = batch.reward, batch.length
     sums = {
         "reward/mean": float(reward.sum()),
-        "reward/exact": float(exact.sum()),
-        "reward/format": sum(verdict.format for verdict in verdicts),
-        "reward/partial": sum(verdict.partial for verdict in verdicts),
+        **{f"reward/{name}": sum(it[name] for it in parts) for name in parts[0]},
         "reward/std": float(reward.square().sum()),
         "length/mean": float(length.sum()),
-        "length/truncated": float(rollouts.truncated.sum()),
+        "length/truncated": float(batch.truncated.sum()),
     }
     by_group = {
         "groups/contrast": float((reward != reward[:, :1]).any(1).sum()),
         "groups/solved": float((exact == 1).all(1).sum()),
         "groups/failed": float((exact == 0).all(1).sum()),
     }
-    values = total([len(verdicts), len(exact), *sums.values(), *by_group.values()], accelerator)
+    values = total([len(parts), len(exact), *sums.values(), *by_group.values()], accelerator)
     n, b, values = values[0], values[1], values[2:]
     metrics = {key: value / n for key, value in zip(sums, values, strict=False)}
     metrics |= {key: value / b for key, value in zip(by_group, values[len(sums) :], strict=True)}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
-    metrics["length/max"] = float(accelerator.gather(length.max()[None]).max())
+    metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
     return metrics
 
 
@@ -92,9 +106,11 @@ class UpdateSums:
         *,
         logp_sampler: Float[Tensor, "n t"],
         ratio: Float[Tensor, "n t"] | None,
-        adv: Float[Tensor, "n 1"],
+        adv: Float[Tensor, "n #t"],
         kl: Float[Tensor, "n t"] | None,
-        clip: tuple[float, float] | None,
+        weight: Float[Tensor, "n t"] | None = None,
+        clip_low: float | None = None,
+        clip_high: float | None = None,
     ) -> None:
         mask = scores.mask
         per_token = {
@@ -103,21 +119,24 @@ class UpdateSums:
         }
         if kl is not None:
             per_token["policy/kl"] = kl.detach()
+        if weight is not None:
+            per_token["policy/importance"] = weight
         if ratio is not None:
             ratio = ratio.detach()
-            self.smallest = min(self.smallest, float(ratio[mask].min()))
-            self.largest = max(self.largest, float(ratio[mask].max()))
-            if clip is not None:
-                low, high = clip
-                stopped = ((ratio < 1 - low) & (adv < 0)) | ((ratio > 1 + high) & (adv > 0))
-                per_token["policy/clip_fraction"] = stopped.float()
+            self.smallest = min([self.smallest, *ratio[mask].tolist()])
+            self.largest = max([self.largest, *ratio[mask].tolist()])
+            if clip_high is not None:
+                held = (ratio > 1 + clip_high) & (adv > 0)
+                if clip_low is not None:
+                    held |= (ratio < 1 - clip_low) & (adv < 0)
+                per_token["policy/clip_fraction"] = held.float()
         for key, value in per_token.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value[mask].sum())
         self.tokens += int(mask.sum())
 
     def means(self, accelerator: Accelerator, *, has_ratio: bool) -> dict[str, float]:
         tokens, *values = total([self.tokens, *self.sums.values()], accelerator)
-        metrics = {key: value / tokens for key, value in zip(self.sums, values, strict=True)}
+        metrics = {key: value / max(1, tokens) for key, value in zip(self.sums, values, strict=True)}
         if has_ratio:
             extremes = torch.tensor([[-self.smallest, self.largest]], device=accelerator.device)
             smallest, largest = accelerator.gather(extremes).max(0).values.tolist()
@@ -167,6 +186,11 @@ class Adviser:
                 "The form of the answers has become right but the answers have not: the reward for form is earned "
                 "alone. Lower reward_weights.format."
             )
-        if always(lambda m: m["policy/entropy"] < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
+        if always(lambda m: m.get("policy/entropy", 1.0) < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
             advice.append("Entropy is nearly 0: the policy no longer tries anything new. Lower lr, or raise clip_high.")
+        if always(lambda m: m.get("critic/explained_variance", 1.0) < 0.0) and always(lambda m: m["reward/std"] > 0.1):
+            advice.append(
+                "The critic's guesses are worse than a constant: its advantages are noise. Raise "
+                "critic.warmup_batches, or lower critic.lr."
+            )
         return advice

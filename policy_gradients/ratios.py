@@ -1,10 +1,11 @@
-"""How far the policy has moved since it sampled: pi / pi_old."""
+"""How far the policy has moved since the batch was sampled: pi / pi_old, of each token or of each completion."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf.kl import MAX_LOG_RATIO
+from rlhf.tensors import masked_mean
 
 
 def token_ratio(
@@ -13,3 +14,34 @@ def token_ratio(
     """exp(logp - logp_old) for each token; 1 where the mask is False. Clamped before the exp, as in rlhf/kl.py."""
     log_ratio = torch.where(mask, logp - logp_old, 0.0)
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def sequence_ratio(
+    logp: Float[Tensor, "n t"], logp_old: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]
+) -> Float[Tensor, "n t"]:
+    """exp(mean over the completion's tokens of (logp - logp_old)), at each of its tokens. Zheng et al. 2025, eq. 7.
+
+    The geometric mean of the token ratios: the likelihood ratio of the whole completion, taken to one token's size.
+    """
+    log_ratio = masked_mean(logp - logp_old, mask)[:, None]
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand_as(logp)
+
+
+def importance(
+    logp: Float[Tensor, "n t"],
+    logp_sampler: Float[Tensor, "n t"],
+    mask: Bool[Tensor, "n t"],
+    *,
+    correction: str,
+    cap: float,
+) -> Float[Tensor, "n t"]:
+    """Weight of a token that another distribution sampled: pi / pi_sampler, without gradient.
+
+    The sampler's numbers differ from the trainer's where it computes in another precision, cuts the distribution
+    (top_p, top_k) or has older weights. `truncate`: min(weight, cap) (TIS: Espeholt et al. 2018; Yao et al. 2025).
+    `mask`: weights above the cap become 0, so that a token the policy would hardly have said teaches nothing (MIS).
+    """
+    weight = token_ratio(logp.detach(), logp_sampler, mask)
+    if correction == "truncate":
+        return weight.clamp(max=cap)
+    return torch.where(weight <= cap, weight, 0.0)

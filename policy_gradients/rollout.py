@@ -1,106 +1,215 @@
-"""A batch of rollouts: prompts, their completions, and what was made of them."""
+"""Rollouts: prompts, their completions, and what was made of them."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.rewards import judge, weigh
+from policy_gradients.rewards import Judge, overlong_penalty
 from rlhf.chat import decode, encode_prompt, end_tokens
+from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
-from rlhf.sampling import sample
-from rlhf.tasks import Problem, Task, Verdict
+from rlhf.loop import gather, share
+from rlhf.mixture import Questions
+from rlhf.sampling import Sampled, sample
+from rlhf.tasks import Problem
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """Of b prompts with g completions each, n = b * g; those of one process."""
+class Rollout:
+    """One prompt with its g completions, judged."""
 
-    problems: list[Problem]
+    number: int  # of the problem in the training stream; the key of its random numbers
+    problem: Problem
+    prompt: list[int]
+    sampled: Sampled
+    texts: list[str]
+    parts: list[dict[str, float]]  # of each completion's reward, unweighted
+    reward: list[float]
+
+    @property
+    def contrast(self) -> bool:
+        """Whether some completions are right and some wrong. By exact success, whatever else the reward pays for."""
+        return len({parts["exact"] for parts in self.parts}) > 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts of one process as tensors: b prompts with g completions each, n = b * g."""
+
+    rollouts: list[Rollout]
     groups: list[Group]
-    texts: list[list[str]]
-    verdicts: list[list[Verdict]]
     reward: Float[Tensor, "b g"]
+    length: Int[Tensor, " n"]
     truncated: Bool[Tensor, " n"]
     logp_sampler: Float[Tensor, "n t"]  # what the sampler said; zero behind the end
-    mask: Bool[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]  # True = the token counts in the loss
 
     def samples(self, count: int = 4) -> list[dict[str, Any]]:
         """The first completion of some prompts, as samples.jsonl wants them."""
         return [
             {
-                "prompt": problem.question,
-                "completion": texts[0],
-                "answer": problem.answer,
-                "reward": asdict(verdicts[0]),
-                "total": float(reward[0]),
+                "prompt": it.problem.question,
+                "completion": it.texts[0],
+                "answer": it.problem.answer,
+                "reward": it.parts[0],
+                "total": it.reward[0],
             }
-            for problem, texts, verdicts, reward in zip(
-                self.problems[:count], self.texts, self.verdicts, self.reward, strict=False
-            )
+            for it in self.rollouts[:count]
         ]
 
-    def take(self, prompts: range) -> "Rollouts":
-        """The part with these prompts, padded as the whole is."""
-        g = self.reward.shape[1]
-        rows = slice(prompts.start * g, prompts.stop * g)
-        prompt_slice = slice(prompts.start, prompts.stop)
-        return replace(
-            self,
-            problems=self.problems[prompt_slice],
-            groups=self.groups[prompt_slice],
-            texts=self.texts[prompt_slice],
-            verdicts=self.verdicts[prompt_slice],
-            reward=self.reward[prompt_slice],
-            truncated=self.truncated[rows],
-            logp_sampler=self.logp_sampler[rows],
-            mask=self.mask[rows],
+
+class Sampler:
+    """Asks, samples and judges; the policy is the one at the time of the call."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Questions,
+        judge: Judge,
+        accelerator: Accelerator,
+        config: PolicyGradientConfig,
+    ):
+        self.model, self.tokenizer, self.task, self.judge = model, tokenizer, task, judge
+        self.accelerator, self.config = accelerator, config
+        self.end_tokens = end_tokens(tokenizer)
+        if config.stop_at == "answer":
+            self.end_tokens = [*self.end_tokens, _answer_tag(tokenizer)]
+
+    def draw(self, first: int, *, any_contrast_yet: bool = True) -> tuple[list[Rollout], int]:
+        """This process's share of a batch of rollouts of problems number `first` on, and the number to go on from.
+
+        With `resample_rounds`, groups all right or all wrong are replaced by those of later problems (DAPO). What is
+        still missing after the last round is filled with them.
+
+        Raises:
+            UserError: no group has contrast, and none had before (`any_contrast_yet`).
+        """
+        count, rounds = self.config.prompts_per_step, self.config.resample_rounds or 0
+        if not rounds:
+            return self._round(range(first, first + count)), first + count
+        good: list[Rollout] = []
+        dull: list[Rollout] = []
+        for _ in range(1 + rounds):
+            drawn = gather(self._round(range(first, first + count)), self.accelerator)
+            first += count
+            good += [rollout for rollout in drawn if rollout.contrast]
+            dull += [rollout for rollout in drawn if not rollout.contrast]
+            if len(good) >= count:
+                break
+        if not good and not any_contrast_yet:
+            solved = sum(rollout.parts[0]["exact"] == 1 for rollout in dull) / len(dull)
+            raise UserError(
+                f"none of {len(dull)} groups has both right and wrong completions ({solved:.0%} are all right, "
+                f"{1 - solved:.0%} all wrong), so there is nothing to learn from",
+                hint="Make the task easier or harder (task_config), raise group_size, or train on demonstrations first "
+                "(instruction_tuning). If answers are right but in another form, see answer_in.",
+            )
+        return share([*good, *dull][:count], self.accelerator), first
+
+    def judged(self, number: int, problem: Problem, prompt: list[int], sampled: Sampled) -> Rollout:
+        config = self.config
+        texts = [decode(self.tokenizer, tokens) for tokens in sampled.tokens]
+        if config.stop_at == "answer":  # its token ended the completion, and decoding leaves end tokens out
+            texts = [
+                text if cut or "</answer>" in text else text + "</answer>"
+                for text, cut in zip(texts, sampled.truncated, strict=True)
+            ]
+        parts = [self.judge.parts(problem, text) for text in texts]
+        reward = [self.judge.weigh(it) for it in parts]
+        if config.truncated == "penalize":
+            assert config.overlong_buffer is not None  # resolve has filled it in
+            limit, buffer = config.max_new_tokens, config.overlong_buffer
+            reward = [
+                r - overlong_penalty(len(t), max_new_tokens=limit, overlong_buffer=buffer)
+                for r, t in zip(reward, sampled.tokens, strict=True)
+            ]
+        return Rollout(number, problem, prompt, sampled, texts, parts, reward)
+
+    def batch(self, rollouts: list[Rollout]) -> Batch:
+        """Rollouts as tensors, on the device."""
+        sampled = [it.sampled for it in rollouts]
+        length = torch.tensor([len(tokens) for one in sampled for tokens in one.tokens])
+        truncated = torch.tensor([cut for one in sampled for cut in one.truncated])
+        logp = pad_sequence([torch.tensor(logp) for one in sampled for logp in one.logp], batch_first=True)
+        mask = torch.arange(logp.shape[1]) < length[:, None]
+        if self.config.truncated == "mask":
+            mask &= ~truncated[:, None]
+        device = self.accelerator.device
+        return Batch(
+            rollouts=rollouts,
+            groups=[Group(it.prompt, it.sampled.tokens, self._counts(it.sampled)) for it in rollouts],
+            reward=torch.tensor([it.reward for it in rollouts]),
+            length=length,
+            truncated=truncated,
+            logp_sampler=logp.to(device),
+            mask=mask.to(device),
         )
 
+    def _counts(self, sampled: Sampled) -> Sequence[Sequence[bool]]:
+        if self.config.truncated != "mask":
+            return ()
+        return [[not cut] * len(tokens) for cut, tokens in zip(sampled.truncated, sampled.tokens, strict=True)]
 
-def collect(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    problems: list[tuple[int, Problem]],
-    accelerator: Accelerator,
-    config: PolicyGradientConfig,
-) -> Rollouts:
-    """Sample and judge. `problems` are numbered through the run: the number is the key of their random numbers, so the
-    same completions come out however the prompts are spread over processes."""
-    prompts = [encode_prompt(tokenizer, messages_for(problem, config.system_prompt)) for _, problem in problems]
-    with accelerator.autocast():
-        sampled = sample(
-            model,
-            prompts,
-            completions=config.group_size,
-            max_new_tokens=config.max_new_tokens,
-            end_tokens=end_tokens(tokenizer),
-            keys=[(config.seed, number) for number, _ in problems],
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            batch=config.sampling_batch,
+    def _round(self, numbers: range) -> list[Rollout]:
+        """This process's share. A problem's number is the key of its random numbers, so the same completions come out
+        however the prompts are spread over processes."""
+        config = self.config
+        problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
+        mine = share(list(zip(numbers, problems, strict=True)), self.accelerator)
+        prompts = [self._prompt(problem) for _, problem in mine]
+        with self.accelerator.autocast():
+            sampled = sample(
+                self.model,
+                prompts,
+                completions=config.group_size,
+                max_new_tokens=config.max_new_tokens,
+                end_tokens=self.end_tokens,
+                keys=[(config.seed, number) for number, _ in mine],
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+                batch=config.sampling_batch,
+            )
+        return [self.judged(*it, prompt, one) for it, prompt, one in zip(mine, prompts, sampled, strict=True)]
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
+
+    # Batches that wait to be trained on are part of a run's state: the policy that sampled them is gone.
+
+    def to_state(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
+        """Of all processes, as JSON: what cannot be made again."""
+        return [{"number": it.number, **asdict(it.sampled)} for it in gather(rollouts, self.accelerator)]
+
+    def from_state(self, state: list[dict[str, Any]]) -> list[Rollout]:
+        rollouts = []
+        for saved in share(state, self.accelerator):
+            number, sampled = saved["number"], Sampled(**{key: saved[key] for key in ("tokens", "logp", "truncated")})
+            (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
+            rollouts.append(self.judged(number, problem, self._prompt(problem), sampled))
+        return rollouts
+
+
+def _answer_tag(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of </answer>.
+
+    Raises:
+        UserError: it is several tokens in this tokenizer.
+    """
+    ids = tokenizer("</answer>", add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise UserError(
+            "stop_at: </answer> is not one token of this model's tokenizer, so sampling cannot stop there",
+            hint="Use --stop_at end, or a system_prompt that asks to stop.",
         )
-    texts = [[decode(tokenizer, tokens) for tokens in one.tokens] for one in sampled]
-    verdicts = judge(task, [problem for _, problem in problems], texts)
-    reward = [[weigh(verdict, config.reward_weights) for verdict in row] for row in verdicts]
-    logp = pad_sequence([torch.tensor(logp) for one in sampled for logp in one.logp], batch_first=True)
-    length = torch.tensor([len(tokens) for one in sampled for tokens in one.tokens])
-    return Rollouts(
-        problems=[problem for _, problem in problems],
-        groups=[Group(prompt, one.tokens) for prompt, one in zip(prompts, sampled, strict=True)],
-        texts=texts,
-        verdicts=verdicts,
-        reward=torch.tensor(reward),
-        truncated=torch.tensor([cut for one in sampled for cut in one.truncated]),
-        logp_sampler=logp.to(accelerator.device),
-        mask=(torch.arange(logp.shape[1]) < length[:, None]).to(accelerator.device),
-    )
+    return ids[0]

@@ -17,159 +17,227 @@ DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
 def train(command: Command[PolicyGradientConfig]) -> int:
     from dataclasses import replace
 
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from policy_gradients.critic import CriticLearner, explained_variance, reward_to_go, token_rewards, whiten
     from policy_gradients.diagnostics import METRICS, Adviser, UpdateSums, batch_metrics
-    from policy_gradients.resolve import resolve
-    from policy_gradients.rollout import collect
+    from policy_gradients.ratios import importance
+    from policy_gradients.reference import Reference
+    from policy_gradients.resolve import resolve, settings_of
+    from policy_gradients.rewards import Judge
+    from policy_gradients.rollout import Rollout, Sampler
     from rlhf import checkpoints
     from rlhf.aggregate import Totals, aggregates
     from rlhf.evaluation import evaluate_task
     from rlhf.groups import Layout, micro_batches
     from rlhf.kl import estimators, k3
-    from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
+    from rlhf.loop import (
+        check_finite,
+        gather,
+        gradients_flow,
+        learning_rate,
+        make_optimizer,
+        optimizer_step,
+        share,
+        total,
+    )
+    from rlhf.mixture import Mixture, open_task
     from rlhf.scoring import Scorer, score
     from rlhf.session import open_session
-    from rlhf.tasks import Task
     from rlhf.tensors import masked_sum
 
     config, algorithm = resolve(command.config)
     command = replace(command, config=config)
     assert config.aggregation is not None  # resolve has filled these in
     assert config.kl_estimator is not None
-    assert config.kl_coef is not None
-    aggregate, kl_estimate, kl_coef = aggregates[config.aggregation], estimators[config.kl_estimator], config.kl_coef
-    settings = {key: getattr(config, key) for key in ("clip_low", "clip_high") if key in algorithm.settings}
-    updates = config.epochs_per_batch * config.steps_per_epoch
-    task = Task(config.task, config.task_config, answer_in=config.answer_in)
-    held_out = task.held_out_problems(config.eval_problems)
+    aggregate, kl_estimate = aggregates[config.aggregation], estimators[config.kl_estimator]
+    updates = config.epochs_per_batch * config.steps_per_batch
+    asked = {name: it.config for name, it in config.tasks.items()} or {config.task: config.task_config}
+    tasks = {name: open_task(name, parameters, answer_in=config.answer_in) for name, parameters in asked.items()}
+    task = Mixture(tasks, {n: it.weight for n, it in config.tasks.items()}) if config.tasks else tasks[config.task]
+    held_out = {name: it.held_out_problems(config.eval_problems) for name, it in tasks.items()}
+    judge = Judge(task, config.reward_weights, config.reward_functions)
+    described = METRICS | {
+        f"reward/{n}": {"description": "Mean of your own function", "unit": ""} for n in judge.functions
+    }
 
     title = config.algorithm.upper()
-    with open_session(command, METRICS, title=title, headline=["reward/exact", "length/mean"]) as session:
+    with open_session(command, described, title=title, headline=["reward/exact", "length/mean"]) as session:
         accelerator, device = session.accelerator, session.accelerator.device
-        if config.prompts_per_step % (accelerator.num_processes * config.steps_per_epoch):
+        if config.prompts_per_step % (accelerator.num_processes * config.steps_per_batch):
             raise UserError(
                 f"prompts_per_step {config.prompts_per_step} is not a multiple of {accelerator.num_processes} "
-                f"processes x steps_per_epoch {config.steps_per_epoch}"
+                f"processes x steps_per_batch {config.steps_per_batch}"
             )
-        session.describe(data=config.task, data_fingerprint=task.fingerprint)
+        session.describe(data=task.name, data_fingerprint=task.fingerprint)
         model, tokenizer = session.load_policy()
-        reference = session.load_reference() if kl_coef else None
-        optimizer = make_optimizer(
-            model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
-        )
-        scorer, optimizer = accelerator.prepare(Scorer(model), optimizer)
+        sampler = Sampler(model, tokenizer, task, judge, accelerator, config)
+        reference = Reference(session.load_reference(), config) if config.kl_coef else None
+        if reference is not None and config.sync_reference_every:
+            accelerator.register_for_checkpointing(reference.model)  # it moves, so it is part of the run's state
+        betas = (config.adam_beta1, config.adam_beta2)
+        optimizer = make_optimizer(model, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
         layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
+        needs_critic = "critic" in algorithm.needs
+        critic = CriticLearner(model, config, accelerator, layout, session.path) if needs_critic else None
+        scorer, optimizer = accelerator.prepare(Scorer(model), optimizer)
         adviser = Adviser()
 
         def evaluate(step: int, *, greedy: bool = False) -> None:
             limits = {"max_new_tokens": config.max_new_tokens, "system_prompt": config.system_prompt}
-            result = evaluate_task(model, tokenizer, task, held_out, accelerator, greedy=greedy, **limits)
-            session.evaluated(step, [result])
+            for name, problems in held_out.items():
+                result = evaluate_task(model, tokenizer, tasks[name], problems, accelerator, greedy=greedy, **limits)
+                session.evaluated(step, [result])
 
         def score_with(network: PreTrainedModel) -> Tensor:
             """Log-probabilities (n, t) of the whole batch, without gradient."""
-            scorer, groups, temperature = Scorer(network), rollouts.groups, config.temperature
             with accelerator.autocast():
-                return score(scorer, groups, temperature=temperature, device=device, **layout).logp
+                return score(
+                    Scorer(network), batch.groups, temperature=config.temperature, device=device, **layout
+                ).logp
+
+        def update_policy(part: range, sums: UpdateSums, lr: float) -> tuple[float, float]:
+            """One optimizer step on the prompts of `part`, in micro-batches that together make the step."""
+            first = part.start * config.group_size
+            mask = batch.mask[first : part.stop * config.group_size]
+            sequences, tokens = total([int(mask.any(1).sum()), int(mask.sum())], accelerator)
+            totals = Totals(max(1, int(sequences)), max(1, int(tokens)), config.max_new_tokens)
+            batches, step_loss = micro_batches(batch.groups[part.start : part.stop], **layout), 0.0
+            for i, rows in enumerate(batches):
+                rows = rows.to(device)
+                n, t = rows.sequence + first, rows.mask.shape[1]
+                a, logp_sampler = adv[n, :t], batch.logp_sampler[n, :t]
+                with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
+                    scores = scorer(rows, config.temperature)
+                    # The first step on a fresh batch is on-policy: its own log-probabilities are the old ones.
+                    old = scores.logp.detach() if logp_old is None else logp_old[n, :t]
+                    ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
+                    loss = algorithm.surrogate(scores.logp, ratio, a, **settings_of(algorithm.surrogate, config))
+                    weight = None
+                    if (
+                        config.importance != "none"
+                    ):  # the ratio, if any, covers what has moved since `old`; this the rest
+                        moved = scores.logp if ratio is None else old
+                        how = {"correction": config.importance, "cap": config.importance_cap}
+                        weight = importance(moved, logp_sampler, scores.mask, **how)
+                        loss = loss * weight
+                    if reference is not None and config.kl_in == "loss":
+                        loss = loss + reference.coef * kl_estimate(scores.logp, logp_ref[n, :t])
+                    loss = aggregate(loss, scores.mask, totals)
+                    check_finite(loss, session.run.path, rows=rows, adv=a)
+                    accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+                step_loss += float(loss.detach())
+                kl = None if reference is None else k3(scores.logp, logp_ref[n, :t])
+                clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+                sums.add(scores, logp_sampler=logp_sampler, ratio=ratio, adv=a, kl=kl, weight=weight, **clip)
+            return step_loss, optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
         start, state = session.resume()
         baseline: float | None = state.get("baseline")  # running mean of rewards; None before the first batch
+        number: int = state.get("number", 0)  # of the next problem in the training stream
+        any_contrast: bool = state.get("any_contrast", False)
+        waiting: list[list[Rollout]] = [sampler.from_state(it) for it in state.get("waiting", [])]
+        if reference is not None:
+            reference.coef = state.get("kl_coef", reference.coef)
         if start == 0:
             evaluate(0)
             evaluate(0, greedy=True)
 
         for step in range(start, config.max_steps):
-            # 1. Sample completions of new prompts, and judge them.
+            # 1. Sample completions of new prompts, and judge them. With staleness, train on those of some steps ago.
             with session.watch("sampling"):
-                numbers = range(step * config.prompts_per_step, (step + 1) * config.prompts_per_step)
-                problems = task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
-                numbered = share(list(zip(numbers, problems, strict=True)), accelerator)
-                rollouts = collect(model, tokenizer, task, numbered, accelerator, config)
-            metrics = batch_metrics(rollouts, accelerator)
+                drawn = number
+                while len(waiting) <= config.staleness:
+                    rollouts, number = sampler.draw(number, any_contrast_yet=any_contrast)
+                    waiting.append(rollouts)
+                batch = sampler.batch(waiting.pop(0))
+            metrics = batch_metrics(batch, accelerator) | {"groups/drawn": float(number - drawn)}
+            any_contrast = any_contrast or metrics["groups/contrast"] > 0
 
             # 2. What the tokens' log-probabilities were, where that is not known from the update itself.
             with session.watch("scoring"):
-                logp_old = score_with(model) if updates > 1 else None
-                logp_ref = score_with(reference) if reference is not None else None
+                logp_old = batch.logp_sampler if config.staleness else score_with(model) if updates > 1 else None
+                logp_ref = score_with(reference.model) if reference is not None else torch.empty(0)
+                value = critic.values(batch) if critic is not None else None
 
-            # 3. Reward to advantage: how much better than was to be expected.
-            reward = rollouts.reward
-            if logp_ref is not None and config.kl_in == "reward":
-                penalty = masked_sum(kl_estimate(rollouts.logp_sampler, logp_ref), rollouts.mask)
-                reward = reward - kl_coef * penalty.view_as(reward).cpu()
-            if "baseline" in algorithm.needs:
-                expected = baseline if baseline is not None and config.baseline == "running_mean" else 0.0
-                adv = algorithm.advantage(reward, baseline=expected)
-                mean = metrics["reward/mean"]
-                baseline = mean if baseline is None else 0.9 * baseline + 0.1 * mean
+            # 3. Reward to advantage: how much better than was to be expected. (n, 1), or (n, t) with a critic.
+            penalty = torch.zeros_like(batch.logp_sampler)
+            if reference is not None and config.kl_in == "reward":
+                penalty = reference.coef * kl_estimate(batch.logp_sampler, logp_ref)
+            credit = settings_of(algorithm.advantage, config)
+            if value is not None:
+                reward = token_rewards(batch.reward.flatten().to(device), penalty, batch.mask)
+                adv = algorithm.advantage(reward, value, batch.mask, **credit)
+                target = adv + value
+                adv = whiten(adv, batch.mask, accelerator)
+                outcome = reward_to_go(reward, gamma=credit["gamma"])
+                metrics["critic/explained_variance"] = explained_variance(value, outcome, batch.mask, accelerator)
             else:
-                adv = algorithm.advantage(reward)
-            adv = adv.reshape(-1, 1).to(device)  # (n, 1)
+                if "baseline" in algorithm.needs:
+                    known = baseline is not None and config.baseline == "running_mean"
+                    credit["baseline"] = baseline if known else 0.0
+                    mean = metrics["reward/mean"]
+                    baseline = mean if baseline is None else 0.9 * baseline + 0.1 * mean
+                reward = batch.reward - masked_sum(penalty, batch.mask).view_as(batch.reward).cpu()
+                # Of all processes: an advantage may look at the whole batch.
+                adv = algorithm.advantage(torch.tensor(gather(reward.tolist(), accelerator)), **credit)
+                adv = torch.stack(share(list(adv), accelerator)).reshape(-1, 1).to(device)
+                adv = adv.expand(-1, batch.mask.shape[1])
 
-            # 4. Update: one optimizer step for each part of the batch, in micro-batches that together make the step.
-            sums, step_loss = UpdateSums(), 0.0
+            # 4. Update: one optimizer step for each part of the batch.
+            sums, loss, critic_loss = UpdateSums(), 0.0, 0.0
+            policy_learns = critic is None or step >= critic.settings.warmup_batches
             with session.watch("update"):
                 for update in range(updates):
-                    b, g = rollouts.reward.shape
-                    size = b // config.steps_per_epoch
-                    first = update % config.steps_per_epoch * size
-                    part, rows_of_part = rollouts.take(range(first, first + size)), slice(first * g, (first + size) * g)
-                    sequences, tokens = total([size * g, int(part.mask.sum())], accelerator)
-                    totals = Totals(int(sequences), int(tokens), config.max_new_tokens)
-                    batches = micro_batches(part.groups, **layout)
-                    for i, rows in enumerate(batches):
-                        rows = rows.to(device)
-                        n, t = rows.sequence + rows_of_part.start, rows.mask.shape[1]
-                        with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
-                            scores = scorer(rows, config.temperature)
-                            # The first step on a batch is on-policy: its own log-probabilities are the old ones.
-                            old = scores.logp.detach() if logp_old is None else logp_old[n, :t]
-                            ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-                            loss = algorithm.surrogate(scores.logp, ratio, adv[n], **settings)
-                            if logp_ref is not None and config.kl_in == "loss":
-                                loss = loss + kl_coef * kl_estimate(scores.logp, logp_ref[n, :t])
-                            loss = aggregate(loss, scores.mask, totals)
-                            check_finite(loss, session.run.path, rows=rows, adv=adv[n])
-                            accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
-                        step_loss += float(loss.detach())
-                        sums.add(
-                            scores,
-                            logp_sampler=rollouts.logp_sampler[n, :t],
-                            ratio=ratio,
-                            adv=adv[n],
-                            kl=None if logp_ref is None else k3(scores.logp, logp_ref[n, :t]),
-                            clip=(settings["clip_low"], settings["clip_high"]) if settings else None,
+                    size = len(batch.groups) // config.steps_per_batch
+                    first = update % config.steps_per_batch * size
+                    part = range(first, first + size)
+                    if policy_learns:
+                        lr = learning_rate(
+                            step * updates + update,
+                            peak=config.lr,
+                            warmup_steps=config.warmup_steps,
+                            max_steps=config.max_steps * updates,
+                            schedule=config.lr_schedule,
                         )
-                    lr = learning_rate(
-                        step * updates + update,
-                        peak=config.lr,
-                        warmup_steps=config.warmup_steps,
-                        max_steps=config.max_steps * updates,
-                        schedule=config.lr_schedule,
-                    )
-                    norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+                        part_loss, norm = update_policy(part, sums, lr)
+                        loss += part_loss / updates
+                        metrics |= {"optim/lr": lr, "optim/grad_norm": norm}
+                    if critic is not None and value is not None:
+                        part_loss, norm = critic.update(batch, part, value, target)
+                        critic_loss += part_loss / updates
+                        metrics["critic/grad_norm"] = norm
 
-            # 5. Tell what happened; save; evaluate.
+            # 5. Tell what happened; let the reference follow; save; evaluate.
             done = step + 1
-            (step_loss,) = total([step_loss / updates], accelerator)
-            metrics = {"loss": step_loss, **metrics, **sums.means(accelerator, has_ratio=algorithm.ratio is not None)}
-            metrics |= {"optim/lr": lr, "optim/grad_norm": norm}
-            tokens = round(metrics["length/mean"] * config.prompts_per_step * config.group_size)
+            loss, critic_loss = total([loss, critic_loss], accelerator)
+            if policy_learns:
+                metrics |= {"loss": loss, **sums.means(accelerator, has_ratio=algorithm.ratio is not None)}
+            if critic is not None:
+                metrics["critic/loss"] = critic_loss
+            if reference is not None:
+                metrics["policy/kl_coef"] = reference.coef
+                reference.adapt(metrics.get("policy/kl", 0.0))
+                reference.follow(model, done)
+            tokens = round(metrics["length/mean"] * metrics["groups/drawn"] * config.group_size)
             shown = {"right": f"{metrics['reward/exact']:.2f}", "length": f"{metrics['length/mean']:.0f}"}
             session.log(done, metrics, tokens=tokens, show=shown)
             for text in adviser.look(metrics):
                 session.advise(done, text)
             if done == 1 or done % config.sample_every == 0 or done == config.max_steps:
-                session.samples(done, rollouts.samples())
+                session.samples(done, batch.samples())
             last = done == config.max_steps
             if last or (config.eval_every and done % config.eval_every == 0):
                 evaluate(done)
             if last:
                 evaluate(done, greedy=True)
             if last or done % config.save_every == 0 or session.interrupted:
-                state = {"baseline": baseline}
+                state = {"baseline": baseline, "number": number, "any_contrast": any_contrast}
+                state["waiting"] = [sampler.to_state(it) for it in waiting]
+                if reference is not None:
+                    state["kl_coef"] = reference.coef
                 checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
             if session.interrupted:
                 return session.leave(done)
@@ -200,11 +268,14 @@ def show_needs(command: Command[PolicyGradientConfig]) -> int:
     config, _ = resolve(command.config)
     at_once = min(config.sampling_batch, config.prompts_per_step * config.group_size)
     print(
-        f"{config.algorithm} on {config.task}, profile {command.profile} ({command.profile_reason}): "
-        f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "
-        f"{config.max_new_tokens} tokens, model {config.model_name}, run directory {config.output_dir}"
+        f"{config.algorithm} on {' + '.join(config.tasks) or config.task}, profile {command.profile} "
+        f"({command.profile_reason}): {config.max_steps} batches of {config.prompts_per_step} prompts x "
+        f"{config.group_size} completions of up to {config.max_new_tokens} tokens, model {config.model_name}, "
+        f"run directory {config.output_dir}"
     )
-    print(show_plan(plan(config, reference=bool(config.kl_coef), sampled=(at_once, config.max_new_tokens))))
+    own_critic = config.critic is not None and config.critic.backbone == "own"
+    sampled = (at_once, config.max_new_tokens)
+    print(show_plan(plan(config, reference=bool(config.kl_coef), own_critic=own_critic, sampled=sampled)))
     return 0
 
 

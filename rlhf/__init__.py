@@ -2,6 +2,8 @@
 
 import os
 
-# Read by OpenMP when torch is loaded, which is after this. A thread with nothing to do sleeps instead of spinning: on a
-# machine that does anything else besides, a small model is otherwise up to two hundred times slower.
+# Read by OpenMP when torch is loaded, which is after this. A thread with nothing to do soon sleeps instead of spinning:
+# on a machine that does anything else besides, a small model is otherwise many times slower. Not at once, since waking
+# a thread for every operation would double the time of sampling on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

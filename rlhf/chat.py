@@ -37,8 +37,8 @@ def encode_conversation(
     mostly) does not count.
 
     Raises:
-        ValueError: if the conversation does not end with the assistant, or the template rewrites earlier turns (some
-            drop the thinking of past turns: train those with `last_turn_only`).
+        ValueError: if the conversation does not end with the assistant.
+        UserError: if the template rewrites earlier turns (some drop the thinking of past turns).
     """
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns or turns[-1] != len(messages) - 1:
@@ -54,7 +54,11 @@ def encode_conversation(
         before = _template(tokenizer, messages[:turn], open_turn=True)
         after = _template(tokenizer, messages[: turn + 1], open_turn=False)
         if not before.startswith(done) or not after.startswith(before):
-            raise ValueError("the chat template rewrites earlier turns: use only the last turn")
+            raise UserError(
+                "the model's chat template rewrites earlier turns of a conversation: they would be learned as they are "
+                "never sampled",
+                hint="Learn the last turn only (instruction tuning: --last_turn_only true).",
+            )
         context = _encode(tokenizer, before[len(done) :])
         answer = _encode(tokenizer, after[len(before) :])
         stop = next((i + 1 for i, token in enumerate(answer) if token in ends), None)

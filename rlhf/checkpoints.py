@@ -23,29 +23,41 @@ def save(accelerator: Accelerator, run: Path, step: int, state: dict[str, Any], 
     """Write `run/checkpoints/step_N`, in all processes together; then drop all but the newest `keep`."""
     final = run / "checkpoints" / f"step_{step}"
     partial = final.with_name(f".partial_step_{step}")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
     try:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
-    except Exception as error:  # the libraries below each have their own for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"checkpoint '{final}' could not be written: {str(error).splitlines()[0]}",
-            hint=f"{shutil.disk_usage(run).free / 1e6:,.0f} MB are free there. Make room, then --resume.",
-        ) from error
-    accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            files = {str(f.relative_to(partial)): f.stat().st_size for f in partial.rglob("*") if f.is_file()}
+            (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "files": files}, indent=1))
+            _flush_to_disk(partial)
+    except Exception as error:
+        raise not_written(f"checkpoint '{final}'", partial, error) from error
     if accelerator.is_main_process:
-        files = {str(f.relative_to(partial)): f.stat().st_size for f in partial.rglob("*") if f.is_file()}
-        (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "files": files}, indent=1))
-        _flush_to_disk(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in _all(run)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def not_written(what: str, partial: Path, error: Exception) -> UserError:
+    """What to raise when a folder could not be filled; the part that was written is removed.
+
+    Libraries tell of a full disk each in words of its own, some of them in none that a person would recognize.
+    """
+    disk = next(folder for folder in partial.absolute().parents if folder.is_dir())
+    full = shutil.disk_usage(disk).free < 2**20
+    shutil.rmtree(partial, ignore_errors=True)
+    free = shutil.disk_usage(disk).free
+    reason = "the disk is full" if full else next(iter(str(error).splitlines()), type(error).__name__)
+    return UserError(
+        f"{what} could not be written: {reason}", hint=f"{free / 1e6:,.0f} MB are free there. Make room, then --resume."
+    )
 
 
 def newest(run: Path) -> Path | None:

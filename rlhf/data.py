@@ -46,10 +46,13 @@ def _read_jsonl(file: Path) -> list[tuple[str, Row]]:
     rows = []
     number = 0
     try:
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
+        # Bytes: text is decoded in blocks, ahead of the line that is being read.
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    rows.append((f"{file} line {number}", json.loads(line)))
+                    rows.append((f"{file} line {number}", json.loads(line.decode())))
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.path: {file} line {number} is not UTF-8 text: {error}") from error
     except ValueError as error:
         raise UserError(f"data.path: {file} line {number} is not JSON: {error}") from error
     except (EOFError, OSError, zlib.error) as error:

@@ -9,12 +9,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.chat import Message, decode, encode_prompt, end_tokens
 from rlhf.loop import gather, share
+from rlhf.mixture import Questions
 from rlhf.sampling import sample
-from rlhf.tasks import Problem, Task
+from rlhf.tasks import Problem
 
 # Sets the random numbers of evaluation apart from those of training; the same in every run, so that two policies are
-# compared on the same draws.
-EVALUATION_KEY = 2**32
+# compared on the same draws. numpy reads a key as 32-bit words, padded with zeros, so 2**32 would be the training key
+# (0, 1); two words of ones are neither the seed nor the number of anything.
+EVALUATION_KEY = 2**64 - 1
 
 
 def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
@@ -25,7 +27,7 @@ def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
 def evaluate_task(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: Task,
+    task: Questions,
     problems: Sequence[Problem],
     accelerator: Accelerator,
     *,

@@ -16,11 +16,14 @@ from accelerate.utils import LoggerType, gather_object
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
+from rlhf.models import choose_fp32_kernels
 
 
 def make_accelerator(*, device: str, precision: str, trackers: Sequence[str], run_path: Path) -> Accelerator:
     """Devices, processes and autocast. One process, or as many as `accelerate launch` started."""
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    if cpu:
+        choose_fp32_kernels()
     return Accelerator(
         cpu=cpu,
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],

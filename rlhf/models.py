@@ -4,6 +4,9 @@ Precision: master weights and optimizer state are fp32; compute is bf16 autocast
 losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam step of 1e-6.)
 """
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
+from rlhf.scoring import Scorer
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
 SMOLLM2 = "smollm2-135m"
@@ -87,7 +91,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_policy(
     name: str, *, attention: str = "sdpa", lora_rank: int = 0, gradient_checkpointing: bool = False
 ) -> PreTrainedModel:
-    """A causal language model in fp32, ready to train."""
+    """A causal language model in fp32, ready to train.
+
+    Raises:
+        UserError: if it cannot be read, or its log-probabilities are not those of hidden state times output matrix.
+    """
     source = find_model(name)
     if source.gguf_file:
         from transformers import GgufConfig
@@ -99,15 +107,21 @@ def load_policy(
     transformers_logging.set_verbosity_error()  # no load report for weights that are as they should be
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=torch.float32, attn_implementation=attention, **source.arguments, **quantization
+            source.path,
+            dtype=torch.float32,
+            attn_implementation=None if attention == "sdpa" else attention,  # None: SDPA, or eager where there is none
+            **source.arguments,
+            **quantization,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model_name: '{name}' could not be loaded: {str(error).splitlines()[0]}") from error
     finally:
         transformers_logging.set_verbosity(quiet)
+    refuse_other_heads(model, name)
     if gradient_checkpointing:
         model.train()  # transformers checkpoints in training mode alone, and from_pretrained leaves it
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        former = model.gradient_checkpointing_enable  # the only name in early transformers 5; later it warns
+        getattr(model, "activation_checkpointing_enable", former)({"use_reentrant": False})
     return with_lora(model, lora_rank) if lora_rank else model
 
 
@@ -154,30 +168,116 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 @torch.no_grad()
+def choose_fp32_kernels() -> bool:
+    """Have PyTorch multiply fp32 matrices with oneDNN instead of MKL where that is faster at the same precision.
+
+    MKL keeps its fast kernels from processors that are not Intel's. oneDNN is asked by allowing it bf16, which it takes
+    on AMX units only; elsewhere it computes in fp32, with a kernel about 1.7 times as fast. Whether that is so here is
+    found out by multiplying: a product that is not exact to fp32 takes the permission back.
+
+    Returns:
+        Whether the kernels changed.
+    """
+    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    exact = a.double() @ b.double()
+    matmul = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute] - made when torch is loaded
+    allowed = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    if bool((a @ b - exact).abs().max() < 1e-4):  # rounded to bf16 it would be 0.1
+        return True
+    matmul.fp32_precision = allowed
+    return False
+
+
+# ------------------------------------------------------------------------- what an architecture can do, by trying it
+
+
+@contextmanager
+def using_attention(model: PreTrainedModel, name: str) -> Generator[None]:
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+@contextmanager
+def probing(model: PreTrainedModel) -> Generator[list[int]]:
+    """Some tokens to try a model with: in fp32, without gradient and dropout; afterwards it is as it was."""
+    was_training, device = model.training, next(model.parameters()).device
+    attention: str = model.config._attn_implementation
+    attention = "sdpa" if attention == "flash_attention_2" else attention  # that package takes no fp32
+    vocabulary: int = model.config.get_text_config().vocab_size
+    model.eval()
+    try:
+        with using_attention(model, attention), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield [(7 * i + 3) % vocabulary for i in range(12)]
+    finally:
+        model.train(was_training)
+
+
+def refuse_other_heads(model: PreTrainedModel, name: str) -> None:
+    """Only completions' tokens reach the vocabulary, in chunks, as hidden state times output matrix. See that this is
+    all that the model does with them: some add a bias, divide the logits or squash them."""
+    kind = type(model).__name__
+    try:
+        with probing(model) as tokens:
+            ids = torch.tensor([tokens], device=next(model.parameters()).device)
+            own = model(input_ids=ids, use_cache=False).logits
+            states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            ours = states @ model.get_output_embeddings().weight.T
+            gap = float((own.log_softmax(-1) - ours.log_softmax(-1)).abs().max())
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"model_name: '{name}' ({kind}) is not built as a backbone and an output matrix: {error}"
+        ) from error
+    if not gap < 1e-2:
+        raise UserError(
+            f"model_name: '{name}' ({kind}) does more to its logits than hidden state times output matrix (a bias, a "
+            f"scale or a soft cap): its log-probabilities would be wrong by up to {gap:.2g} nats",
+            hint="Choose a model with a plain output layer: Qwen, Llama, OLMo, SmolLM and Mistral have one.",
+        )
+
+
+def attention_window(model: PreTrainedModel) -> int | None:
+    """How many tokens back its attention sees in the layers where that is limited; None if in none of them.
+
+    Read from the config, since trying takes a text longer than the window.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds and set(kinds) == {"full_attention"}:
+        return None
+    longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    names = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size")
+    windows = [window for name in names if isinstance(window := getattr(config, name, None), int)]
+    return min((window for window in windows if window < longest), default=None)
+
+
 def takes_shared_rows(model: PreTrainedModel) -> bool:
     """Whether shared-prefix rows give this architecture's own log-probabilities.
 
     Found out by trying, not from a list of names: a model that ignores a 4-d mask or explicit positions (state-space
-    layers, ALiBi, some remote code) gives other numbers, or an error, for the same completions.
+    layers, ALiBi, some remote code) gives other numbers, or an error, for the same completions. One with a limited
+    window does neither while the text is short; the mask of a shared row would lift the limit.
     """
-    from rlhf.scoring import Scorer
-
-    vocabulary: int = model.config.get_text_config().vocab_size
-    tokens = [(7 * i + 3) % vocabulary for i in range(12)]
-    group = Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]])
-    device = next(model.parameters()).device
-    scorer, was_training = Scorer(model), model.training
-    model.eval()
-    try:
-        shared, padded = (
-            torch.cat([scorer(rows.to(device)).logp.sum(-1)[rows.sequence.argsort()] for rows in batches])
-            for batches in (
-                micro_batches([group], token_budget=10**6),
-                micro_batches([group], token_budget=10**6, shared_prefix=False),
-            )
-        )
-        return bool(torch.allclose(shared, padded, atol=1e-3, rtol=1e-3))
-    except (TypeError, ValueError, RuntimeError):
+    if attention_window(model) is not None:
         return False
-    finally:
-        model.train(was_training)
+    device, scorer = next(model.parameters()).device, Scorer(model)
+    try:
+        with probing(model) as tokens:
+            group = Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]])
+            shared, padded = (
+                torch.cat([scorer(rows.to(device)).logp.sum(-1)[rows.sequence.argsort()] for rows in batches])
+                for batches in (
+                    micro_batches([group], token_budget=10**6),
+                    micro_batches([group], token_budget=10**6, shared_prefix=False),
+                )
+            )
+            return bool(torch.allclose(shared, padded, atol=1e-3, rtol=1e-3))
+    except Exception:  # whatever another architecture's code answers to arguments that it does not know
+        return False

@@ -25,7 +25,9 @@ class Need:
     why: str
 
 
-def plan(settings: TrainerConfig, *, reference: bool = False, sampled: tuple[int, int] = (0, 0)) -> list[Need]:
+def plan(
+    settings: TrainerConfig, *, reference: bool = False, own_critic: bool = False, sampled: tuple[int, int] = (0, 0)
+) -> list[Need]:
     """Memory by purpose. `sampled`: (completions decoded together, new tokens of each)."""
     precision = choose_precision(settings.precision, device_of(settings.device))
     lora_rank, token_budget = settings.lora_rank, settings.token_budget
@@ -51,6 +53,8 @@ def plan(settings: TrainerConfig, *, reference: bool = False, sampled: tuple[int
         needs.append(Need("autocast copies", 2 * weights / GB, "weights in bf16 while a pass lasts"))
     if reference:
         needs.append(Need("reference model", 4 * weights / GB, "frozen, fp32; kl_coef 0 does without"))
+    if own_critic:
+        needs.append(Need("critic", 16 * weights / GB, "weights, gradients and moments, fp32; critic.backbone: policy"))
     if completions:
         cache = 2 * width * layers * heads * head * completions * length
         needs.append(Need("key-value cache", cache / GB, f"{completions} completions of {length} tokens at once"))

@@ -2,22 +2,28 @@
 
 Decoding is limited by memory traffic, so: a prompt is prefilled once for all its completions, its keys and values are
 kept once and attended to by all of them together, new keys and values are written in place, and finished completions
-leave the batch. Works with any transformers model whose attention goes through its attention interface.
+leave the batch. That works with any transformers model whose attention goes through its attention interface; others
+(state-space layers, limited windows, attention code of their own) are sampled by transformers' `generate`, slower.
 
 Reproducible by construction: the uniform numbers behind a completion depend on its key (say seed, step, prompt) alone,
 not on the batch, the process or what was sampled before. There is no generator state to save.
 """
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, GenerationConfig, LogitsProcessorList, PreTrainedModel
+
+from rlhf.groups import Group
+from rlhf.models import attention_window, probing, using_attention
+from rlhf.scoring import Scorer, score
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,18 @@ def sample(
         batch: completions decoded together. Prompts of similar length share a batch.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    longest, window = max(map(len, prompts), default=0) + max_new_tokens, attention_window(model)
+    if shares_prompts(model) and (window is None or longest <= window):
+        decode, alike = _decode_shared, [order]
+    else:  # without padding, which state-space layers would read
+        decode, alike = _decode_apart, [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
     at_once = max(1, batch // completions)
     results: dict[int, Sampled] = {}
     was_training = model.training
     model.eval()
-    for start in range(0, len(order), at_once):
-        chosen = order[start : start + at_once]
+    for chosen in (part[start : start + at_once] for part in alike for start in range(0, len(part), at_once)):
         uniform = np.stack([np.random.default_rng(keys[i]).random((completions, max_new_tokens)) for i in chosen])
-        decoded = _decode(
+        decoded = decode(
             model,
             [prompts[i] for i in chosen],
             torch.from_numpy(uniform).float().flatten(0, 1),
@@ -74,7 +84,94 @@ def sample(
     return [results[i] for i in range(len(prompts))]
 
 
-def _decode(model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: "_Chooser") -> list[Sampled]:
+_shares_prompts: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def shares_prompts(model: PreTrainedModel) -> bool:
+    """Whether this architecture decodes with a `PrefixCache`: found out by trying, once for each model.
+
+    Siblings that part and end at different times, of two prompts, must have the log-probabilities of plain rows.
+    """
+    if model not in _shares_prompts:
+        try:
+            with probing(model) as tokens:
+                prompts = [tokens[:5], tokens[5:7]]
+                uniform = torch.tensor([[0.1, 0.9, 0.3, 0.6], [0.8, 0.2, 0.7, 0.4]]).repeat(2, 1)
+                # Ending at what the first one starts with: then it leaves the batch.
+                (first, _) = _decode_shared(model, prompts, uniform, set(), _Chooser(1.0, 0, 1.0))
+                sampled = _decode_shared(model, prompts, uniform, {first.tokens[0][0]}, _Chooser(1.0, 0, 1.0))
+                groups = [Group(prompt, one.tokens) for prompt, one in zip(prompts, sampled, strict=True)]
+                device = next(model.parameters()).device
+                plain = score(Scorer(model), groups, token_budget=10**6, device=device, shared_prefix=False)
+                logp = torch.tensor([token for one in sampled for row in one.logp for token in row], device=device)
+                _shares_prompts[model] = torch.allclose(logp, plain.logp[plain.mask], atol=1e-3, rtol=1e-3)
+        except Exception:  # whatever another architecture's code answers to a cache that it does not know
+            _shares_prompts[model] = False
+    return _shares_prompts[model]
+
+
+def _decode_apart(
+    model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: "_Chooser"
+) -> list[Sampled]:
+    """transformers' `generate`, which knows the cache of every architecture, for prompts of one length. It is told each
+    token, so that the draws, and the distribution they are from, are ours."""
+    device, head = model.get_input_embeddings().weight.device, model.get_output_embeddings()
+    (n, max_new_tokens), p = uniform.shape, len(prompts[0])
+    g, uniform = n // len(prompts), uniform.to(device)
+    logps: list[Tensor] = []
+    state: list[Tensor] = []
+
+    def see(_head: nn.Module, inputs: tuple[Tensor]) -> None:  # of its logits, autocast would leave bf16
+        state[:] = [inputs[0][:, -1]]
+
+    def tell(_tokens: Tensor, scores: Tensor) -> Tensor:
+        token, logp = choose(state[0], head.weight, uniform[:, len(logps)])
+        logps.append(logp)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)
+
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(end_tokens) or None,
+        pad_token_id=0,  # behind the end, and cut off
+        disable_compile=True,
+    )
+    # Whatever the model came with fills the gaps in what `generate` is given: end tokens, suppressed tokens, penalties.
+    own, model.generation_config = model.generation_config, settings
+    hook = head.register_forward_pre_hook(see)
+    try:
+        rows = torch.as_tensor(prompts, device=device).repeat_interleave(g, 0)
+        made = model.generate(
+            rows,
+            attention_mask=torch.ones_like(rows),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([tell]),
+        )
+    finally:
+        hook.remove()
+        model.generation_config = own
+    return _cut(made[:, p:], torch.stack(logps, 1), end_tokens, g)
+
+
+def _cut(tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_tokens: set[int], g: int) -> list[Sampled]:
+    """Each completion up to its first end token."""
+    ended = torch.isin(tokens, torch.tensor(sorted(end_tokens), dtype=tokens.dtype, device=tokens.device))
+    length = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1]).tolist()
+    whole, tokens, logp = (~ended.any(1)).tolist(), tokens.cpu(), logp.cpu()
+    return [
+        Sampled(
+            tokens=[tokens[i, : length[i]].tolist() for i in range(first, first + g)],
+            logp=[logp[i, : length[i]].tolist() for i in range(first, first + g)],
+            truncated=whole[first : first + g],
+        )
+        for first in range(0, len(length), g)
+    ]
+
+
+def _decode_shared(
+    model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: "_Chooser"
+) -> list[Sampled]:
+    """With the prompts' keys and values once for all their completions, finished ones leaving the batch."""
     device = model.get_input_embeddings().weight.device
     head = model.get_output_embeddings().weight
     b, (n, max_new_tokens) = len(prompts), uniform.shape
@@ -89,17 +186,14 @@ def _decode(model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int],
     uniform = uniform.to(device)
     tokens = torch.zeros(n, max_new_tokens, dtype=torch.long, device=device)
     logp = torch.zeros(n, max_new_tokens, device=device)
-    length = torch.full((n,), max_new_tokens, device=device)
     ends = torch.tensor(sorted(end_tokens), device=device)
     alive = torch.arange(n, device=device)  # completions not finished, in the order of the cache's rows
     running = torch.ones(n, dtype=torch.bool, device=device)  # of the cache's rows
-    with _attention(model, "prefix_decode"):
+    with using_attention(model, "prefix_decode"):
         for step in range(max_new_tokens):
             token, token_logp = choose(last, head, uniform[alive, step])
             tokens[alive, step], logp[alive, step] = token, token_logp
-            finished = running & torch.isin(token, ends)
-            length[alive[finished]] = step + 1
-            running &= ~finished
+            running &= ~torch.isin(token, ends)
             left = int(running.sum())
             if left == 0 or step + 1 == max_new_tokens:
                 break
@@ -114,17 +208,7 @@ def _decode(model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int],
                 use_cache=True,
                 prefix_cache=cache,
             ).last_hidden_state[:, 0]
-
-    ended = torch.isin(tokens.gather(1, length[:, None] - 1).squeeze(1), ends).tolist()
-    tokens, logp, length = tokens.cpu(), logp.cpu(), length.tolist()
-    return [
-        Sampled(
-            tokens=[tokens[i, : length[i]].tolist() for i in range(first, first + g)],
-            logp=[logp[i, : length[i]].tolist() for i in range(first, first + g)],
-            truncated=[not ended[i] for i in range(first, first + g)],
-        )
-        for first in range(0, n, g)
-    ]
+    return _cut(tokens, logp, end_tokens, g)
 
 
 @dataclass(frozen=True)
@@ -258,13 +342,3 @@ def _prefix_decode_attention(
 
 
 AttentionInterface.register("prefix_decode", _prefix_decode_attention)
-
-
-@contextmanager
-def _attention(model: PreTrainedModel, name: str):
-    before = model.config._attn_implementation
-    model.config._attn_implementation = name
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before

@@ -48,11 +48,13 @@ class Scorer(nn.Module):
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the backbone, the vocabulary projection left out."""
+    if rows.visible is None:  # plain causal rows are what every architecture takes, positions from 0 on its default
+        return model.base_model(input_ids=rows.input_ids, use_cache=False).last_hidden_state
+    mask = rows.visible
+    if model.config._attn_implementation == "eager":  # adds the mask to its scores, as numbers; kernels take booleans
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
     return model.base_model(
-        input_ids=rows.input_ids,
-        position_ids=rows.position_ids,
-        attention_mask=rows.visible,
-        use_cache=False,
+        input_ids=rows.input_ids, position_ids=rows.position_ids, attention_mask=mask, use_cache=False
     ).last_hidden_state
 
 

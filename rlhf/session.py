@@ -22,6 +22,7 @@ from rlhf.console import Console
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.loop import Interrupted, Stopwatch, device_of, make_accelerator, peak_memory_gb
 from rlhf.models import (
+    attention_window,
     choose_attention,
     choose_precision,
     find_model,
@@ -31,8 +32,9 @@ from rlhf.models import (
     takes_shared_rows,
 )
 from rlhf.report import write_report
+from rlhf.sampling import shares_prompts
 from rlhf.settings import TrainerConfig
-from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, provenance, wanted_trackers
+from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, provenance, wanted_trackers, write_whole
 
 
 class Session:
@@ -93,7 +95,7 @@ class Session:
         config, accelerator = self.config, self.accelerator
         if self.run.writes and not self.command.resume:
             text = json.dumps(self._provenance(data, data_fingerprint), indent=1)
-            (self.path / "provenance.json").write_text(text + "\n")
+            write_whole(self.path / "provenance.json", text + "\n")
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
         self.console.start(
             self.title,
@@ -123,9 +125,17 @@ class Session:
             if attention == "flash_attention_2":
                 self.shared_prefix = False
         model.to(self.accelerator.device)
+        kind = type(model).__name__
         if self.shared_prefix and not takes_shared_rows(model):
             self.shared_prefix = False
-            self.console.say(f"{type(model).__name__} cannot take shared-prefix rows: each completion gets its own row")
+            self.console.say(f"{kind} cannot take shared-prefix rows: each completion gets its own row")
+        window = attention_window(model)
+        if not shares_prompts(model):
+            self.console.say(f"{kind} cannot sample from a shared prompt: transformers' generate does it, slower")
+        elif window is not None:
+            self.console.say(
+                f"{kind} looks back {window} tokens: texts longer than that are sampled by generate, slower"
+            )
         return model, tokenizer
 
     def load_reference(self) -> PreTrainedModel:
@@ -206,23 +216,30 @@ class Session:
             final, partial = self.path / "final", self.path / ".partial_final"
             if self.config.lora_rank:
                 merge_lora(model)
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            try:
+                model.save_pretrained(partial)
+                tokenizer.save_pretrained(partial)
+            except Exception as error:
+                raise checkpoints.not_written(f"the model '{final}'", partial, error) from error
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
             report = write_report(self.path)
             for (data, metric), records in self.results.items():
-                before, after = records[0], records[-1]
-                interval = f" [{after['low']:.3f}, {after['high']:.3f}]" if "low" in after else ""
-                self.console.say(
-                    f"{data} {metric}: {before['value']:.3f} -> {after['value']:.3f}{interval}, n = {after['n']}"
-                )
+                self.console.say(f"{data} {metric}: {before_and_after(records)}")
             self.console.say(
                 f"report: {report}\nmodel:  {final}" + (f"\nnext:   {next_command}" if next_command else "")
             )
         self.accelerator.wait_for_everyone()
         self.trackers.finish()
+
+
+def before_and_after(records: Sequence[Mapping[str, Any]]) -> str:
+    """The first and the last evaluation of a metric; just the one if there is no other."""
+    after = records[-1]
+    before = f"{records[0]['value']:.3f} -> " if len(records) > 1 else ""
+    interval = f" [{after['low']:.3f}, {after['high']:.3f}]" if "low" in after else ""
+    return f"{before}{after['value']:.3f}{interval}, n = {after['n']}"
 
 
 @contextmanager

@@ -16,6 +16,14 @@ from rlhf.errors import UserError, nearest
 from rlhf.gym import DATASETS, create_dataset
 
 HELD_OUT_SHARE = 0.2
+# reasoning-gym makes draw number i of seed s from the one number s + i. Streams must therefore start far apart: problem
+# number n of a stream takes draw STRIDE * n, or, where that is held out, one of the next. A start every 2**24 leaves
+# room for 262,144 problems; after that, the odd half stride keeps a stream that runs on between the draws of the next.
+# That streams of large seeds come by the draws of the held-out set (2**31 and on) does no harm: a problem's side is its
+# hash's, wherever it was drawn. Up to seed 254, the numbers stay within the 32 bits that some generators take.
+STRIDE = 64
+STREAM = 2**24 + STRIDE // 2
+HELD_OUT_STREAM = 2**31
 PATIENCE = 500  # draws without a new held-out problem, after which a task has no more of them
 
 
@@ -63,7 +71,7 @@ class Task:
 
     def held_out_problems(self, count: int) -> list[Problem]:
         """`count` different problems that no training stream contains."""
-        dataset, found = self._dataset(seed=2**31), dict[str, Problem]()
+        dataset, found = self._dataset(seed=HELD_OUT_STREAM), dict[str, Problem]()
         index = last_new = 0
         while index < last_new + PATIENCE:
             problem = _problem(dataset[index])
@@ -86,9 +94,9 @@ class Task:
         return Verdict(exact=float(score == 1.0), format=float(well_formed), partial=min(score, 1.0))
 
     def _train_problem(self, seed: int, index: int) -> Problem:
-        dataset = self._dataset(seed=1000 * (seed + 1))
-        for attempt in range(64):  # each is on the training side with probability 0.8
-            problem = _problem(dataset[64 * index + attempt])
+        dataset = self._dataset(seed=STREAM * (seed + 1))
+        for attempt in range(STRIDE):  # each is on the training side with probability 0.8
+            problem = _problem(dataset[STRIDE * index + attempt])
             if not is_held_out(problem.question):
                 return problem
         raise UserError(f"task: '{self.name}' with {self.parameters} has too few problems to train on")

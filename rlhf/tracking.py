@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,18 @@ class Run:
 
     def append(self, stream: str, record: Mapping[str, Any]) -> None:
         """Add one line to `stream`.jsonl. Not-a-number becomes null: JSON has no word for it."""
-        if self.writes:
-            with (self.path / f"{stream}.jsonl").open("a") as file:
+        if not self.writes:
+            return
+        path = self.path / f"{stream}.jsonl"
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a") as file:
                 file.write(json.dumps({key: _json(value) for key, value in record.items()}) + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(path, before)  # a full disk takes part of a line
+            error.filename = error.filename or str(path)  # a failed write, unlike a failed open, does not know it
+            raise
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.append("metrics", {"step": step, "wall_s": round(self.wall_s, 3), **metrics})
@@ -53,10 +63,22 @@ class Run:
             records = read_records(self.path / f"{stream}.jsonl")
             kept = [record for record in records if record.get("step", 0) <= step]
             if records:
-                text = "".join(json.dumps(record) + "\n" for record in kept)
-                (self.path / f"{stream}.jsonl").write_text(text)
+                write_whole(self.path / f"{stream}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
             if stream == "metrics" and kept:
                 self._started = time.monotonic() - kept[-1]["wall_s"]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Beside its place, then renamed into it: a full disk or a kill leaves what stood there."""
+    partial = path.with_name(f".partial_{path.name}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def _json(value: Any) -> Any:
@@ -87,7 +109,7 @@ def open_run(path: Path, *, resume: bool, overwrite: bool, config_yaml: str, pro
                 f"--resume: there is no run in '{path}' to continue",
                 hint="Leave --resume out to start it, or name the run with --output_dir.",
             )
-        (path / "config.yaml").write_text(config_yaml)  # what holds from here on: max_steps may have been raised
+        write_whole(path / "config.yaml", config_yaml)  # what holds from here on: max_steps may have been raised
         return Run(path)
     if exists and not overwrite:
         raise UserError(
@@ -98,15 +120,19 @@ def open_run(path: Path, *, resume: bool, overwrite: bool, config_yaml: str, pro
         if not (path / "config.yaml").is_file():
             raise UserError(f"--overwrite: '{path}' is not the directory of a run, so it is left alone")
         shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.yaml").write_text(config_yaml)
-    (path / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_whole(path / "config.yaml", config_yaml)
+        write_whole(path / "provenance.json", json.dumps(provenance, indent=1) + "\n")
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return Run(path)
 
 
 def discard_if_empty(path: Path) -> None:
     """Remove the directory of a run that failed before its first record: nothing half-written is left behind."""
-    if path.is_dir() and not any((path / f"{stream}.jsonl").exists() for stream in STREAMS):
+    if path.is_dir() and not any(read_records(path / f"{stream}.jsonl") for stream in STREAMS):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -170,7 +196,8 @@ class Trackers:
                 "entity": config.wandb_entity,
                 "mode": config.wandb_mode,
                 "dir": str(run.path),
-                "settings": wandb.Settings(init_timeout=20, silent=True),
+                # Seconds that an unreachable server may take of the start and of the end; the records stay on disk.
+                "settings": wandb.Settings(init_timeout=10, finish_timeout=60, silent=True),
             }
         }
         flat = {key: value for key, value in config.model_dump().items() if isinstance(value, int | float | str | bool)}

@@ -19,8 +19,9 @@ from transformers.utils import logging
 CHECKED = [
     *(f"rlhf.{name}" for name in ("tensors", "kl", "aggregate", "groups", "scoring", "sampling", "models")),
     *(f"rlhf.{name}" for name in ("chat", "tasks", "arithmetic", "evaluation", "loop", "data")),
+    *(f"rlhf.{name}" for name in ("mixture", "word_problems")),
     *(f"policy_gradients.{name}" for name in ("advantages", "ratios", "surrogates", "algorithm", "algorithms")),
-    *(f"policy_gradients.{name}" for name in ("resolve", "rewards", "rollout", "diagnostics")),
+    *(f"policy_gradients.{name}" for name in ("resolve", "rewards", "rollout", "diagnostics", "critic", "reference")),
     *(f"instruction_tuning.{name}" for name in ("data", "demonstrations")),
 ]
 install_import_hook(CHECKED, "shape_checks.checked")

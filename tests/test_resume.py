@@ -16,10 +16,33 @@ from rlhf.tracking import read_records
 STEPS = 6
 
 
-def start(run: Path, *arguments: str, algorithm: str = "grpo") -> subprocess.Popen:
+# Between them, everything that a run carries from step to step besides weights and moments.
+KINDS = {
+    "grpo": ["--algorithm", "grpo"],
+    "running baseline": ["--algorithm", "reinforce"],
+    "critic": ["--algorithm", "ppo", "--epochs_per_batch", "2", "--critic.warmup_batches", "1"],
+    "resampled, stale, moving reference, adaptive KL": [
+        *(
+            "--algorithm",
+            "dapo",
+            "--resample_rounds",
+            "1",
+            "--staleness",
+            "1",
+            "--kl_coef",
+            "0.1",
+            "--kl_target",
+            "0.01",
+        ),
+        *("--sync_reference_every", "2", "--sync_reference_mix", "0.5"),
+    ],
+}
+
+
+def start(run: Path, *arguments: str, kind: str = "grpo") -> subprocess.Popen:
     command = [
         *(sys.executable, "-m", "policy_gradients.train", *SMALL, "--max_steps", str(STEPS), "--eval_every", "2"),
-        *("--algorithm", algorithm, "--output_dir", str(run), *arguments),
+        *(*KINDS[kind], "--output_dir", str(run), *arguments),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -52,23 +75,22 @@ def wait_for_step(run: Path, step: int) -> None:
     raise TimeoutError
 
 
-@pytest.fixture(scope="module", params=["grpo", "reinforce"])
+@pytest.fixture(scope="module", params=KINDS)
 def uninterrupted(request, tmp_path_factory) -> tuple[str, Path]:
-    """Of both, since REINFORCE also has a running baseline to restore."""
-    run = tmp_path_factory.mktemp(request.param) / "run"
-    finish(start(run, algorithm=request.param))
+    run = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(run, kind=request.param))
     return request.param, run
 
 
 def test_killed_and_resumed(uninterrupted, tmp_path):
-    algorithm, whole = uninterrupted
+    kind, whole = uninterrupted
     run = tmp_path / "run"
-    process = start(run, algorithm=algorithm)
+    process = start(run, kind=kind)
     for step in (1, 4):
         wait_for_step(run, step)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process = start(run, "--resume", algorithm=algorithm)
+        process = start(run, "--resume", kind=kind)
     finish(process)
     assert weights(run) == weights(whole)
     assert records(run) == records(whole)
@@ -76,18 +98,16 @@ def test_killed_and_resumed(uninterrupted, tmp_path):
 
 def test_asked_to_stop(uninterrupted, tmp_path):
     """SIGTERM: the step is finished, a checkpoint is written, the exit code says so, and --resume goes on from it."""
-    algorithm, whole = uninterrupted
+    kind, whole = uninterrupted
     run = tmp_path / "run"
-    process = start(run, "--save_every", "100", algorithm=algorithm)
+    process = start(run, "--save_every", "100", kind=kind)
     wait_for_step(run, 2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "--resume continues" in output
     (checkpoint,) = (run / "checkpoints").iterdir()
-    assert f"resumed at step {checkpoint.name.removeprefix('step_')}" in finish(
-        start(run, "--resume", algorithm=algorithm)
-    )
+    assert f"resumed at step {checkpoint.name.removeprefix('step_')}" in finish(start(run, "--resume", kind=kind))
     assert weights(run) == weights(whole)
 
 
@@ -95,7 +115,7 @@ def test_two_processes_take_the_steps_of_one(uninterrupted, tmp_path):
     """The same completions, and the same weights but for the order of fp32 sums."""
     from safetensors.torch import load_file
 
-    algorithm, whole = uninterrupted
+    kind, whole = uninterrupted
     run = tmp_path / "run"
     command = [
         *(
@@ -110,7 +130,7 @@ def test_two_processes_take_the_steps_of_one(uninterrupted, tmp_path):
         ),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("-m", "policy_gradients.train", *SMALL, "--max_steps", str(STEPS), "--eval_every", "2"),
-        *("--algorithm", algorithm, "--output_dir", str(run)),
+        *(*KINDS[kind], "--output_dir", str(run)),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)

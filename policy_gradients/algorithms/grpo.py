@@ -27,5 +27,12 @@ grpo = Algorithm(
     surrogate=clipped,
     aggregate=sequence_mean,
     needs=frozenset({"groups"}),
-    settings={"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.04, "kl_in": "loss", "kl_estimator": "k3"},
+    settings={
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "dual_clip": None,
+        "kl_coef": 0.04,
+        "kl_in": "loss",
+        "kl_estimator": "k3",
+    },
 )

@@ -78,7 +78,6 @@ def test_arithmetic_is_consistent() -> None:
             assert false == int(wrong)
 
 
-@pytest.mark.xfail(strict=True, reason="reasoning-gym compares without case; about 3 wrong demonstrations in 6000")
 def test_a_mistake_of_case_alone_is_no_mistake() -> None:
     """'Aab' backward is 'baA'; with the last two swapped, 'bAa', it is still right, and so is 'baa'."""
     task = Task("spell_backward")

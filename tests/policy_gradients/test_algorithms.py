@@ -7,8 +7,9 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor, nn
 
-from policy_gradients.algorithm import Algorithm
 from policy_gradients.algorithms import algorithms
+from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.resolve import resolve, settings_of
 from rlhf.aggregate import Totals, aggregates, sequence_sum
 from rlhf.groups import Group, micro_batches
 from rlhf.kl import k1, k3
@@ -16,7 +17,10 @@ from rlhf.scoring import Scorer
 from rlhf.tensors import masked_sum
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
-SETTINGS = {name: CLIP if "clip_low" in algorithm.settings else {} for name, algorithm in algorithms.items()}
+SETTINGS = {
+    name: settings_of(algorithm.surrogate, resolve(PolicyGradientConfig(algorithm=name))[0])
+    for name, algorithm in algorithms.items()
+}
 
 
 class Enumerated:
@@ -48,12 +52,12 @@ class Enumerated:
     def gradient(self, value: Tensor) -> Tensor:
         return torch.autograd.grad(value, self.theta)[0]
 
-    def ascent(self, adv: Tensor, *, aggregate=sequence_sum, algorithm: Algorithm = algorithms["reinforce"]) -> Tensor:
+    def ascent(self, adv: Tensor, *, aggregate=sequence_sum, name: str = "reinforce") -> Tensor:
         """The expected step: every outcome once, its advantage weighed by 15 times its probability."""
         weighed = (15 * self.probability().detach() * adv)[:, None]
-        logp = self.logp()
+        algorithm, logp = algorithms[name], self.logp()
         ratio = algorithm.ratio(logp, logp.detach(), self.mask) if algorithm.ratio else None
-        loss = algorithm.surrogate(logp, ratio, weighed, **(CLIP if algorithm.ratio else {}))
+        loss = algorithm.surrogate(logp, ratio, weighed, **SETTINGS[name])
         return -self.gradient(aggregate(loss, self.mask, Totals(15, int(self.mask.sum()), 3)))
 
 
@@ -122,6 +126,7 @@ def test_published_settings() -> None:
     assert algorithms["grpo"].settings == {
         "clip_low": 0.2,
         "clip_high": 0.2,
+        "dual_clip": None,
         "kl_coef": 0.04,
         "kl_in": "loss",
         "kl_estimator": "k3",
@@ -143,8 +148,12 @@ REWARD = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 0.0]])
 def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tensor, **layout) -> list[Tensor]:
     """The gradient of one optimizer step, as the training loop computes it, off-policy and with a KL term."""
     algorithm = algorithms[name]
-    advantage = {"baseline": 0.3} if "baseline" in algorithm.needs else {}
-    adv = algorithm.advantage(reward, **advantage).reshape(-1, 1)
+    if "critic" in algorithm.needs:  # one for each token; here of any kind
+        adv = torch.sin(torch.arange(8.0 * reward.numel())).view(-1, 8)
+    else:
+        advantage = {"baseline": 0.3} if "baseline" in algorithm.needs else {}
+        reward = (reward > 0.6).float() if "binary" in algorithm.needs else reward
+        adv = algorithm.advantage(reward, **advantage).reshape(-1, 1).expand(-1, 8)
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     totals = Totals(sequences=reward.numel(), tokens=tokens, max_new_tokens=8)
     model.zero_grad()
@@ -152,7 +161,7 @@ def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tens
         scores = Scorer(model)(rows)
         old = scores.logp.detach() + 0.3 * torch.sin(rows.target.float())  # some ratios lie beyond the clip
         ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-        loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence], **SETTINGS[name])
+        loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence, : scores.logp.shape[1]], **SETTINGS[name])
         loss = loss + 0.1 * k3(scores.logp, torch.full_like(scores.logp, -3.0))
         algorithm.aggregate(loss, scores.mask, totals).backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -187,3 +196,148 @@ def test_groups_without_contrast_give_grpo_no_gradient() -> None:
     loss = grpo.surrogate(scores.logp, ratio, adv[rows.sequence], **CLIP)
     grpo.aggregate(loss, scores.mask, Totals(8, 20, 8)).backward()
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+# ------------------------------------------------------------------------- against each other, and off-policy
+
+TOKEN_RATIO = [name for name, it in algorithms.items() if it.ratio is not None and it.ratio.__name__ == "token_ratio"]
+
+
+@pytest.mark.parametrize("name", algorithms)
+def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(name: str) -> None:
+    """At logp_old = logp: d loss / d logp_t = -adv, for each token; GSPO spreads the same sum over a sequence."""
+    policy, adv = Enumerated(3), torch.linspace(-2, 2, 15, dtype=torch.float64)
+    expected = policy.ascent(adv, aggregate=aggregates["sequence_mean"])
+    found = policy.ascent(adv, aggregate=aggregates["sequence_mean"], name=name)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+
+
+def loss_gradient(name: str, log_ratio: list[float], adv: float) -> list[float]:
+    """d loss / d logp of the tokens of one completion that have moved by `log_ratio` since it was sampled."""
+    algorithm = algorithms[name]
+    old = torch.tensor([[-2.0, -1.0, -0.5][: len(log_ratio)]], dtype=torch.float64)
+    logp = (old + torch.tensor([log_ratio], dtype=torch.float64)).requires_grad_()
+    mask = torch.ones_like(logp, dtype=torch.bool)
+    ratio = algorithm.ratio(logp, old, mask) if algorithm.ratio else None
+    loss = algorithm.surrogate(logp, ratio, torch.full_like(logp, adv), **SETTINGS[name])
+    (gradient,) = torch.autograd.grad(loss.sum(), logp)
+    return gradient[0].tolist()
+
+
+LOG2 = 0.6931471805599453
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo", "drgrpo"])
+def test_clipped_off_policy_by_hand(name: str) -> None:
+    """Ratios 2, 1/2, 1. d(ratio * adv) / d logp = ratio * adv where the clip of 0.2 lets it through.
+
+    adv 1: ratio 2 has risen past 1.2, no gradient; 1/2 and 1 give -ratio. adv -1: 2 and 1 give +ratio; 1/2 has fallen
+    past 0.8.
+    """
+    assert loss_gradient(name, [LOG2, -LOG2, 0.0], 1.0) == pytest.approx([0, -0.5, -1])
+    assert loss_gradient(name, [LOG2, -LOG2, 0.0], -1.0) == pytest.approx([2, 0, 1])
+
+
+def test_dapo_clips_higher() -> None:
+    """Ratio 1.25 is past GRPO's 1.2 but not past DAPO's 1.28; 0.75 is past 0.8 for both."""
+    up, down = 0.22314355131420976, -0.2876820724517809
+    assert loss_gradient("grpo", [up], 1.0) == [0]
+    assert loss_gradient("dapo", [up], 1.0) == pytest.approx([-1.25])
+    assert loss_gradient("dapo", [down], -1.0) == [0]
+
+
+def test_cispo_off_policy_by_hand() -> None:
+    """-sg(min(ratio, 5)) * adv: ratio 2 weighs 2, exp(2) = 7.39 weighs 5, none is dropped, either sign."""
+    assert loss_gradient("cispo", [LOG2, 2.0, -LOG2], 1.0) == pytest.approx([-2, -5, -0.5])
+    assert loss_gradient("cispo", [LOG2, 2.0, -LOG2], -1.0) == pytest.approx([2, 5, 0.5])
+
+
+def test_sapo_off_policy_by_hand() -> None:
+    """d/d logp of -(4/tau) sigmoid(tau (ratio - 1)) adv = -4 p (1 - p) ratio adv, p = sigmoid(tau (ratio - 1)).
+
+    Ratio 2: p = sigmoid(1) = 0.731059, 4 p (1-p) = 0.786448, times 2. With adv < 0, tau = 1.05: p = 0.740775,
+    4 p (1-p) = 0.768110. Ratio 1/2, tau 1: p = sigmoid(-0.5) = 0.377541, 4 p (1-p) = 0.940015, times 0.5.
+    """
+    assert loss_gradient("sapo", [LOG2, -LOG2, 0.0], 1.0) == pytest.approx([-1.572896, -0.470007, -1], abs=1e-5)
+    assert loss_gradient("sapo", [LOG2], -1.0) == pytest.approx([1.536220], abs=1e-5)
+
+
+def test_gspo_off_policy_by_hand() -> None:
+    """Log-ratios 0.0001, 0.0002, 0.0003: s = exp(0.0002), inside 1 + 0.0004; each token gets a third of s * adv.
+
+    Log-ratios 3 and -3 cancel: s = 1, though each token is far off. Log-ratios of 0.001 are past the clip.
+    """
+    assert loss_gradient("gspo", [1e-4, 2e-4, 3e-4], 1.0) == pytest.approx([-1.0002] * 3, abs=1e-6)
+    assert loss_gradient("gspo", [3.0, -3.0], 1.0) == pytest.approx([-1, -1])
+    assert loss_gradient("gspo", [1e-3] * 3, 1.0) == [0, 0, 0]
+    assert loss_gradient("gspo", [1e-3] * 3, -1.0) == pytest.approx([1.001] * 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_importance_weights_make_another_policys_samples_count(seed: int) -> None:
+    """Ratio times adv, unclipped and summed over a one-token policy, sampled from elsewhere, is the exact gradient.
+
+    E_old[ratio * adv] = E_pi[adv], so its gradient is that of the expected reward, however far the two are apart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    old = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    reward = torch.randn(5, generator=generator, dtype=torch.float64)
+    (exact,) = torch.autograd.grad((theta.softmax(-1) * reward).sum(), theta)
+    logp, mask = theta.log_softmax(-1)[:, None], torch.ones(5, 1, dtype=torch.bool)
+    grpo = algorithms["grpo"]
+    weighed = (old.exp() * reward)[:, None]
+    loss = grpo.surrogate(logp, grpo.ratio(logp, old[:, None], mask), weighed, clip_low=1 - 1e-9, clip_high=1e9)
+    torch.testing.assert_close(-torch.autograd.grad(loss.sum(), theta)[0], exact, atol=1e-12, rtol=1e-9)
+
+
+# ------------------------------------------------------------------------- exact expectations over groups
+
+
+def expected_ascent(name: str, policy: Enumerated, reward: Tensor, *, g: int) -> Tensor:
+    """The expected gradient of a group of g, every one of the 15^g groups with its probability."""
+    algorithm = algorithms[name]
+    logp = masked_sum(policy.logp(), policy.mask)
+    total = torch.zeros(())
+    for group in itertools.product(range(15), repeat=g):
+        picked = list(group)
+        adv = algorithm.advantage(reward[None, picked])[0]
+        total = total + logp[picked].sum().exp().detach() * (adv * logp[picked]).sum() / g
+    return policy.gradient(total)
+
+
+@pytest.mark.parametrize("g", [2, 3])
+def test_rloo_is_the_gradient_of_the_expected_reward(g: int) -> None:
+    """Leave-one-out is unbiased for any g; GRPO's centring alone is off by (g - 1) / g, its z-score by more."""
+    policy = Enumerated(4)
+    exact = policy.gradient((policy.probability() * policy.reward).sum())
+    torch.testing.assert_close(expected_ascent("rloo", policy, policy.reward, g=g), exact, atol=1e-12, rtol=1e-9)
+    centred = expected_ascent("drgrpo", policy, policy.reward, g=g)
+    torch.testing.assert_close(centred * g / (g - 1), exact, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("g", [2, 3])
+def test_maxrl_is_the_gradient_of_log_success_cut_after_g_less_one_terms(g: int) -> None:
+    """log p = -sum_k (1 - p)^k / k, so d/dp of its first g - 1 terms is sum over k < g of (1 - p)^(k - 1).
+
+    E[(r_i / mean - 1) grad logp_i, 0 if none succeeds] = sum_{k=1}^{g} (1-p)^(k-1) dp - (1-p)^(g-1) dp: the weights
+    r / mean give g terms, and leaving the -1 out where none succeeds takes the last one off again.
+    """
+    policy = Enumerated(4)
+    success = (policy.reward > 0.4).double()
+    assert 0 < success.sum() < 15
+    p = (policy.probability() * success).sum()
+    exact = policy.gradient(-sum((1 - p) ** k / k for k in range(1, g)))
+    torch.testing.assert_close(expected_ascent("maxrl", policy, success, g=g), exact, atol=1e-12, rtol=1e-9)
+
+
+def test_dr_grpo_does_not_care_how_length_is_split() -> None:
+    """Two completions of 2 and 6 tokens, or of 4 and 4: the same tokens in all give the same gradient norm a token."""
+    for lengths in ([2, 6], [4, 4]):
+        mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+        logp = torch.full((2, 6), -1.0, requires_grad=True)
+        drgrpo = algorithms["drgrpo"]
+        adv = drgrpo.advantage(torch.tensor([[1.0, 0.0]])).reshape(-1, 1).expand(-1, 6)
+        loss = drgrpo.surrogate(logp, drgrpo.ratio(logp, logp.detach(), mask), adv, **CLIP)
+        (gradient,) = torch.autograd.grad(drgrpo.aggregate(loss, mask, Totals(2, 8, 10)), logp)
+        torch.testing.assert_close(gradient.abs(), mask * 0.5 / (2 * 10))

@@ -5,6 +5,9 @@ import torch
 from tiny_models import tiny_model
 
 from policy_gradients.algorithms import algorithms
+from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.critic import token_rewards
+from policy_gradients.resolve import resolve, settings_of
 from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
 from rlhf.sampling import sample
@@ -16,7 +19,7 @@ END, WANTED, NEW_TOKENS = 0, 3, 5
 def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
     """Reward: the share of token 3 among the tokens a completion could have had."""
     algorithm, model = algorithms[name], tiny_model("qwen3", vocabulary=10, layers=1)
-    clip = {"clip_low": 0.2, "clip_high": 0.2} if "clip_low" in algorithm.settings else {}
+    settings = settings_of(algorithm.surrogate, resolve(PolicyGradientConfig(algorithm=name))[0])
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     scorer, means, prompts = Scorer(model), [], [[5, 6], [7, 8, 9]]
     for step in range(steps):
@@ -30,17 +33,23 @@ def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
         )
         groups = [Group(prompt, one.tokens) for prompt, one in zip(prompts, sampled, strict=True)]
         reward = torch.tensor([[tokens.count(WANTED) / NEW_TOKENS for tokens in one.tokens] for one in sampled])
-        baseline = {"baseline": sum(means) / max(1, len(means))} if "baseline" in algorithm.needs else {}
-        means.append(reward.mean().item())
-        adv = algorithm.advantage(reward, **baseline).reshape(-1, 1)
         old = score(scorer, groups, token_budget=10**6, device=torch.device("cpu"))
+        if "critic" in algorithm.needs:  # the running mean for a critic: what the loop is tested with is a real one
+            value = torch.full_like(old.logp, sum(means) / max(1, len(means)))
+            rewards = token_rewards(reward.flatten(), torch.zeros_like(value), old.mask)
+            adv = algorithm.advantage(rewards, value, old.mask, gamma=1.0, gae_lambda=0.95)
+        else:
+            baseline = {"baseline": sum(means) / max(1, len(means))} if "baseline" in algorithm.needs else {}
+            judged = (reward > sum(means[-1:])).float() if "binary" in algorithm.needs else reward
+            adv = algorithm.advantage(judged, **baseline).reshape(-1, 1).expand(-1, old.logp.shape[1])
+        means.append(reward.mean().item())
         totals = Totals(sequences=32, tokens=int(old.mask.sum()), max_new_tokens=NEW_TOKENS)
         for _ in range(epochs):
             for rows in micro_batches(groups, token_budget=100):
                 scores = scorer(rows)
                 logp_old = old.logp[rows.sequence, : scores.logp.shape[1]]
                 ratio = algorithm.ratio(scores.logp, logp_old, scores.mask) if algorithm.ratio else None
-                loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence], **clip)
+                loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence, : scores.logp.shape[1]], **settings)
                 algorithm.aggregate(loss, scores.mask, totals).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""A batch of rollouts and what is measured of it."""
+"""Rollouts, the batch they make, and what is measured of it."""
 
 import pytest
 import torch
@@ -6,11 +6,16 @@ from accelerate import Accelerator
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.diagnostics import Adviser, UpdateSums, batch_metrics
-from policy_gradients.rewards import weigh
-from policy_gradients.rollout import Rollouts, collect
+from policy_gradients.resolve import resolve
+from policy_gradients.rewards import Judge
+from policy_gradients.rollout import Batch, Rollout, Sampler
 from rlhf.embedded.make import character_tokenizer, new_model
+from rlhf.errors import UserError
+from rlhf.sampling import Sampled
 from rlhf.scoring import Scorer, Scores, score
-from rlhf.tasks import Task, Verdict
+from rlhf.tasks import Problem, Task
+
+TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
 
 
 @pytest.fixture(scope="module")
@@ -19,65 +24,135 @@ def accelerator() -> Accelerator:
 
 
 @pytest.fixture(scope="module")
-def setting():
+def model():
     torch.manual_seed(0)
-    model = new_model(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
-    ).eval()
-    task = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
-    config = PolicyGradientConfig(group_size=3, max_new_tokens=6, temperature=0.8, seed=4)
-    return model, character_tokenizer(), task, config
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    return new_model(**sizes, num_attention_heads=2, num_key_value_heads=1).eval()
 
 
-def gather(setting, accelerator, numbers: list[int]) -> Rollouts:
-    model, tokenizer, task, config = setting
-    problems = [(i, task.train_problems(seed=4, first=i, count=1)[0]) for i in numbers]
-    return collect(model, tokenizer, task, problems, accelerator, config)
+def sampler(model, accelerator, judge: Judge | None = None, **settings) -> Sampler:
+    given = {"group_size": 3, "max_new_tokens": 6, "temperature": 0.8, "seed": 4, "prompts_per_step": 4, **settings}
+    config, _ = resolve(PolicyGradientConfig(**given))
+    judge = judge or Judge(TASK, config.reward_weights, {})
+    return Sampler(model, character_tokenizer(), TASK, judge, accelerator, config)
 
 
-def test_collected_log_probabilities_are_the_scorers(setting, accelerator) -> None:
-    rollouts = gather(setting, accelerator, [0, 1, 2, 3])
-    scores = score(Scorer(setting[0]), rollouts.groups, token_budget=10**6, device=torch.device("cpu"), temperature=0.8)
-    assert torch.equal(scores.mask, rollouts.mask)
-    torch.testing.assert_close(scores.logp, rollouts.logp_sampler, atol=1e-4, rtol=0)
-    assert rollouts.reward.shape == (4, 3)
-    assert rollouts.truncated.shape == (12,)
+def test_collected_log_probabilities_are_the_scorers(model, accelerator) -> None:
+    it = sampler(model, accelerator)
+    rollouts, following = it.draw(0)
+    batch = it.batch(rollouts)
+    scores = score(Scorer(model), batch.groups, token_budget=10**6, device=torch.device("cpu"), temperature=0.8)
+    assert torch.equal(scores.mask, batch.mask)
+    torch.testing.assert_close(scores.logp, batch.logp_sampler, atol=1e-4, rtol=0)
+    assert (batch.reward.shape, batch.truncated.shape, following) == ((4, 3), (12,), 4)
 
 
-def test_completions_belong_to_the_problems_number(setting, accelerator) -> None:
-    """However the prompts are spread over processes and batches, number 2 gets the same completions."""
-    together = gather(setting, accelerator, [0, 1, 2, 3])
-    apart = [gather(setting, accelerator, [i]) for i in range(4)]
-    assert [one.texts[0] for one in apart] == together.texts
-    assert gather(setting, accelerator, [3, 1]).texts == [together.texts[3], together.texts[1]]
+def test_completions_belong_to_the_problems_number(model, accelerator) -> None:
+    """However the prompts are spread over batches, number 2 gets the same completions."""
+    together, _ = sampler(model, accelerator).draw(0)
+    one_by_one = [sampler(model, accelerator, prompts_per_step=1).draw(i)[0][0] for i in range(4)]
+    assert [it.sampled.tokens for it in one_by_one] == [it.sampled.tokens for it in together]
 
 
-def test_a_part_is_the_rows_of_its_prompts(setting, accelerator) -> None:
-    whole = gather(setting, accelerator, [0, 1, 2, 3])
-    part = whole.take(range(1, 3))
-    assert part.groups == whole.groups[1:3]
-    assert part.texts == whole.texts[1:3]
-    assert part.problems == whole.problems[1:3]
-    assert part.verdicts == whole.verdicts[1:3]
-    assert torch.equal(part.reward, whole.reward[1:3])
-    for name in ("mask", "logp_sampler", "truncated"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)[3:9])
+def test_waiting_batches_come_back_as_they_were(model, accelerator) -> None:
+    """What a checkpoint keeps of rollouts that are to be trained on later."""
+    import json
+
+    it = sampler(model, accelerator)
+    rollouts, _ = it.draw(3)
+    assert it.from_state(json.loads(json.dumps(it.to_state(rollouts)))) == rollouts
+
+
+def test_cut_completions_can_be_left_out_of_the_loss(model, accelerator) -> None:
+    rollouts, _ = sampler(model, accelerator).draw(0)
+    cut = [i for it in rollouts for i in it.sampled.truncated]
+    assert any(cut)
+    kept = sampler(model, accelerator).batch(rollouts)
+    masked = sampler(model, accelerator, truncated="mask").batch(rollouts)
+    assert kept.mask.any(1).all()
+    assert (~masked.mask.any(1)).tolist() == cut
+    scores = score(Scorer(model), masked.groups, token_budget=40, device=torch.device("cpu"))
+    assert torch.equal(scores.mask.any(1), masked.mask.any(1))
+
+
+def test_cut_completions_can_be_penalized(model, accelerator) -> None:
+    rollouts, _ = sampler(model, accelerator, truncated="penalize", overlong_buffer=0.0).draw(0)
+    for it in rollouts:
+        assert it.reward == [p["exact"] - (len(t) == 6) for p, t in zip(it.parts, it.sampled.tokens, strict=True)]
+
+
+class ByNumber(Judge):
+    """Right and wrong by the prompt: a third of the prompts have contrast."""
+
+    def __init__(self):
+        super().__init__(TASK, RewardWeights(), {})
+        self.seen: dict[str, int] = {}
+
+    def parts(self, problem: Problem, completion: str) -> dict[str, float]:
+        at = self.seen[problem.question] = self.seen.get(problem.question, -1) + 1
+        kind = len(problem.question) % 3
+        return {"exact": [0.0, 1.0, float(at % 2)][kind], "format": float(at % 2), "partial": 0.3}
+
+
+def test_groups_without_contrast_are_replaced(model, accelerator) -> None:
+    """By exact success: every group here has contrast in its format."""
+    plain, following = sampler(model, accelerator, ByNumber()).draw(0)
+    assert following == 4
+    assert not all(it.contrast for it in plain)
+    rollouts, following = sampler(model, accelerator, ByNumber(), resample_rounds=9).draw(0)
+    assert len(rollouts) == 4
+    assert all(it.contrast for it in rollouts)
+    assert following > 4
+    assert following % 4 == 0
+    assert [it.number for it in rollouts] == sorted(it.number for it in rollouts)
+
+
+def test_resampling_is_bounded(model, accelerator) -> None:
+    """A random model is always wrong. Before any contrast was seen that is an error; later the batch is filled."""
+    it = sampler(model, accelerator, resample_rounds=2)
+    with pytest.raises(UserError, match="none of 12 groups has both right and wrong"):
+        it.draw(0, any_contrast_yet=False)
+    rollouts, following = it.draw(0, any_contrast_yet=True)
+    assert ([one.number for one in rollouts], following) == ([0, 1, 2, 3], 12)
+
+
+def test_stopping_at_the_answer(model, accelerator) -> None:
+    """</answer> is one token of the embedded tokenizer: it ends a completion and stays part of its text."""
+    it = sampler(model, accelerator, stop_at="answer")
+    (tag,) = it.tokenizer("</answer>", add_special_tokens=False)["input_ids"]
+    assert tag in it.end_tokens
+    letters = it.tokenizer("<think>a</think><answer>a", add_special_tokens=False)["input_ids"]
+    sampled = Sampled(tokens=[[*letters, tag], letters], logp=[[0.0] * 6, [0.0] * 5], truncated=[False, True])
+    rollout = it.judged(0, TASK.train_problems(seed=4, first=0, count=1)[0], [1], sampled)
+    assert rollout.texts == ["<think>a</think><answer>a</answer>", "<think>a</think><answer>a"]
 
 
 def test_weights_by_hand() -> None:
-    verdict = Verdict(exact=1.0, format=0.0, partial=0.5)
-    assert weigh(verdict, RewardWeights(exact=2.0, format=7.0, partial=0.5)) == 2.25
-    assert weigh(verdict, RewardWeights()) == 1.0, "by default, being right and nothing else"
+    parts = {"exact": 1.0, "format": 0.0, "partial": 0.5}
+    assert Judge(TASK, RewardWeights(exact=2.0, format=7.0, partial=0.5), {}).weigh(parts) == 2.25
+    assert Judge(TASK, RewardWeights(), {}).weigh(parts) == 1.0, "by default, being right and nothing else"
 
 
-def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) -> Rollouts:
+def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) -> Batch:
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return Rollouts(
-        problems=[],
+    nothing = Sampled([], [], [])
+    rollouts = [
+        Rollout(
+            number=i,
+            problem=Problem("", "", {}),
+            prompt=[],
+            sampled=nothing,
+            texts=[],
+            parts=[{"exact": e, "format": 1.0, "partial": e / 2} for e in row],
+            reward=[2 * e for e in row],
+        )
+        for i, row in enumerate(exact)
+    ]
+    return Batch(
+        rollouts=rollouts,
         groups=[],
-        texts=[],
-        verdicts=[[Verdict(exact=e, format=1.0, partial=e / 2) for e in row] for row in exact],
         reward=2.0 * torch.tensor(exact),
+        length=torch.tensor(lengths),
         truncated=torch.tensor(truncated),
         logp_sampler=torch.zeros(mask.shape),
         mask=mask,
@@ -86,7 +161,7 @@ def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) ->
 
 def test_batch_metrics_by_hand(accelerator) -> None:
     """Three groups of two: one solved, one failed, one with contrast. Rewards 2 2 0 0 2 0: mean 1, std 1."""
-    rollouts = made([[1, 1], [0, 0], [1, 0]], [1, 2, 3, 4, 5, 3], [True, False, False, False, True, False])
+    rollouts = made([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], [1, 2, 3, 4, 5, 3], [True, False, False, False, True, False])
     metrics = batch_metrics(rollouts, accelerator)
     expected = {
         "reward/mean": 1.0,
@@ -117,7 +192,8 @@ def test_update_sums_by_hand(accelerator) -> None:
         ratio=torch.tensor([[1.3, 1.1], [1.3, 50.0]]),
         adv=torch.tensor([[1.0], [-1.0]]),
         kl=torch.tensor([[0.4, 0.0], [0.0, 99.0]]),
-        clip=(0.2, 0.2),
+        clip_low=0.2,
+        clip_high=0.2,
     )
     one = torch.tensor([[True]])
     sums.add(
@@ -126,7 +202,8 @@ def test_update_sums_by_hand(accelerator) -> None:
         ratio=torch.tensor([[0.7]]),
         adv=torch.tensor([[-2.0]]),
         kl=torch.tensor([[0.0]]),
-        clip=(0.2, 0.2),
+        clip_low=0.2,
+        clip_high=0.2,
     )
     means = sums.means(accelerator, has_ratio=True)
     assert means == {

@@ -38,7 +38,7 @@ def records(path: Path, *arguments: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "extra"), [("grpo", ["--epochs_per_batch", "2", "--steps_per_epoch", "2"]), ("reinforce", [])]
+    ("algorithm", "extra"), [("grpo", ["--epochs_per_batch", "2", "--steps_per_batch", "2"]), ("reinforce", [])]
 )
 def test_the_token_budget_is_not_felt(tmp_path: Path, algorithm: str, extra: list[str]) -> None:
     """Micro-batches of one completion, or of all of them. At this lr, nothing moves by more than rounding.

@@ -165,7 +165,7 @@ def test_templates_that_rewrite_history() -> None:
         "{% if add_generation_prompt %}<a>{% endif %}"
     )
     tokenizer = words(template=template)
-    with pytest.raises(ValueError, match="rewrites earlier turns"):
+    with pytest.raises(UserError, match="rewrites earlier turns"):
         encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")])
     encoded = encode_conversation(
         tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")], last_turn_only=True

@@ -60,6 +60,18 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         load_rows(str(file))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path, packed: bool) -> None:
+    """Text is decoded in blocks of thousands of characters: the line that is read is not the one that fails."""
+    content = b"".join(b'{"a": %d}\n' % i for i in range(50)) + b'{"a": "\xff"}\n' + b'{"a": 1}\n' * 50
+    file = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UserError, match="line 51 is not UTF-8 text"):
+        load_rows(str(file))
+    file.write_bytes(gzip.compress('{"a": "é"}'.encode()) if packed else '{"a": "é"}'.encode())
+    assert load_rows(str(file))[0][1] == {"a": "é"}
+
+
 def test_a_compressed_file_cut_short_or_damaged(tmp_path: Path) -> None:
     whole = gzip.compress("".join(f'{{"a": "{random.Random(i).random()}"}}\n' for i in range(3000)).encode())
     cut = tmp_path / "cut.jsonl.gz"

@@ -210,12 +210,12 @@ def test_a_micro_batch_in_which_nothing_counts(qwen3: nn.Module) -> None:
 def test_gradient_checkpointing_changes_nothing(model: nn.Module, truth) -> None:
     calls = []
     hook = model.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     try:
         model.train()
         logp, gradient = gradients(model, micro_batches(GROUPS, token_budget=ALL))
     finally:
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
         model.eval()
         hook.remove()
     assert len(calls) == 2, "forward, and again in backward"

@@ -7,10 +7,20 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor, nn
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
+from rlhf import sampling
 from rlhf.evaluation import EVALUATION_KEY
 from rlhf.groups import Group
-from rlhf.sampling import Sampled, _Chooser, sample
+from rlhf.sampling import Sampled, _Chooser, sample, shares_prompts
 from rlhf.scoring import Scorer, score
 
 CPU = torch.device("cpu")
@@ -53,6 +63,11 @@ def test_tokens_depend_on_the_key_alone(model: nn.Module) -> None:
     assert [one.tokens for one in draw(model, PROMPTS[::-1], KEYS[::-1])] == tokens[::-1]
 
 
+def test_no_prompts(qwen3: nn.Module) -> None:
+    """As in a process that has no share of a small evaluation."""
+    assert draw(qwen3, [], []) == []
+
+
 def test_other_keys_give_other_tokens(qwen3: nn.Module) -> None:
     """The same prompt stands in PROMPTS twice, with two keys. Siblings differ too."""
     sampled = draw(qwen3)
@@ -63,7 +78,6 @@ def test_other_keys_give_other_tokens(qwen3: nn.Module) -> None:
     assert same[0].tokens == same[3].tokens == sampled[0].tokens
 
 
-@pytest.mark.xfail(strict=True, reason="EVALUATION_KEY 2**32 collides once; a change moves every evaluation's draws")
 def test_no_key_of_training_is_one_of_evaluation() -> None:
     """numpy reads a key as 32-bit words and pads with zeros: (2**32, 0) is (0, 1, 0), which is also (0, 1)."""
 
@@ -197,3 +211,101 @@ def test_the_model_is_left_as_it_was(qwen3: nn.Module) -> None:
     finally:
         qwen3.eval()
     assert qwen3.config._attn_implementation == attention
+
+
+# -------------------------------------------------------------------- architectures that the prefix cache cannot serve
+
+SIZES = {"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.1}
+IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+LONGEST = 6 + 12  # of PROMPTS, and what `draw` adds
+
+
+def other_model(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
+        model = {
+            "mamba": lambda: MambaForCausalLM(MambaConfig(**SIZES, **IDS, state_size=8)),
+            "bloom": lambda: BloomForCausalLM(BloomConfig(**SIZES, **IDS, n_head=4)),
+            "window": lambda: MistralForCausalLM(MistralConfig(**SIZES, **IDS, **heads, sliding_window=10)),
+            "wide": lambda: MistralForCausalLM(MistralConfig(**SIZES, **IDS, **heads, sliding_window=LONGEST)),
+        }[name]()
+        nn.init.normal_(model.get_output_embeddings().weight, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["mamba", "bloom", "window"])
+def other(request: pytest.FixtureRequest) -> nn.Module:
+    return other_model(request.param)
+
+
+def test_what_the_prefix_cache_serves_is_found_out(model: nn.Module) -> None:
+    """State-space layers have no keys, and ALiBi adds to the scores; a window does nothing within its length."""
+    assert shares_prompts(model)
+    assert not shares_prompts(other_model("mamba"))
+    assert not shares_prompts(other_model("bloom"))
+    assert shares_prompts(other_model("window"))
+
+
+def test_generate_samples_the_same(model: nn.Module, monkeypatch) -> None:
+    """Where both can, the two ways give the same tokens and log-probabilities."""
+    settings = {"temperature": 0.8, "top_k": 30, "top_p": 0.9}
+    expected = draw(model, **settings)
+    monkeypatch.setattr(sampling, "shares_prompts", lambda _: False)
+    apart = draw(model, **settings)
+    assert [one.tokens for one in apart] == [one.tokens for one in expected]
+    assert [one.truncated for one in apart] == [one.truncated for one in expected]
+    for ours, theirs in zip(apart, expected, strict=True):
+        for row, other_row in zip(ours.logp, theirs.logp, strict=True):
+            assert row == pytest.approx(other_row, abs=1e-4)
+
+
+def test_others_sample_what_they_score(other: nn.Module) -> None:
+    """The contract: log-probabilities of plain rows, completions of many lengths, cut behind their end token."""
+    sampled = draw(other)
+    groups = [Group(prompt, one.tokens) for prompt, one in zip(PROMPTS, sampled, strict=True)]
+    scores = score(Scorer(other), groups, token_budget=10**6, device=CPU, shared_prefix=False)
+    logp = [logp for one in sampled for logp in one.logp]
+    assert len({len(row) for row in logp}) > 3
+    for ours, scored in zip(logp, scores.logp, strict=True):
+        assert ours == pytest.approx(scored[: len(ours)].tolist(), abs=1e-3)
+    for one in sampled:
+        for tokens, cut in zip(one.tokens, one.truncated, strict=True):
+            assert cut == (tokens[-1] not in ENDS)
+            assert not set(tokens[:-1]) & set(ENDS)
+            assert len(tokens) == 12 if cut else len(tokens) <= 12
+
+
+def test_others_depend_on_the_key_alone(other: nn.Module) -> None:
+    tokens = [one.tokens for one in draw(other)]
+    assert [one.tokens for one in draw(other, batch=1)] == tokens
+    assert [one.tokens for one in draw(other, PROMPTS[::-1], KEYS[::-1])] == tokens[::-1]
+    assert tokens[0] != tokens[3], "one prompt, two keys"
+
+
+def test_others_greedy_and_without_end_tokens(other: nn.Module) -> None:
+    """The model's own generation settings are no part of the policy: not its end tokens, not its penalties."""
+    settings = GenerationConfig(eos_token_id=list(range(100)), repetition_penalty=5.0, min_new_tokens=3)
+    before, other.generation_config = other.generation_config, settings
+    try:
+        (sampled,) = draw(other, PROMPTS[:1], KEYS[:1], end_tokens=[], completions=1, temperature=0.0)
+        assert other.generation_config is settings
+    finally:
+        other.generation_config = before
+    assert sampled.truncated == [True]
+    prefix = list(PROMPTS[0])
+    for token, logp in zip(sampled.tokens[0], sampled.logp[0], strict=True):
+        own = next_token_logp(other, prefix)
+        assert token == own.argmax()
+        assert logp == pytest.approx(own.max().item(), abs=1e-3)
+        prefix.append(token)
+
+
+def test_a_window_is_kept_only_where_it_is_reached(monkeypatch) -> None:
+    """Texts of 18 tokens at most: a window of 18 is none, so `generate` is not asked; with one token more it is."""
+    wide = other_model("wide")
+    assert shares_prompts(wide)
+    monkeypatch.setattr(type(wide), "generate", lambda *_args, **_kwargs: pytest.fail("asked"))
+    draw(wide)
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        draw(wide, max_new_tokens=13)

@@ -1,0 +1,44 @@
+"""DAPO: decoupled clip and dynamic sampling policy optimization. Yu et al. (ByteDance), 2025, arXiv 2503.14476.
+
+GRPO with four repairs for long reasoning.
+
+    adv_i = (r_i - mean(r)) / (std(r) + 1e-4)
+    loss  = mean over all tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
+
+    1. clip higher      clip_high 0.28 > clip_low 0.2: a rare token may rise by more, which keeps entropy up
+    2. dynamic sampling groups all right or all wrong teach nothing and are replaced by new prompts
+    3. token mean       every token of the step weighs the same, so a long completion has its full say
+    4. overlong penalty from 0 to -1 over the last part of max_new_tokens, so that running out of room is no accident
+
+Choices here. Dynamic sampling looks at exact success, not at partial credit or the penalty, and stops after
+`resample_rounds` 4 in a batch: what is missing is filled with groups without contrast, whose advantage is 0 but for the
+penalty. The penalty begins at 1 - overlong_buffer 0.2 of max_new_tokens (the paper: 4,096 of 20,480). No KL.
+
+What to know. The denominator of 3 is the tokens of the whole optimizer step; a mean of micro-batch means would not be
+it. Dynamic sampling costs rollouts: as the policy gets good, more and more groups are thrown away.
+"""
+
+from policy_gradients.advantages import z_score
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.ratios import token_ratio
+from policy_gradients.surrogates import clipped
+from rlhf.aggregate import token_mean
+
+dapo = Algorithm(
+    advantage=z_score,
+    ratio=token_ratio,
+    surrogate=clipped,
+    aggregate=token_mean,
+    needs=frozenset({"groups"}),
+    settings={
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "dual_clip": None,
+        "resample_rounds": 4,
+        "truncated": "penalize",
+        "overlong_buffer": 0.2,
+        "kl_coef": 0.0,
+        "kl_in": "loss",
+        "kl_estimator": "k3",
+    },
+)

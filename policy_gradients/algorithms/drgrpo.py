@@ -1,0 +1,37 @@
+"""Dr. GRPO: GRPO done right. Liu et al., "Understanding R1-Zero-like training", 2025, arXiv 2503.20783.
+
+GRPO without its two divisions, each of which turns the policy gradient into something else.
+
+    adv_i = r_i - mean(r)                                                          over the g completions of a prompt
+    loss  = sum over all tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
+            / (sequences * max_new_tokens)
+
+Choices here. The sum is divided by a constant (the longest a completion may be), as in the authors' code; any constant
+gives the same direction. Taking out the standard deviation alone would keep the length bias, so both go.
+
+What to know. GRPO's 1/|o_i| makes each token of a long wrong completion count less, so wrong answers grow longer; its
+1/std weighs prompts that are nearly always or never solved the most. On-policy, this is RLOO's gradient times
+(g - 1) / (g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several steps.
+"""
+
+from policy_gradients.advantages import centred
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.ratios import token_ratio
+from policy_gradients.surrogates import clipped
+from rlhf.aggregate import fixed_length
+
+drgrpo = Algorithm(
+    advantage=centred,
+    ratio=token_ratio,
+    surrogate=clipped,
+    aggregate=fixed_length,
+    needs=frozenset({"groups"}),
+    settings={
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "dual_clip": None,
+        "kl_coef": 0.0,
+        "kl_in": "loss",
+        "kl_estimator": "k3",
+    },
+)

@@ -1,0 +1,37 @@
+"""GSPO: group sequence policy optimization. Zheng et al. (Qwen), 2025, arXiv 2507.18071.
+
+The reward belongs to the whole completion, so the ratio and the clip should too.
+
+    adv_i   = (r_i - mean(r)) / (std(r) + 1e-4)
+    ratio_i = exp(mean over tokens of (logp - logp_old))             one for the completion, in the size of a token's
+    loss    = mean over sequences of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
+
+Choices here. clip_low 3e-4 and clip_high 4e-4, the paper's. A mean over many tokens moves a hundred times less than a
+single token's log-ratio, so GRPO's 0.2 would never clip. No KL, as in the paper's experiments.
+
+What to know. A completion is kept or dropped whole, where GRPO drops single tokens, whose ratios are noise with one
+sample each; for mixture-of-experts models, whose token ratios jump with the routing, that decides between stable and
+not. On-policy the ratio is 1 and its gradient is GRPO's. It needs several optimizer steps on a batch to differ.
+"""
+
+from policy_gradients.advantages import z_score
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.ratios import sequence_ratio
+from policy_gradients.surrogates import clipped
+from rlhf.aggregate import sequence_mean
+
+gspo = Algorithm(
+    advantage=z_score,
+    ratio=sequence_ratio,
+    surrogate=clipped,
+    aggregate=sequence_mean,
+    needs=frozenset({"groups"}),
+    settings={
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        "dual_clip": None,
+        "kl_coef": 0.0,
+        "kl_in": "loss",
+        "kl_estimator": "k3",
+    },
+)

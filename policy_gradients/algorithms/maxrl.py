@@ -1,0 +1,32 @@
+"""MaxRL: maximum likelihood reinforcement learning. Tajwar et al. 2026, arXiv 2602.02710.
+
+Maximize the log of the probability of success, not the probability: what supervised learning would do, had it the
+right answers.
+
+    adv_i = (r_i - mean(r)) / mean(r), 0 where no completion succeeded         r is 0 or 1; mean(r) estimates p
+    loss  = mean over sequences of (1/|o_i|) sum over tokens of -adv * logp
+
+Since d log p = d p / p, a prompt solved one time in eight weighs eight times one that is always solved. In expansion,
+log p = -sum over k of (1 - p)^k / k; plain reinforcement learning stops at k = 1. With g completions the expected
+gradient (of the sum over tokens) is that of the first g - 1 terms: more samples come closer to log p.
+
+Choices here. Success is exact: other rewards, penalties or a KL in the reward would make r / mean(r) meaningless and
+are refused. There is no ratio, so a batch serves one optimizer step.
+
+What to know. GRPO divides by the standard deviation sqrt(p (1 - p)) and so favours hard and easy prompts alike; MaxRL
+favours hard ones alone. With g = 2 it is RLOO but for the length.
+"""
+
+from policy_gradients.advantages import over_mean
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.surrogates import reinforce
+from rlhf.aggregate import sequence_mean
+
+maxrl = Algorithm(
+    advantage=over_mean,
+    ratio=None,
+    surrogate=reinforce,
+    aggregate=sequence_mean,
+    needs=frozenset({"groups", "binary"}),
+    settings={"kl_coef": 0.0, "kl_in": "loss", "kl_estimator": "k3"},
+)

@@ -1,0 +1,215 @@
+"""Models with a head of their own on the hidden states: one number a token (rewards), or classes a token (steps).
+
+They are transformers' own classes, so that what is saved loads anywhere and gives the same scores there:
+AutoModelForSequenceClassification with one label, which reads the last token of a conversation, and
+AutoModelForTokenClassification. Heads are fp32, whatever the precision of the backbone: a sigmoid in bf16 ties
+everything above 6.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf.chat import encode_conversation, end_tokens
+from rlhf.errors import UserError
+from rlhf.groups import Group, Rows, micro_batches
+from rlhf.models import find_model, load_policy, load_tokenizer
+from rlhf.scoring import hidden_states
+
+SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
+HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
+PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load_with_head(
+    name: str,
+    *,
+    classes: Sequence[str] = (),
+    attention: str = "sdpa",
+    lora_rank: int = 0,
+    gradient_checkpointing: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model in fp32 with a head, ready to train, and its tokenizer. The head is new unless the model has one.
+
+    Args:
+        classes: names of the classes of a token; none: one number, read at the last token.
+    """
+    source, tokenizer = find_model(name), load_tokenizer(name)
+    kind = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
+    labels = {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
+    sizes = labels if classes else {"num_labels": 1}
+    try:
+        if source.gguf_file:  # transformers reads GGUF into causal language models
+            policy = load_policy(name, attention=attention)
+            for key, value in sizes.items():
+                setattr(policy.config, key, value)
+            if hasattr(policy.config, "quantization_config"):
+                del policy.config.quantization_config  # what is saved is no GGUF any more
+            model = kind.from_config(policy.config, attn_implementation=attention).float()
+            setattr(model, model.base_model_prefix, policy.base_model)
+        else:
+            model = kind.from_pretrained(source.path, dtype=torch.float32, attn_implementation=attention, **sizes)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model_name: '{name}' could not be loaded: {str(error).splitlines()[0]}") from error
+    _choose_pad(model, tokenizer)
+    if gradient_checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora_rank:
+        from peft import LoraConfig, get_peft_model
+
+        get_peft_model(
+            model,
+            LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", exclude_modules=list(HEADS)),
+        )
+        head_of(model).requires_grad_(True)
+    return model, tokenizer
+
+
+def load_trained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model that was trained, for scoring: frozen, as its config says it was saved.
+
+    Raises:
+        UserError: if it has no head.
+    """
+    source = find_model(name)
+    (architecture,) = AutoConfig.from_pretrained(source.path, **source.arguments).architectures or [""]
+    kinds = {SEQUENCE: AutoModelForSequenceClassification, TOKEN: AutoModelForTokenClassification}
+    kind = next((kinds[ending] for ending in kinds if architecture.endswith(ending)), None)
+    if kind is None:
+        raise UserError(
+            f"'{name}' is no reward model but a {architecture or 'model of unknown kind'}",
+            hint="Train one: uv run python -m reward_models.train_preference_rm",
+        )
+    model = kind.from_pretrained(source.path, dtype=torch.float32)
+    return model.eval().requires_grad_(False), load_tokenizer(name)
+
+
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    head = next((module for name in HEADS if isinstance(module := getattr(model, name, None), nn.Linear)), None)
+    if head is None:
+        raise UserError(
+            f"{type(model).__name__} has no linear head: use a model whose classes in transformers have one"
+        )
+    return head
+
+
+def _choose_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A padding token that no conversation contains.
+
+    transformers takes the score at the last token that is not padding. With pad == eos, which is common, that would be
+    the token before the end token, and saved models would give other scores than trained ones.
+    """
+    try:
+        conversation = encode_conversation(tokenizer, PROBE)
+    except UserError:  # a template without system messages
+        conversation = encode_conversation(tokenizer, PROBE[1:])
+    said = {*end_tokens(tokenizer), *conversation.prompt, *conversation.completion}
+    known = [tokenizer.pad_token_id, *tokenizer.all_special_ids]
+    pad = next((token for token in known if token is not None and token not in said), None)
+    if pad is None:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        pad = tokenizer.pad_token_id
+        if pad >= model.config.get_text_config().vocab_size:
+            model.resize_token_embeddings(pad + 1)
+    tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(pad))
+    model.config.pad_token_id = pad
+    model.config.get_text_config().pad_token_id = pad
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+class Readings(NamedTuple):
+    """What the head says after each token of n completions of at most t tokens; anything where there is no token."""
+
+    logits: Float[Tensor, "n t k"]  # fp32
+    mask: Bool[Tensor, "n t"]  # True = the token counts
+    last: Int[Tensor, " n"]  # where each completion's last token stands
+
+    @property
+    def final(self) -> Float[Tensor, " n"]:
+        """The number read at the last token: the reward."""
+        return self.logits[torch.arange(len(self.last), device=self.last.device), self.last, 0]
+
+
+class HeadScorer(nn.Module):
+    """A model with a head whose forward pass returns `Readings`. A module, so that DDP and FSDP can wrap it."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Rows) -> Readings:
+        states = hidden_states(self.model, rows)
+        position, size = own_positions(rows)
+        head = head_of(self.model)
+        with torch.autocast(states.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            logits = functional.linear(states.flatten(0, 1)[position].float(), head.weight.float(), bias)
+        return Readings(logits, rows.mask, size - 1)
+
+
+def own_positions(rows: Rows) -> tuple[Int[Tensor, "n t"], Int[Tensor, " n"]]:
+    """Where in the flattened rows each completion's own tokens stand, and how many it has.
+
+    `rows.source` says where a token is predicted, which is the token before it, and for a first token the prompt's
+    last. Completions lie behind their prompt one after the other, so a completion starts behind the prompt, or behind
+    the completion before it if that has the same prompt. Places behind a completion's end repeat its last.
+    """
+    size = 1 + (rows.source[:, 1:] > 0).sum(1)
+    behind = rows.source[:, 0].tolist()
+    start: list[int] = []
+    for i, prompt in enumerate(behind):
+        same_prompt = i > 0 and behind[i - 1] == prompt
+        start.append(start[i - 1] + int(size[i - 1]) if same_prompt else prompt + 1)
+    within = torch.arange(rows.source.shape[1], device=size.device).minimum(size[:, None] - 1)
+    return torch.tensor(start, device=size.device)[:, None] + within, size
+
+
+@torch.no_grad()
+def read(
+    scorer: nn.Module, groups: Sequence[Group], *, token_budget: int, shared_prefix: bool, device: torch.device
+) -> list[tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]]:
+    """For each completion of the groups, in order: logits at its tokens that count, and at its last token."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
+        readings = scorer(rows.to(device))
+        for i, sequence in enumerate(rows.sequence.tolist()):
+            logits = readings.logits[i].cpu()
+            found[sequence] = (logits[readings.mask[i].cpu()], logits[int(readings.last[i])])
+    return [found[i] for i in range(len(found))]
+
+
+@torch.no_grad()
+def takes_shared_rows(model: PreTrainedModel) -> bool:
+    """Whether shared-prefix rows give this architecture's own scores, found out by trying (see rlhf.models)."""
+    vocabulary: int = model.config.get_text_config().vocab_size
+    tokens = [(7 * i + 3) % vocabulary for i in range(12)]
+    group = Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]])
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        shared, padded = (
+            [last for _, last in read(HeadScorer(model), [group], token_budget=10**6, shared_prefix=way, device=device)]
+            for way in (True, False)
+        )
+        return bool(torch.allclose(torch.stack(shared), torch.stack(padded), atol=1e-3, rtol=1e-3))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    finally:
+        model.train(was_training)
