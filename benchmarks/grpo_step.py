@@ -13,8 +13,8 @@ What makes it a fair race:
   in ours by a wrapper of the sampler's chooser (the prompts' order may give a group's lengths to another group; the
   total is the same). `--lengths fixed` suppresses it throughout. What was sampled and read is counted and compared, and
   a difference is an error.
-- TRL gets the fp32 matmul kernels that we choose (rlhf/models.py, `choose_fp32_kernels`), though it does not choose them
-  itself: `--trl_kernels default` measures it as it comes.
+- TRL gets the fp32 matmul kernels that we choose (rlhf/models.py, `choose_fp32_kernels`), though by itself it does not:
+  `--trl_kernels default` measures it as it comes.
 - Rewards come from the same verifier, plus a number in [0, 1) from a hash of the text: an untrained model is always
   wrong, and advantages of 0 would make the backward pass run on zeros.
 - What other programs used of the processor during a step is measured and printed: on a shared machine a step is many
@@ -238,6 +238,15 @@ def describe(model) -> dict[str, int]:
 # ---------------------------------------------------------------- ours
 
 
+def lengthened_task(problems: list):
+    """The task with these problems for its training stream."""
+    from rlhf.tasks import Task
+
+    task = Task(TASK, answer_in="text")
+    task.train_problems = lambda *, seed, first, count: problems[first : first + count]
+    return task
+
+
 class ForcedChooser:
     """Our sampler's chooser, told where completions end. Tokens that end one too early become another token."""
 
@@ -266,45 +275,50 @@ def run_ours(turn: Connection, options: Options) -> None:
 
     from policy_gradients import rollout
     from policy_gradients.algorithms import algorithms
-    from policy_gradients.config import PolicyGradientConfig
+    from policy_gradients.config import PolicyGradientConfig, RewardWeights
     from policy_gradients.diagnostics import UpdateSums, batch_metrics
+    from policy_gradients.resolve import resolve
+    from policy_gradients.rewards import Judge
     from rlhf import sampling
     from rlhf.aggregate import Totals
     from rlhf.chat import end_tokens
     from rlhf.groups import micro_batches
     from rlhf.loop import check_finite, gradients_flow, make_accelerator, make_optimizer, optimizer_step
     from rlhf.scoring import Scorer
-    from rlhf.tasks import Task
 
     b, g, meter = options.prompts, options.rollouts, Meter()
     algorithm, clip = algorithms["grpo"], {"clip_low": CLIP, "clip_high": CLIP}
-    config = PolicyGradientConfig(
-        task=TASK,
-        answer_in="text",
-        prompts_per_step=b,
-        group_size=g,
-        max_new_tokens=options.max_new_tokens,
-        sampling_batch=b * g,
+    config, _ = resolve(
+        PolicyGradientConfig(
+            task=TASK,
+            answer_in="text",
+            prompts_per_step=b,
+            group_size=g,
+            max_new_tokens=options.max_new_tokens,
+            sampling_batch=b * g,
+        )
     )
     model, tokenizer = load(options)
-    task, problems = Task(TASK, answer_in="text"), make_problems(tokenizer, options)
+    task = lengthened_task(make_problems(tokenizer, options))
     accelerator = make_accelerator(device="cpu", precision=options.precision, trackers=[], run_path=Path())
     set_seed(options.seed)
     optimizer = make_optimizer(model, lr=LR, betas=(0.9, 0.999), weight_decay=0.0)
     scorer, optimizer = accelerator.prepare(Scorer(model), optimizer)
+    judge = Judge(task, RewardWeights(), {})
+    sampler = rollout.Sampler(model, tokenizer, task, judge, accelerator, config)
 
     def one_step(number: int) -> Step:
         meter.clear()
-        numbered = [(i, problems[i]) for i in range(number * b, (number + 1) * b)]
-        rollouts = rollout.collect(model, tokenizer, task, numbered, accelerator, config)
-        batch_metrics(rollouts, accelerator)
-        reward = rollouts.reward + rollouts.reward.new_tensor([[jitter(t) for t in row] for row in rollouts.texts])
+        rollouts, _ = sampler.draw(number * b)
+        batch = sampler.batch(rollouts)
+        batch_metrics(batch, accelerator)
+        reward = batch.reward + batch.reward.new_tensor([[jitter(text) for text in it.texts] for it in rollouts])
         adv = algorithm.advantage(reward).reshape(-1, 1)
         sums = UpdateSums()
         assert algorithm.ratio is not None
         with meter("train"):
-            totals = Totals(b * g, int(rollouts.mask.sum()), options.max_new_tokens)
-            batches = micro_batches(rollouts.groups, token_budget=config.token_budget)
+            totals = Totals(b * g, int(batch.mask.sum()), options.max_new_tokens)
+            batches = micro_batches(batch.groups, token_budget=config.token_budget)
             for i, rows in enumerate(batches):
                 n, t = rows.sequence, rows.mask.shape[1]
                 with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
@@ -314,11 +328,11 @@ def run_ours(turn: Connection, options: Options) -> None:
                     loss = algorithm.aggregate(loss, scores.mask, totals)
                     check_finite(loss, Path("/tmp"), rows=rows)
                     accelerator.backward(loss)
-                logp_sampler = rollouts.logp_sampler[n, :t]
-                sums.add(scores, logp_sampler=logp_sampler, ratio=ratio, adv=adv[n], kl=None, clip=(CLIP, CLIP))
+                logp_sampler = batch.logp_sampler[n, :t]
+                sums.add(scores, logp_sampler=logp_sampler, ratio=ratio, adv=adv[n], kl=None)
         optimizer_step(accelerator, model, optimizer, lr=LR, max_grad_norm=MAX_GRAD_NORM)
-        meter.prompts = [group.prompt for group in rollouts.groups]
-        meter.completions = [tokens for group in rollouts.groups for tokens in group.completions]
+        meter.prompts = [group.prompt for group in batch.groups]
+        meter.completions = [tokens for group in batch.groups for tokens in group.completions]
         return meter.step(generation=meter.seconds["generation"], train=meter.seconds["train"])
 
     forced = partial(

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rewards import Judge, overlong_penalty
-from rlhf.chat import decode, encode_prompt, end_tokens
+from rlhf.chat import decode, encode_prompt, end_tokens, length_up_to
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
@@ -82,8 +82,6 @@ class Sampler:
         self.model, self.tokenizer, self.task, self.judge = model, tokenizer, task, judge
         self.accelerator, self.config = accelerator, config
         self.end_tokens = end_tokens(tokenizer)
-        if config.stop_at == "answer":
-            self.end_tokens = [*self.end_tokens, _answer_tag(tokenizer)]
 
     def draw(self, first: int, *, any_contrast_yet: bool = True) -> tuple[list[Rollout], int]:
         """This process's share of a batch of rollouts of problems number `first` on, and the number to go on from.
@@ -119,11 +117,6 @@ class Sampler:
     def judged(self, number: int, problem: Problem, prompt: list[int], sampled: Sampled) -> Rollout:
         config = self.config
         texts = [decode(self.tokenizer, tokens) for tokens in sampled.tokens]
-        if config.stop_at == "answer":  # its token ended the completion, and decoding leaves end tokens out
-            texts = [
-                text if cut or "</answer>" in text else text + "</answer>"
-                for text, cut in zip(texts, sampled.truncated, strict=True)
-            ]
         parts = [self.judge.parts(problem, text) for text in texts]
         reward = [self.judge.weigh(it) for it in parts]
         if config.truncated == "penalize":
@@ -180,7 +173,18 @@ class Sampler:
                 top_p=config.top_p,
                 batch=config.sampling_batch,
             )
+        if config.stop_at == "answer":
+            sampled = [self._up_to_the_answer(one) for one in sampled]
         return [self.judged(*it, prompt, one) for it, prompt, one in zip(mine, prompts, sampled, strict=True)]
+
+    def _up_to_the_answer(self, sampled: Sampled) -> Sampled:
+        """As if sampling had stopped at </answer>: what was said after it is neither judged nor learned from."""
+        said = [length_up_to(self.tokenizer, tokens, "</answer>") for tokens in sampled.tokens]
+        return Sampled(
+            tokens=[tokens[:n] for tokens, n in zip(sampled.tokens, said, strict=True)],
+            logp=[logp[:n] for logp, n in zip(sampled.logp, said, strict=True)],
+            truncated=[cut and n is None for cut, n in zip(sampled.truncated, said, strict=True)],
+        )
 
     def _prompt(self, problem: Problem) -> list[int]:
         return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
@@ -198,18 +202,3 @@ class Sampler:
             (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
             rollouts.append(self.judged(number, problem, self._prompt(problem), sampled))
         return rollouts
-
-
-def _answer_tag(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of </answer>.
-
-    Raises:
-        UserError: it is several tokens in this tokenizer.
-    """
-    ids = tokenizer("</answer>", add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise UserError(
-            "stop_at: </answer> is not one token of this model's tokenizer, so sampling cannot stop there",
-            hint="Use --stop_at end, or a system_prompt that asks to stop.",
-        )
-    return ids[0]

@@ -86,9 +86,18 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         adviser = Adviser()
 
         def evaluate(step: int, *, greedy: bool = False) -> None:
-            limits = {"max_new_tokens": config.max_new_tokens, "system_prompt": config.system_prompt}
+            limits = {"max_new_tokens": config.max_new_tokens, "stop_at": config.stop_at}
             for name, problems in held_out.items():
-                result = evaluate_task(model, tokenizer, tasks[name], problems, accelerator, greedy=greedy, **limits)
+                result = evaluate_task(
+                    model,
+                    tokenizer,
+                    tasks[name],
+                    problems,
+                    accelerator,
+                    greedy=greedy,
+                    system_prompt=config.system_prompt,
+                    **limits,
+                )
                 session.evaluated(step, [result])
 
         def score_with(network: PreTrainedModel) -> Tensor:

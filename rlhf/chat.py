@@ -4,6 +4,7 @@ A prompt and a completion are tokenized apart, at the boundary where sampling st
 tokens that generation would have seen. Templates bring their own special tokens, so none are added on top.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """The text of a completion, without its end token."""
     ends = set(end_tokens(tokenizer))
     return str(tokenizer.decode([token for token in tokens if token not in ends], skip_special_tokens=True))
+
+
+def length_up_to(tokenizer: PreTrainedTokenizerBase, tokens: list[int], text: str) -> int | None:
+    """How many of the tokens it takes until `text` has been said; None if it never is.
+
+    By the text and not by token ids, since what stands before a tag may be tokenized together with its first letters.
+    """
+    if text not in str(tokenizer.decode(tokens)):
+        return None
+    return bisect_left(range(len(tokens)), True, key=lambda n: text in str(tokenizer.decode(tokens[:n])))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.chat import Message, decode, encode_prompt, end_tokens
+from rlhf.chat import Message, decode, encode_prompt, end_tokens, length_up_to
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
 from rlhf.sampling import sample
@@ -34,8 +34,12 @@ def evaluate_task(
     max_new_tokens: int,
     greedy: bool,
     system_prompt: str | None = None,
+    stop_at: str = "end",
 ) -> dict[str, Any]:
-    """One completion a problem, at temperature 1 (the policy itself) or greedy; an eval.jsonl record less its step."""
+    """One completion a problem, at temperature 1 (the policy itself) or greedy; an eval.jsonl record less its step.
+
+    `stop_at`: "end", or "answer" to judge what was said up to the first </answer>.
+    """
     indexed = share(list(enumerate(problems)), accelerator)
     with accelerator.autocast():
         sampled = sample(
@@ -47,10 +51,11 @@ def evaluate_task(
             keys=[(EVALUATION_KEY, i) for i, _ in indexed],
             temperature=0.0 if greedy else 1.0,
         )
-    verdicts = [
-        task.verify(problem, decode(tokenizer, one.tokens[0]))
-        for (_, problem), one in zip(indexed, sampled, strict=True)
-    ]
+    said = [one.tokens[0] for one in sampled]
+    if stop_at == "answer":
+        said = [tokens[: length_up_to(tokenizer, tokens, "</answer>")] for tokens in said]
+    texts = [decode(tokenizer, tokens) for tokens in said]
+    verdicts = [task.verify(problem, text) for (_, problem), text in zip(indexed, texts, strict=True)]
     exact = [verdict.exact for verdict in gather(verdicts, accelerator)]
     return proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
 

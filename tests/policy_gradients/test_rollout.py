@@ -117,14 +117,15 @@ def test_resampling_is_bounded(model, accelerator) -> None:
 
 
 def test_stopping_at_the_answer(model, accelerator) -> None:
-    """</answer> is one token of the embedded tokenizer: it ends a completion and stays part of its text."""
+    """What follows </answer> is gone, and a completion that said it was not cut short."""
     it = sampler(model, accelerator, stop_at="answer")
-    (tag,) = it.tokenizer("</answer>", add_special_tokens=False)["input_ids"]
-    assert tag in it.end_tokens
-    letters = it.tokenizer("<think>a</think><answer>a", add_special_tokens=False)["input_ids"]
-    sampled = Sampled(tokens=[[*letters, tag], letters], logp=[[0.0] * 6, [0.0] * 5], truncated=[False, True])
-    rollout = it.judged(0, TASK.train_problems(seed=4, first=0, count=1)[0], [1], sampled)
-    assert rollout.texts == ["<think>a</think><answer>a</answer>", "<think>a</think><answer>a"]
+    said, more = (it.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("<answer>ab</answer>", "<answer>"))
+    tokens = [[*said, *more, *more], said, [*more, *more]]
+    sampled = Sampled(tokens, logp=[[-float(i) for i in range(len(t))] for t in tokens], truncated=[True, True, True])
+    stopped = it._up_to_the_answer(sampled)
+    assert stopped.tokens == [said, said, [*more, *more]]
+    assert stopped.logp == [sampled.logp[0][: len(said)], sampled.logp[1], sampled.logp[2]]
+    assert stopped.truncated == [False, False, True]
 
 
 def test_weights_by_hand() -> None:
