@@ -1,17 +1,12 @@
 #!/usr/bin/env bash
-# The runs behind docs/RESULTS.md: both algorithms on both laptop tasks, three seeds each, then the pictures.
+# The runs behind docs/RESULTS.md: every policy gradient on spelling, two of them on arithmetic, PPO's critic where success
+# depends on the prompt; three seeds each. Interrupted, it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-for seed in 0 1 2; do
-  for algorithm in grpo reinforce; do
-    config=policy_gradients/configs/$algorithm.yaml
-    uv run python -m policy_gradients.train --config $config --profile laptop --seed $seed --quiet --overwrite \
-      --output_dir runs/$algorithm-spell-seed$seed
-    uv run python -m policy_gradients.train --config $config --profile laptop --seed $seed --quiet --overwrite \
-      --task step_arithmetic --max_steps 60 --output_dir runs/$algorithm-arithmetic-seed$seed
-  done
-done
-for task in spell arithmetic; do
-  uv run python -m rlhf.report runs/*-$task-seed? --label algorithm \
-    --output runs/$task.html --png docs/images/$task.png
-done
+uv run python -m policy_gradients.compare --algorithms all --seeds 3 --profile laptop --folder runs/compare-spell
+uv run python -m policy_gradients.compare --algorithms grpo,reinforce --seeds 3 --profile laptop \
+  --folder runs/compare-arithmetic --task step_arithmetic --max_steps 40
+uv run python -m policy_gradients.compare --algorithms ppo --seeds 3 --profile laptop --folder runs/compare-critic \
+  --task step_arithmetic --task_config '{min_terms: 2, max_terms: 8}' --max_steps 30 --eval_every 0
+cp runs/compare-spell/comparison.png docs/images/spell.png
+cp runs/compare-arithmetic/comparison.png docs/images/arithmetic.png

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def cached[T](kind: str, entry: str, make: Callable[[], T]) -> T:
         beside.replace(file)
     except OSError as error:
         print(f"cache: {file} could not be written ({error.strerror}); going on without it")
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
     return value
 
 

@@ -64,7 +64,10 @@ def load_with_head(
         else:
             model = kind.from_pretrained(source.path, dtype=torch.float32, attn_implementation=attention, **sizes)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model_name: '{name}' could not be loaded: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "Unrecognized configuration class" in reason:  # followed by a hundred that are recognized
+            reason = f"transformers has no class of that kind for it ({kind.__name__})"
+        raise UserError(f"model_name: '{name}' could not be loaded: {reason}") from error
     _choose_pad(model, tokenizer)
     if gradient_checkpointing:
         model.train()

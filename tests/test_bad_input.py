@@ -41,7 +41,7 @@ def not_a_model(tmp_path) -> Path:
         (["--algorithm", "reinforce", "--epochs_per_batch", "2"], ["reinforce", "no ratio"]),
         (["--algorithm", "reinforce", "--clip_low", "0.1"], ["clip_low", "grpo"]),
         (["--kl_coef", "0.1", "--kl_in", "loss", "--kl_estimator", "k1"], ["k1", "zero expected gradient"]),
-        (["--prompts_per_step", "3", "--steps_per_epoch", "2"], ["prompts_per_step", "3"]),
+        (["--prompts_per_step", "3", "--steps_per_batch", "2"], ["prompts_per_step", "3"]),
         (
             ["--eval_problems", "500", "--task", "chain_sum", "--task_config", "{max_terms: 2, max_digits: 1}"],
             ["only", "held-out problems"],

@@ -48,7 +48,7 @@ def test_plan_loads_nothing_and_writes_nothing(commands, tmp_path):
 def test_run_directory(commands, tmp_path):
     """Every file of the contract is there and says what it should; the saved config reruns as it is."""
     run = tmp_path / "run"
-    arguments = [*SMALL, "--kl_coef", "0.05", "--epochs_per_batch", "2", "--steps_per_epoch", "2", "--tensorboard"]
+    arguments = [*SMALL, "--kl_coef", "0.05", "--epochs_per_batch", "2", "--steps_per_batch", "2", "--tensorboard"]
     outcome = commands.policy_gradients(*arguments, "--output_dir", run)
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -1,6 +1,7 @@
 """The training loop itself, on the embedded model: what it adds to the parts that the other tests hold."""
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,3 +114,73 @@ def test_the_baseline_is_the_mean_of_earlier_batches(tmp_path: Path, monkeypatch
     seen.clear()
     records(tmp_path / "none", "--algorithm", "reinforce", "--max_steps", "2", "--baseline", "none")
     assert seen == [0, 0]
+
+
+def test_the_worked_example_is_an_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/examples/reinforce_plus_plus.py with one line added to the dict: trained by name, with several updates."""
+    example = runpy.run_path(str(Path(__file__).parents[2] / "docs/examples/reinforce_plus_plus.py"))
+    monkeypatch.setitem(algorithms, "reinforce_plus_plus", example["reinforce_plus_plus"])
+    monkeypatch.setattr("policy_gradients.config.ALGORITHM_NAMES", list(algorithms))
+    extra = ["--steps_per_batch", "2", "--group_size", "1", "--max_steps", "2"]
+    first, second = records(tmp_path / "run", "--algorithm", "reinforce_plus_plus", *extra)
+    assert first["optim/grad_norm"] > 0
+    assert second["policy/ratio_max"] >= 1
+    rewards = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    assert example["over_batch"](rewards)[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
+
+
+@pytest.mark.usefixtures("_other_reference")
+def test_the_kl_coefficient_adapts(tmp_path: Path) -> None:
+    """Far above its target, by 2 % a batch: 0.1 * (1 + 0.1 * 0.2), and so on (Ziegler et al. 2019)."""
+    extra = ["--algorithm", "grpo", "--kl_coef", "0.1", "--kl_target", "0.001", "--max_steps", "3"]
+    coefs = [record["policy/kl_coef"] for record in records(tmp_path / "run", *extra)]
+    assert coefs == [pytest.approx(0.1), pytest.approx(0.102), pytest.approx(0.10404)]
+
+
+@pytest.mark.usefixtures("_other_reference")
+def test_the_reference_follows(tmp_path: Path) -> None:
+    """After two steps it is the policy itself: the KL of the third batch is that of one update, not of two models."""
+    extra = ["--kl_coef", "0.1", "--sync_reference_every", "2", "--max_steps", "3", "--lr", "1e-9"]
+    kl = [record["policy/kl"] for record in records(tmp_path / "run", *extra)]
+    assert kl[0] > 0.05
+    assert kl[1] > 0.05
+    assert kl[2] == pytest.approx(0, abs=1e-5)
+
+
+def test_staleness_trains_on_what_was_sampled_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps behind: the first three batches are all sampled at the start, and the third sees a ratio off 1."""
+    from policy_gradients.rollout import Sampler
+
+    numbers: list[int] = []
+    draw = Sampler.draw
+    monkeypatch.setattr(Sampler, "draw", lambda self, first, **how: numbers.append(first) or draw(self, first, **how))
+    made = records(tmp_path / "run", "--staleness", "2", "--max_steps", "4", "--lr", "1e-3")
+    assert numbers == [0, 4, 8, 12, 16, 20]
+    assert made[0]["policy/ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert made[2]["policy/ratio_max"] > 1.01
+
+
+def test_importance_weights_let_reinforce_use_a_batch_again(tmp_path: Path) -> None:
+    extra = ["--algorithm", "rloo", "--epochs_per_batch", "3", "--lr", "1e-3", "--importance", "truncate"]
+    (record,) = records(tmp_path / "run", *extra, "--max_steps", "1")
+    assert 0.5 < record["policy/importance"] < 1.5
+    assert record["policy/importance"] != pytest.approx(1, abs=1e-4)
+
+
+def test_only_the_critic_learns_while_it_warms_up(tmp_path: Path) -> None:
+    extra = ["--algorithm", "ppo", "--critic.warmup_batches", "1", "--max_steps", "2"]
+    first, second = records(tmp_path / "run", *extra)
+    assert "loss" not in first
+    assert "optim/grad_norm" not in first
+    assert first["critic/grad_norm"] > 0
+    assert second["optim/grad_norm"] > 0
+    assert second["critic/loss"] != first["critic/loss"]
+
+
+def test_a_mixture_and_an_own_reward(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def short(question, completion, answer):\n    return float(len(completion) < 20)\n")
+    extra = ["--tasks", "{spell_backward: {weight: 3}, step_arithmetic: {}}", "--task_config", "{}"]
+    extra += ["--reward_functions", f"{{'{mine}:short': 0.5}}", "--max_steps", "1", "--reward_weights.partial", "0"]
+    (record,) = records(tmp_path / "run", *extra)
+    assert record["reward/mean"] == pytest.approx(record["reward/exact"] + 0.5 * record["reward/short"])
