@@ -123,8 +123,9 @@ class UpdateSums:
             per_token["policy/importance"] = weight
         if ratio is not None:
             ratio = ratio.detach()
-            self.smallest = min([self.smallest, *ratio[mask].tolist()])
-            self.largest = max([self.largest, *ratio[mask].tolist()])
+            if mask.any():  # a micro-batch of completions that are left out of the loss has no token that counts
+                self.smallest = min(self.smallest, float(ratio[mask].min()))
+                self.largest = max(self.largest, float(ratio[mask].max()))
             if clip_high is not None:
                 held = (ratio > 1 + clip_high) & (adv > 0)
                 if clip_low is not None:

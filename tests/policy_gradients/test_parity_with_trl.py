@@ -8,6 +8,8 @@ into micro-batches.
 Where the two differ on purpose, the tests say by what:
 
 - CISPO: `epsilon_high` is their cap of the weight, our cap is 1 + `clip_high`.
+- KL in GRPO's loss: they weigh k3 by the ratio (`use_bias_correction_kl`), whose gradient on-policy is that of k2. Ours
+  is k3 alone, as published, or k2 where the config says so.
 - RLOO: they have a ratio and a clip for whole completions, we have none and refuse a second step. On-policy the
   gradients are the same; their loss is the mean of -adv, 0 by construction, ours that of -adv * logp.
 - A completion that is left out (`truncated: mask`) counts in their number of sequences, not in ours.
@@ -246,10 +248,25 @@ def test_cut_completions_left_out(name: str, tmp_path: Path) -> None:
 def test_kl_in_the_loss(tmp_path: Path) -> None:
     """GRPO as published: 0.04 * k3 per token, from a reference that is another model."""
     reference = policy(seed=1)
-    trainer = trainer_of("GRPO", tmp_path, beta=0.04, reference=reference, loss_type="grpo")
+    settings = {"loss_type": "grpo", "use_bias_correction_kl": False}
+    trainer = trainer_of("GRPO", tmp_path, beta=0.04, reference=reference, **settings)
     ours = our_step("grpo", reference=reference, kl_coef=0.04)
     assert_same(ours, step_of(trainer, inputs_of(trainer)))
     assert ours[0] > 0.01, "the mean of z scores is 0: what is left is the penalty"
+
+
+def test_kl_times_the_ratio_is_k2(tmp_path: Path) -> None:
+    """Their default weighs k3 by the ratio. On-policy its gradient is k3 + dk3 = -log_r, which is that of our k2.
+
+    r - 1 - log_r from the ratio, 1 - r from k3 itself. The value of their loss is k3's all the same.
+    """
+    reference = policy(seed=1)
+    settings = {"loss_type": "grpo", "use_bias_correction_kl": True}
+    trainer = trainer_of("GRPO", tmp_path, beta=0.04, reference=reference, **settings)
+    theirs = step_of(trainer, inputs_of(trainer))
+    k2, k3 = (our_step("grpo", reference=reference, kl_coef=0.04, kl_estimator=k) for k in ("k2", "k3"))
+    assert_same(k2, theirs, loss=False)
+    assert k3[0] == pytest.approx(theirs[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("coef", [0.0, 0.05])
