@@ -329,7 +329,7 @@ def run_ours(turn: Connection, options: Options) -> None:
                     check_finite(loss, Path("/tmp"), rows=rows)
                     accelerator.backward(loss)
                 logp_sampler = batch.logp_sampler[n, :t]
-                sums.add(scores, logp_sampler=logp_sampler, ratio=ratio, adv=adv[n], kl=None)
+                sums.add(scores, gap=scores.logp.detach() - logp_sampler, ratio=ratio, adv=adv[n], kl=None)
         optimizer_step(accelerator, model, optimizer, lr=LR, max_grad_norm=MAX_GRAD_NORM)
         meter.prompts = [group.prompt for group in batch.groups]
         meter.completions = [tokens for group in batch.groups for tokens in group.completions]

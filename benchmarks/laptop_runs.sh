@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
-# The runs behind docs/RESULTS.md: every policy gradient on spelling, two of them on arithmetic, PPO's critic where success
-# depends on the prompt; three seeds each. Interrupted, it goes on where it stopped.
+# The runs behind docs/RESULTS.md: every policy gradient on spelling, two of them on arithmetic; three
+# seeds each. Interrupted, it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uv run python -m policy_gradients.compare --algorithms all --seeds 3 --profile laptop --folder runs/compare-spell
 uv run python -m policy_gradients.compare --algorithms grpo,reinforce --seeds 3 --profile laptop \
   --folder runs/compare-arithmetic --task step_arithmetic --max_steps 40
-uv run python -m policy_gradients.compare --algorithms ppo --seeds 3 --profile laptop --folder runs/compare-critic \
-  --task step_arithmetic --task_config '{min_terms: 2, max_terms: 8}' --max_steps 30 --eval_every 0
 cp runs/compare-spell/comparison.png docs/images/spell.png
 cp runs/compare-arithmetic/comparison.png docs/images/arithmetic.png

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Shao et al. and those who followed add 1e-4 to the standard deviation. With a tiny number such as 1e-8, the rounding
-# of an fp32 mean turns eight equal rewards of 0.7 into advantages of 0.8.
+# The paper has none; most code adds 1e-4. With a tiny number such as 1e-8, the rounding of an fp32 mean would turn
+# eight equal rewards of 0.7 into advantages of 0.8; here `_equal` makes them 0 exactly besides.
 STD_EPSILON = 1e-4
 
 
@@ -43,7 +43,7 @@ def leave_one_out(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
 def over_mean(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
     """(r - mean) / mean within the group, for rewards that are 0 or 1; 0 where none succeeded. Tajwar et al. 2026.
 
-    Dividing by the success rate p weighs a prompt by 1 / p: its gradient is that of log p, to first order, not of p.
+    Dividing by the success rate p weighs a prompt by 1 / p, which makes the gradient of p that of log p as g grows.
 
     Raises:
         ValueError: a reward is neither 0 nor 1.

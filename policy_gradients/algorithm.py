@@ -18,4 +18,6 @@ class Algorithm:
 
     # "groups": g >= 2; "baseline": a running mean of rewards; "critic": values of tokens; "binary": rewards of 0 or 1
     needs: frozenset[str] = frozenset()
-    settings: Mapping[str, Any] = field(default_factory=dict)  # config keys it reads, with their published values
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # config keys it reads, with the values its docstring says

@@ -85,7 +85,7 @@ class PolicyGradientConfig(TrainerConfig):
     )
     importance_cap: float = Field(2.0, gt=0, description="The largest importance weight.")
 
-    # the algorithm: null is its published value
+    # the algorithm: null is its own value, published or as its file says
     aggregation: Literal["sequence_mean", "sequence_sum", "token_mean", "fixed_length"] | None = Field(
         None, description="From loss per token to one number; null is the algorithm's own."
     )
@@ -104,9 +104,13 @@ class PolicyGradientConfig(TrainerConfig):
     kl_in: Literal["loss", "reward"] | None = Field(None, description="Where the KL penalty enters.")
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(None, description="Estimator of the KL; see rlhf/kl.py.")
     kl_target: float | None = Field(
-        None, gt=0, description="Nats per token that kl_coef is adapted to hold; null keeps kl_coef as it is."
+        None,
+        gt=0,
+        description="Nats per token (papers say: per completion) that kl_coef is adapted to hold; null keeps it.",
     )
-    sync_reference_every: int = Field(0, ge=0, description="Steps after which the reference follows; 0: it is frozen.")
+    sync_reference_every: int = Field(
+        0, ge=0, description="Batches after which the reference follows; 0: it is frozen."
+    )
     sync_reference_mix: float = Field(
         1.0, gt=0, le=1, description="How far it moves towards the policy: 1 all the way."
     )

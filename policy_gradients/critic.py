@@ -68,8 +68,8 @@ def whiten(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"], accelerator: Acce
     """(x - mean) / (std + 1e-8) over every token that counts, of all processes; 0 elsewhere."""
     counted = x[mask].double()
     count, first, second = total([len(counted), float(counted.sum()), float(counted.square().sum())], accelerator)
-    mean = first / count
-    std = max(0.0, second / count - mean**2) ** 0.5
+    mean = first / max(1, count)  # no token counts if all completions were cut and are left out
+    std = max(0.0, second / max(1, count) - mean**2) ** 0.5
     return torch.where(mask, (x - mean) / (std + 1e-8), 0.0)
 
 
@@ -86,6 +86,7 @@ def explained_variance(
         *(float(x) for x in (error.sum(), error.square().sum(), outcome.sum(), outcome.square().sum())),
     ]
     count, e, ee, o, oo = total(numbers, accelerator)
+    count = max(1, count)
     spread = oo / count - (o / count) ** 2
     return 1 - (ee / count - (e / count) ** 2) / spread if spread > 1e-12 else 0.0
 

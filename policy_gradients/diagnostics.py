@@ -58,7 +58,7 @@ METRICS = {
     },
     "optim/lr": {"description": "Learning rate of the last optimizer step", "unit": ""},
     "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
-    "speed/tokens_per_s": {"description": "Completion tokens sampled and trained on, a second", "unit": "tokens/s"},
+    "speed/tokens_per_s": {"description": "Completion tokens trained on, a second", "unit": "tokens/s"},
     "time/sampling_s": {"description": "Sampling and judging", "unit": "s"},
     "time/scoring_s": {"description": "Passes without gradient: old policy, reference, values", "unit": "s"},
     "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
@@ -104,7 +104,7 @@ class UpdateSums:
         self,
         scores: Scores,
         *,
-        logp_sampler: Float[Tensor, "n t"],
+        gap: Float[Tensor, "n t"] | None,
         ratio: Float[Tensor, "n t"] | None,
         adv: Float[Tensor, "n #t"],
         kl: Float[Tensor, "n t"] | None,
@@ -113,10 +113,9 @@ class UpdateSums:
         clip_high: float | None = None,
     ) -> None:
         mask = scores.mask
-        per_token = {
-            "policy/entropy": scores.entropy,
-            "sampler/logp_gap": (scores.logp.detach() - logp_sampler).abs(),
-        }
+        per_token = {"policy/entropy": scores.entropy}
+        if gap is not None:
+            per_token["sampler/logp_gap"] = gap.abs()
         if kl is not None:
             per_token["policy/kl"] = kl.detach()
         if weight is not None:
@@ -127,10 +126,7 @@ class UpdateSums:
                 self.smallest = min(self.smallest, float(ratio[mask].min()))
                 self.largest = max(self.largest, float(ratio[mask].max()))
             if clip_high is not None:
-                held = (ratio > 1 + clip_high) & (adv > 0)
-                if clip_low is not None:
-                    held |= (ratio < 1 - clip_low) & (adv < 0)
-                per_token["policy/clip_fraction"] = held.float()
+                per_token["policy/clip_fraction"] = _held(ratio, adv, clip_low, clip_high).float()
         for key, value in per_token.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value[mask].sum())
         self.tokens += int(mask.sum())
@@ -143,6 +139,13 @@ class UpdateSums:
             smallest, largest = accelerator.gather(extremes).max(0).values.tolist()
             metrics |= {"policy/ratio_min": -smallest, "policy/ratio_max": largest}
         return metrics
+
+
+def _held(ratio: Tensor, adv: Tensor, clip_low: float | None, clip_high: float) -> Tensor:
+    """Where the clip holds: where the advantage pushes to; without a lower bound (CISPO) above, either way."""
+    if clip_low is None:
+        return ratio > 1 + clip_high
+    return ((ratio > 1 + clip_high) & (adv > 0)) | ((ratio < 1 - clip_low) & (adv < 0))
 
 
 class Adviser:

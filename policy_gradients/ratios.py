@@ -21,7 +21,7 @@ def sequence_ratio(
 ) -> Float[Tensor, "n t"]:
     """exp(mean over the completion's tokens of (logp - logp_old)), at each of its tokens. Zheng et al. 2025, eq. 7.
 
-    The geometric mean of the token ratios: the likelihood ratio of the whole completion, taken to one token's size.
+    The |o|-th root of the completion's likelihood ratio, so that long and short completions are on one scale.
     """
     log_ratio = masked_mean(logp - logp_old, mask)[:, None]
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand_as(logp)
@@ -39,7 +39,7 @@ def importance(
 
     The sampler's numbers differ from the trainer's where it computes in another precision, cuts the distribution
     (top_p, top_k) or has older weights. `truncate`: min(weight, cap) (TIS: Espeholt et al. 2018; Yao et al. 2025).
-    `mask`: weights above the cap become 0, so that a token the policy would hardly have said teaches nothing (MIS).
+    `mask`: weights above the cap become 0: a token that the sampler was far less likely to say teaches nothing (MIS).
     """
     weight = token_ratio(logp.detach(), logp_sampler, mask)
     if correction == "truncate":

@@ -1,4 +1,4 @@
-"""An algorithm's published settings, filled in where the config leaves them open; contradictions are refused."""
+"""An algorithm's own settings, filled in where the config leaves them open; contradictions are refused."""
 
 from collections.abc import Callable, Iterator
 from inspect import Parameter, signature

@@ -25,6 +25,10 @@ class Judge:
 
     def __init__(self, task: Questions, weights: RewardWeights, functions: Mapping[str, float]):
         self.task, self.weights = task, weights
+        names = [*RewardWeights.model_fields, *(spec.rsplit(":", 1)[-1] for spec in functions)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"reward_functions: '{name}' is the name of another part of the reward already")
         self.functions = {spec.rsplit(":", 1)[-1]: (load_function(spec), weight) for spec, weight in functions.items()}
 
     def parts(self, problem: Problem, completion: str) -> dict[str, float]:

@@ -112,7 +112,9 @@ class Sampler:
                 hint="Make the task easier or harder (task_config), raise group_size, or train on demonstrations first "
                 "(instruction_tuning). If answers are right but in another form, see answer_in.",
             )
-        return share([*good, *dull][:count], self.accelerator), first
+        # In the order of the stream again, so that no optimizer step is made of fillers alone.
+        chosen = sorted([*good, *dull][:count], key=lambda rollout: rollout.number)
+        return share(chosen, self.accelerator), first
 
     def judged(self, number: int, problem: Problem, prompt: list[int], sampled: Sampled) -> Rollout:
         config = self.config

@@ -12,7 +12,7 @@ from torch import Tensor
 def reinforce(
     logp: Float[Tensor, "n t"], _ratio: Float[Tensor, "n t"] | None, adv: Float[Tensor, "n #t"]
 ) -> Float[Tensor, "n t"]:
-    """-adv * logp. Right only for tokens sampled from this very policy: it has no ratio. Williams 1992, eq. 4 ff."""
+    """-adv * logp. Right only for tokens sampled from this very policy: it has no ratio. Williams 1992, section 5."""
     return -adv * logp
 
 
@@ -29,7 +29,7 @@ def clipped(
 
     Written by the sign of adv, where min leaves one bound: a ratio that has risen past 1 + clip_high with adv > 0, or
     fallen past 1 - clip_low with adv < 0, gives no gradient. A token pushed back is never held up, however far it is:
-    with adv < 0 the loss has no bound above, unless `dual_clip` > 1 sets one (Ye et al. 2020, eq. 5).
+    with adv < 0 the loss has no bound above, unless `dual_clip` > 1 sets one (Ye et al. 2020, arXiv 1912.09729).
     """
     rising, falling = ratio.clamp(max=1 + clip_high), ratio.clamp(1 - clip_low, dual_clip)
     return -torch.where(adv > 0, rising, falling) * adv
@@ -38,7 +38,7 @@ def clipped(
 def weighted(
     logp: Float[Tensor, "n t"], ratio: Float[Tensor, "n t"], adv: Float[Tensor, "n #t"], *, clip_high: float
 ) -> Float[Tensor, "n t"]:
-    """-sg(min(ratio, 1 + clip_high)) * adv * logp. MiniMax 2025 (CISPO), eq. 4 and 5.
+    """-sg(min(ratio, 1 + clip_high)) * adv * logp. MiniMax 2025 (CISPO).
 
     `reinforce` with a capped importance weight that is a constant to the gradient: no token is ever dropped, however
     far it has moved. There is no lower bound, as in the paper's experiments.
@@ -54,7 +54,7 @@ def soft_gate(
     tau_pos: float,
     tau_neg: float,
 ) -> Float[Tensor, "n t"]:
-    """-(4 / tau) * sigmoid(tau * (ratio - 1)) * adv, tau by the sign of adv. Qwen team 2025 (SAPO), eq. 5 and 6.
+    """-(4 / tau) * sigmoid(tau * (ratio - 1)) * adv, tau by the sign of adv. Gao et al. 2025 (SAPO).
 
     Its slope in the ratio is 4 p (1 - p) with p the sigmoid: 1 at ratio 1, falling smoothly to 0 on both sides, where
     `clipped` falls at once and on one side.

@@ -140,7 +140,9 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 step_loss += float(loss.detach())
                 kl = None if reference is None else k3(scores.logp, logp_ref[n, :t])
                 clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-                sums.add(scores, logp_sampler=logp_sampler, ratio=ratio, adv=a, kl=kl, weight=weight, **clip)
+                # What the sampler said of the policy that it sampled from; of a stale batch nobody else knows.
+                gap = None if config.staleness else old - logp_sampler
+                sums.add(scores, gap=gap, ratio=ratio, adv=a, kl=kl, weight=weight, **clip)
             return step_loss, optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
         start, state = session.resume()
@@ -163,18 +165,23 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                     waiting.append(rollouts)
                 batch = sampler.batch(waiting.pop(0))
             metrics = batch_metrics(batch, accelerator) | {"groups/drawn": float(number - drawn)}
-            any_contrast = any_contrast or metrics["groups/contrast"] > 0
+            (with_contrast,) = total([sum(rollout.contrast for rollout in batch.rollouts)], accelerator)
+            any_contrast = any_contrast or with_contrast > 0
 
             # 2. What the tokens' log-probabilities were, where that is not known from the update itself.
             with session.watch("scoring"):
-                logp_old = batch.logp_sampler if config.staleness else score_with(model) if updates > 1 else None
+                off_policy, charged = updates > 1, reference is not None and config.kl_in == "reward"
+                if config.staleness:
+                    logp_old = batch.logp_sampler  # of the policy that sampled, which only the sampler remembers
+                else:
+                    logp_old = score_with(model) if off_policy or charged else None
                 logp_ref = score_with(reference.model) if reference is not None else torch.empty(0)
                 value = critic.values(batch) if critic is not None else None
 
             # 3. Reward to advantage: how much better than was to be expected. (n, 1), or (n, t) with a critic.
             penalty = torch.zeros_like(batch.logp_sampler)
-            if reference is not None and config.kl_in == "reward":
-                penalty = reference.coef * kl_estimate(batch.logp_sampler, logp_ref)
+            if charged and logp_old is not None and reference is not None:
+                penalty = reference.coef * kl_estimate(logp_old, logp_ref)
             credit = settings_of(algorithm.advantage, config)
             if value is not None:
                 reward = token_rewards(batch.reward.flatten().to(device), penalty, batch.mask)
@@ -184,20 +191,22 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 outcome = reward_to_go(reward, gamma=credit["gamma"])
                 metrics["critic/explained_variance"] = explained_variance(value, outcome, batch.mask, accelerator)
             else:
+                reward = batch.reward - masked_sum(penalty, batch.mask).view_as(batch.reward).cpu()
+                # Of all processes: an advantage may look at the whole batch.
+                reward = torch.tensor(gather(reward.tolist(), accelerator))
                 if "baseline" in algorithm.needs:
                     known = baseline is not None and config.baseline == "running_mean"
                     credit["baseline"] = baseline if known else 0.0
-                    mean = metrics["reward/mean"]
+                    mean = float(reward.mean())
                     baseline = mean if baseline is None else 0.9 * baseline + 0.1 * mean
-                reward = batch.reward - masked_sum(penalty, batch.mask).view_as(batch.reward).cpu()
-                # Of all processes: an advantage may look at the whole batch.
-                adv = algorithm.advantage(torch.tensor(gather(reward.tolist(), accelerator)), **credit)
+                adv = algorithm.advantage(reward, **credit)
                 adv = torch.stack(share(list(adv), accelerator)).reshape(-1, 1).to(device)
                 adv = adv.expand(-1, batch.mask.shape[1])
 
             # 4. Update: one optimizer step for each part of the batch.
             sums, loss, critic_loss = UpdateSums(), 0.0, 0.0
-            policy_learns = critic is None or step >= critic.settings.warmup_batches
+            critic_alone = critic.settings.warmup_batches if critic is not None else 0  # batches, before the policy
+            policy_learns = step >= critic_alone
             with session.watch("update"):
                 for update in range(updates):
                     size = len(batch.groups) // config.steps_per_batch
@@ -205,10 +214,10 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                     part = range(first, first + size)
                     if policy_learns:
                         lr = learning_rate(
-                            step * updates + update,
+                            (step - critic_alone) * updates + update,
                             peak=config.lr,
                             warmup_steps=config.warmup_steps,
-                            max_steps=config.max_steps * updates,
+                            max_steps=(config.max_steps - critic_alone) * updates,
                             schedule=config.lr_schedule,
                         )
                         part_loss, norm = update_policy(part, sums, lr)
@@ -228,9 +237,10 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 metrics["critic/loss"] = critic_loss
             if reference is not None:
                 metrics["policy/kl_coef"] = reference.coef
-                reference.adapt(metrics.get("policy/kl", 0.0))
+                if "policy/kl" in metrics:
+                    reference.adapt(metrics["policy/kl"])
                 reference.follow(model, done)
-            tokens = round(metrics["length/mean"] * metrics["groups/drawn"] * config.group_size)
+            tokens = round(metrics["length/mean"] * config.prompts_per_step * config.group_size)
             shown = {"right": f"{metrics['reward/exact']:.2f}", "length": f"{metrics['length/mean']:.0f}"}
             session.log(done, metrics, tokens=tokens, show=shown)
             for text in adviser.look(metrics):

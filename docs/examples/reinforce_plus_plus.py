@@ -6,8 +6,9 @@ PPO without a critic, and without groups: a completion is compared with the whol
     adv_i = (r_i - mean(r)) / (std(r) + 1e-4)                               over all completions of the batch
     loss  = mean over tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
 
-Choices here. The KL penalty is k1 summed over the completion and taken off its reward; the paper spreads it over the
-tokens. What to know: unlike GRPO it works with one completion a prompt, and does not weigh a prompt by its own std.
+Choices here. The form without groups. A KL penalty is k1 summed over the completion and taken off its reward before all
+this; the paper spreads it over the tokens, and is off here by default. What to know: unlike GRPO it works with one
+completion a prompt, and does not weigh a prompt by its own std.
 """
 
 from jaxtyping import Float

@@ -2,7 +2,7 @@
 
 GRPO with four repairs for long reasoning.
 
-    adv_i = (r_i - mean(r)) / (std(r) + 1e-4)
+    adv_i = (r_i - mean(r)) / (std(r) + 1e-4)                                      over the g completions of a prompt
     loss  = mean over all tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
 
     1. clip higher      clip_high 0.28 > clip_low 0.2: a rare token may rise by more, which keeps entropy up
@@ -11,11 +11,13 @@ GRPO with four repairs for long reasoning.
     4. overlong penalty from 0 to -1 over the last part of max_new_tokens, so that running out of room is no accident
 
 Choices here. Dynamic sampling looks at exact success, not at partial credit or the penalty, and stops after
-`resample_rounds` 4 in a batch: what is missing is filled with groups without contrast, whose advantage is 0 but for the
-penalty. The penalty begins at 1 - overlong_buffer 0.2 of max_new_tokens (the paper: 4,096 of 20,480). No KL.
+`resample_rounds` 4 in a batch (the paper has no limit): what is missing is filled with groups without contrast, whose
+advantage is 0 but for what else the reward pays or charges. The penalty begins at 1 - overlong_buffer 0.2 of
+max_new_tokens (the paper: 4,096 of 20,480). No KL.
 
-What to know. The denominator of 3 is the tokens of the whole optimizer step; a mean of micro-batch means would not be
-it. Dynamic sampling costs rollouts: as the policy gets good, more and more groups are thrown away.
+What to know. The denominator of 3 is the tokens of the whole optimizer step, as in the authors' code (the paper writes
+it for one prompt); a mean of micro-batch means would not be it. `reward/exact` is that of the groups that were kept.
+Dynamic sampling costs rollouts: as the policy gets good, more and more groups are thrown away.
 """
 
 from policy_gradients.advantages import z_score

@@ -2,12 +2,13 @@
 
 The reward belongs to the whole completion, so the ratio and the clip should too.
 
-    adv_i   = (r_i - mean(r)) / (std(r) + 1e-4)
-    ratio_i = exp(mean over tokens of (logp - logp_old))             one for the completion, in the size of a token's
+    adv_i   = (r_i - mean(r)) / (std(r) + 1e-4)                      over the g completions of a prompt
+    ratio_i = exp(mean over tokens of (logp - logp_old))             one for the completion: a geometric mean
     loss    = mean over sequences of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
 
-Choices here. clip_low 3e-4 and clip_high 4e-4, the paper's. A mean over many tokens moves a hundred times less than a
-single token's log-ratio, so GRPO's 0.2 would never clip. No KL, as in the paper's experiments.
+Choices here. clip_low 3e-4 and clip_high 4e-4, the paper's: a mean over many tokens moves far less than one token's
+log-ratio, so GRPO's 0.2 would never clip. How often they bite depends on the length; with short completions, often. No
+KL by default.
 
 What to know. A completion is kept or dropped whole, where GRPO drops single tokens, whose ratios are noise with one
 sample each; for mixture-of-experts models, whose token ratios jump with the routing, that decides between stable and

@@ -1,21 +1,25 @@
 """PPO: proximal policy optimization. Schulman et al. 2017, arXiv 1707.06347, eq. 7; for language models, Ziegler et al.
 2019 (arXiv 1909.08593) and Ouyang et al. 2022 (arXiv 2203.02155).
 
-A critic guesses, at every token, the reward still to come; a token is as good as what came was better than the guess.
+A critic guesses, at every token, the reward still to come (v). A token's advantage is how much better things turned out
+after it than the critic had guessed.
 
-    r_t    = -kl_coef * k1_t, plus the reward of the completion at its last token
+    r_t    = -kl_coef * (logp_t - logp_ref_t), plus the reward of the completion at its last token
     delta  = r_t + gamma * v_(t+1) - v_t                                           v = 0 behind the last token
     adv_t  = sum over k >= 0 of (gamma * gae_lambda)^k * delta_(t+k), whitened over the batch
     loss   = mean over tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
     critic = mean over tokens of max((v - target)^2, (clamp(v, v_old +- value_clip) - target)^2) / 2
+             v_old: the value before the update; target: adv (before whitening) + v_old
 
-Choices here. gamma 1 and gae_lambda 0.95 as in Ouyang et al. The target is adv (before whitening) + v_old. Whitening
-takes mean and standard deviation over every token of the batch. Policy and critic have an optimizer and a gradient norm
-each, so that a large critic loss does not shrink the policy's step; see `policy_gradients/critic.py`. Left out: an
-entropy bonus, and stopping a pass early at a given KL.
+Choices here. kl_coef 0.02 and gamma 1 as in Ouyang et al.; gae_lambda 0.95, whitening (over every token of the batch)
+and value clipping as in Ziegler's code. The critic starts as a copy of the policy, where Ouyang et al. start from the
+reward model. Policy and critic have an optimizer and a gradient norm each, so that a large critic loss does not shrink
+the policy's step; see `policy_gradients/critic.py`. Every pass cuts the batch alike. Left out: an entropy bonus,
+stopping a pass early at a given KL, and bootstrapping behind completions that were cut.
 
 What to know. The only one here that tells good tokens from bad ones within a completion, at the price of a second
-network that must be learned first (`critic.warmup_batches`). GRPO is PPO with the group's mean in the critic's place.
+network that must be learned first (`critic.warmup_batches`). GRPO puts the mean of the group in the critic's place,
+divides by the group's standard deviation, and takes the KL into the loss.
 """
 
 from policy_gradients.advantages import gae

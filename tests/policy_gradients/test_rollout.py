@@ -189,7 +189,7 @@ def test_update_sums_by_hand(accelerator) -> None:
     scores = Scores(torch.tensor([[-1.0, -2.0], [-3.0, 99.0]]), torch.tensor([[1.0, 2.0], [3.0, 99.0]]), mask)
     sums.add(
         scores,
-        logp_sampler=torch.tensor([[-1.1, -2.0], [-2.7, 0.0]]),
+        gap=scores.logp - torch.tensor([[-1.1, -2.0], [-2.7, 0.0]]),
         ratio=torch.tensor([[1.3, 1.1], [1.3, 50.0]]),
         adv=torch.tensor([[1.0], [-1.0]]),
         kl=torch.tensor([[0.4, 0.0], [0.0, 99.0]]),
@@ -199,7 +199,7 @@ def test_update_sums_by_hand(accelerator) -> None:
     one = torch.tensor([[True]])
     sums.add(
         Scores(torch.tensor([[-1.0]]), torch.tensor([[6.0]]), one),
-        logp_sampler=torch.tensor([[-1.0]]),
+        gap=torch.tensor([[0.0]]),
         ratio=torch.tensor([[0.7]]),
         adv=torch.tensor([[-2.0]]),
         kl=torch.tensor([[0.0]]),
