@@ -19,9 +19,13 @@ from transformers.utils import logging
 CHECKED = [
     *(f"rlhf.{name}" for name in ("tensors", "kl", "aggregate", "groups", "scoring", "sampling", "models")),
     *(f"rlhf.{name}" for name in ("chat", "tasks", "arithmetic", "evaluation", "loop", "data")),
-    *(f"rlhf.{name}" for name in ("mixture", "word_problems")),
+    *(f"rlhf.{name}" for name in ("mixture", "word_problems", "preferences", "cache", "candidates", "heads")),
     *(f"policy_gradients.{name}" for name in ("advantages", "ratios", "surrogates", "algorithm", "algorithms")),
     *(f"policy_gradients.{name}" for name in ("resolve", "rewards", "rollout", "diagnostics", "critic", "reference")),
+    *(f"reward_models.{name}" for name in ("losses", "metrics", "steps", "data", "questions", "shortcuts")),
+    *(f"reward_models.{name}" for name in ("evaluation", "scoring", "report")),
+    *(f"direct_alignment.{name}" for name in ("losses", "batches", "data", "diagnostics")),
+    *(f"direct_alignment.{name}" for name in ("evaluation", "online", "reference", "resolve")),
     *(f"instruction_tuning.{name}" for name in ("data", "demonstrations")),
 ]
 install_import_hook(CHECKED, "shape_checks.checked")

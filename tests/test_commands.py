@@ -20,7 +20,17 @@ def commands(monkeypatch, capfd) -> Commands:
     return Commands(monkeypatch, capfd)
 
 
-@pytest.mark.parametrize("module", ["policy_gradients.train", "instruction_tuning.train", "rlhf.report"])
+MODULES = [
+    *("policy_gradients.train", "policy_gradients.compare", "instruction_tuning.train", "rlhf.report"),
+    *(
+        f"reward_models.{name}"
+        for name in ("train_preference_rm", "train_orm", "train_prm", "evaluate", "score", "sample")
+    ),
+    *(f"direct_alignment.{name}" for name in ("train", "compare", "sample_pairs")),
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_help_answers_at_once(module):
     """In under a second where nothing else runs; the bound leaves room for a busy machine."""
     start = time.monotonic()
@@ -32,7 +42,7 @@ def test_help_answers_at_once(module):
 
 
 def test_help_does_not_load_torch():
-    code = "import sys, policy_gradients.train, instruction_tuning.train; print('torch' in sys.modules)"
+    code = f"import sys, {', '.join(MODULES)}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
 
@@ -102,7 +112,7 @@ def test_sft_learns_rows_of_a_file(commands, tmp_path):
 
 def test_imports_run_one_way():
     """rlhf imports no family; families do not import each other."""
-    families = {"policy_gradients", "instruction_tuning"}
+    families = {"policy_gradients", "reward_models", "direct_alignment", "instruction_tuning"}
     for package in ["rlhf", *families]:
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):

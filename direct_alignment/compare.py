@@ -1,0 +1,113 @@
+"""Compare losses on one task: uv run python -m direct_alignment.compare --losses all --seeds 3
+
+Every loss with its own config (its published settings, where it has none) and the same budget: pairs, steps, model,
+held-out problems. Writes one page, two pictures and the tables. Interrupted, the same command goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from direct_alignment.config import LOSS_NAMES, read
+from rlhf.errors import UserError, nearest, run_main
+
+# What must be the same for a comparison on equal terms.
+BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps", "batch_size", "max_length")
+
+
+def main() -> int | None:
+    from rlhf.comparison import Planned, make_all, table, write_all
+
+    parser = argparse.ArgumentParser(
+        prog="python -m direct_alignment.compare",
+        description="Train with several losses and seeds, and lay the runs side by side.",
+        epilog="Any setting of direct_alignment.train goes to every run, e.g. --task spell_backward --max_steps 60.",
+    )
+    parser.add_argument("--losses", default="all", metavar="A,B", help="names separated by commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    folder = Path("runs/direct_alignment")
+    parser.add_argument("--folder", type=Path, default=folder, help="where runs and results are written")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options, shared = parser.parse_known_args()
+
+    names = LOSS_NAMES if options.losses == "all" else options.losses.split(",")
+    for name in names:
+        if name not in LOSS_NAMES:
+            raise UserError(f"--losses: there is no '{name}': {nearest(name, LOSS_NAMES)}".rstrip(": "))
+    if options.seeds < 1:
+        raise UserError(f"--seeds: at least 1, not {options.seeds}")
+    planned, budgets = [], {}
+    for seed in range(options.seeds):  # all losses with one seed first: a first picture comes early
+        for name in names:
+            arguments = ["--loss", name, "--seed", str(seed), *shared]
+            command, _ = read(arguments)  # refuses before any run
+            budgets[name] = {key: getattr(command.config, key) for key in BUDGET}
+            path = options.folder / f"{name}-seed{seed}"
+            planned.append(Planned(f"{name}, seed {seed}", path, "direct_alignment.train", arguments))
+    for name, budget in budgets.items():
+        for key, value in budget.items():
+            if value != budgets[names[0]][key]:
+                raise UserError(
+                    f"{key}: {name} has {value}, {names[0]} has {budgets[names[0]][key]}: no equal terms",
+                    hint=f"Set it for all: --{key} VALUE.",
+                )
+    make_all(planned)
+    paths = [run.path for run in planned]
+    written = write_all(planned, options.folder, key="loss")
+    preferred = table(paths, key="loss", metric="reward_accuracy")
+    text = "\n".join([written, preferred, displacement_table(paths)])
+    (options.folder / "comparison.md").write_text(text)
+    draw_displacement(paths, options.folder / "displacement.png")
+    print(text)
+    print(f"page:     {options.folder / 'comparison.html'}")
+    print(f"pictures: {options.folder / 'comparison.png'}, {options.folder / 'displacement.png'}")
+    return 0
+
+
+def displacement_table(paths: Sequence[Path]) -> str:
+    """Markdown: what became of both sides' log-probability, how far the policy went, and how long it writes."""
+    from rlhf.report_data import Target, group_runs, read_run, t_interval
+
+    shown = {
+        "chosen logp, nats": Target("chosen", "logp"),
+        "rejected logp, nats": Target("rejected", "logp"),
+        "KL to the start, nats": Target("samples", "kl"),
+        "length, tokens": Target("samples", "length"),
+    }
+    lines = ["| loss | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for group in group_runs([read_run(path) for path in paths], ["loss"]):
+        cells = [group.label.split(" = ")[-1]]
+        for target in shown.values():
+            curves = [run.evaluation[target] for run in group.runs if target in run.evaluation]
+            if not curves:
+                cells.append("-")
+                continue
+            before, after = (t_interval([curve[end].estimate.value for curve in curves]) for end in (0, -1))
+            between = "" if after.low is None else f" [{after.low:.1f}, {after.high:.1f}]"
+            cells.append(f"{before.value:.1f} -> {after.value:.1f}{between}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "Held-out pairs, and completions sampled from the policy:\n\n" + "\n".join(lines) + "\n"
+
+
+def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
+    """What becomes of the chosen completions, and of the rejected: held-out log-probabilities, a line a loss."""
+    from rlhf.charts import Panel, held_out_figure, write_png
+    from rlhf.report_data import Target, group_runs, held_out_over_seeds, read_run
+
+    groups = group_runs([read_run(path) for path in paths], ["loss"])
+    panels = []
+    for side in ("chosen", "rejected"):
+        rows = [
+            {"g": group.label, "s": step, "v": it.value, "l": it.low, "h": it.high}
+            for group in groups
+            for step, it in held_out_over_seeds(group, Target(side, "logp"))
+        ]
+        rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
+        panels.append(Panel(side, "log-probability, nats", rows, [group.label for group in groups]))
+    about = "Mean over held-out pairs. Where the chosen falls too, probability goes to neither"
+    return write_png(held_out_figure(panels, title="Displacement", subtitle=about), output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

@@ -1,0 +1,166 @@
+"""What can be set for direct alignment, and how the command line is read. Light: torch is not loaded here."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf.config import Command, Section, read_command
+from rlhf.errors import nearest
+from rlhf.settings import TrainerConfig
+
+CONFIGS = Path(__file__).parent / "configs"
+# By looking at the dict's lines, so that torch need not be loaded to print them; a test compares with `losses`.
+LOSS_NAMES = re.findall(r'^    "(\w+)": _loss\(', (Path(__file__).parent / "losses.py").read_text(), re.MULTILINE)
+
+
+class DataConfig(Section):
+    path: str = Field(
+        "on_policy",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'on_policy': pairs of the model's own "
+        "completions, right and wrong.",
+    )
+    split: str = Field("train", description="Split of a Hub data set.")
+    held_out: int = Field(500, gt=0, description="Pairs kept for evaluation (of a set, at most a fifth).")
+    problems: int = Field(2000, gt=0, description="on_policy: problems of the task that completions are sampled for.")
+    candidates: int = Field(4, gt=1, description="Completions sampled for each problem, on_policy and online.")
+    per_problem: int = Field(1, gt=0, description="Pairs made of a problem's completions, at most.")
+
+
+class LossConfig(TrainerConfig):
+    """The loss; a setting that is null has the loss's own published value"""
+
+    loss: str = Field("dpo", description=f"One of {', '.join(LOSS_NAMES)}.")
+    beta: float | None = Field(
+        None, gt=0, description="Scale of the score: 1/nats; for ipo and sppo_hard, of 1/target."
+    )
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=0.5, description="Probability that a preference is wrong (cdpo, robust, exo, aot)."
+    )
+    gamma_beta_ratio: float | None = Field(None, ge=0, description="simpo: the target margin in nats per token.")
+    orpo_lambda: float | None = Field(None, ge=0, description="orpo: weight of the odds ratio.")
+    desirable_weight: float | None = Field(None, ge=0, description="kto: weight of wanted completions.")
+    undesirable_weight: float | None = Field(None, ge=0, description="kto: weight of unwanted completions.")
+    discopop_tau: float | None = Field(None, gt=0, lt=1, description="discopop: temperature of its blend.")
+    ipo_sum: bool | None = Field(None, description="ipo: sums over tokens of the log-ratios instead of their means.")
+    reference: Literal["initial", "none"] | None = Field(
+        None,
+        description="initial (null): the model as it was loaded, or what is under its LoRA adapters. none: do not load "
+        "it, for losses that need none; then KL is not measured.",
+    )
+
+
+class DirectAlignmentConfig(LossConfig):
+    """Direct alignment"""
+
+    sync_reference_every: int = Field(0, ge=0, description="Steps after which the reference follows; 0: it is frozen.")
+    sync_reference_mix: float = Field(0.6, gt=0, le=1, description="How far it moves to the policy: 1 all the way.")
+
+    # what it learns from
+    data: DataConfig = Field(DataConfig(), description="What to learn from.")
+    max_samples: int = Field(0, ge=0, description="Train on at most so many pairs; 0 is all.")
+    max_steps: int = Field(200, gt=0, description="Optimizer steps.")
+    batch_size: int = Field(32, gt=0, description="Pairs in an optimizer step, over all processes.")
+    max_length: int = Field(1024, gt=1, description="Tokens of a prompt with its longer completion.")
+    truncation: Literal["keep_end", "keep_start"] = Field(
+        "keep_end", description="Too long: shorten the prompt at its start, or the completions at their end."
+    )
+    online_every: int = Field(
+        0, ge=0, description="Sample new pairs from the policy every so many steps; 0: the data stay as they are."
+    )
+
+    # the task, for pairs of the policy's own and for judging what it writes
+    task: str | None = Field(None, description="A task of reasoning-gym, step_arithmetic, word_problems; null: none.")
+    task_config: dict[str, Any] = Field({}, description="The task's own parameters.")
+    answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
+        "think_tags",
+        description="Where the answer stands: <think>..</think><answer>..</answer>, <answer> alone, or all.",
+    )
+    system_prompt: str | None = Field(None, description="Said to the model first, where a prompt has none of its own.")
+    max_new_tokens: int = Field(64, gt=0, description="Tokens at which a sampled completion is cut.")
+
+    # evaluation
+    eval_problems: int = Field(500, gt=0, description="Held-out problems of the task.")
+    eval_samples: int = Field(200, ge=0, description="Completions sampled to measure KL and length; 0: not measured.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DirectAlignmentConfig":
+        if self.loss not in LOSS_NAMES:
+            raise ValueError(f"loss: there is no '{self.loss}': {nearest(self.loss, LOSS_NAMES)}".rstrip(": "))
+        if self.task is None and (self.data.path == "on_policy" or self.online_every):
+            asked = "online_every" if self.online_every else "data.path on_policy"
+            raise ValueError(f"{asked} needs a task, which tells right completions from wrong")
+        if self.sync_reference_every and self.lora_rank:
+            raise ValueError(
+                "sync_reference_every: with lora_rank the reference is what is under the adapters: it stays"
+            )
+        if self.sync_reference_every and self.reference == "none":
+            raise ValueError("sync_reference_every: there is no reference to move with reference none")
+        return self
+
+
+LOSS_KEYS = sorted(LossConfig.model_fields.keys() - TrainerConfig.model_fields.keys() - {"loss"})
+
+
+def read(argv: Sequence[str]) -> tuple[Command[DirectAlignmentConfig], list[str]]:
+    """The command, and what there is to say about how it was understood.
+
+    `--loss X` alone takes X's own file if there is one. In a file made for another loss, settings that belong to the
+    loss are not X's: they are left out, so that X has its published values, unless the command line gives others.
+    """
+    argv, loss = list(argv), _asked(argv)
+    own = CONFIGS / f"{loss}.yaml"
+    default = own if own.exists() else CONFIGS / "dpo.yaml"
+
+    def parse(arguments: list[str]) -> Command[DirectAlignmentConfig]:
+        return read_command(
+            DirectAlignmentConfig,
+            arguments,
+            prog="python -m direct_alignment.train",
+            description="Learn from preferences: DPO and its family.",
+            default_config=default,
+        )
+
+    command = parse(argv)
+    if command.origin["loss"] != "command line":
+        return command, []
+    for_loss = parse(_without_loss(argv)).config.loss
+    if for_loss == command.config.loss:
+        return command, []
+    command, said = _for_another_loss(command, for_loss)
+    return command, said if any(word.startswith("--config") for word in argv) else []
+
+
+def _asked(argv: Sequence[str]) -> str | None:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--loss":
+            return following
+        if word.startswith("--loss="):
+            return word.removeprefix("--loss=")
+    return None
+
+
+def _without_loss(argv: Sequence[str]) -> list[str]:
+    kept = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        if word != "--loss" and before != "--loss" and not word.startswith("--loss="):
+            kept.append(word)
+    return kept
+
+
+def _for_another_loss(
+    command: Command[DirectAlignmentConfig], for_loss: str
+) -> tuple[Command[DirectAlignmentConfig], list[str]]:
+    config, origin = command.config, dict(command.origin)
+    dropped = [
+        key for key in LOSS_KEYS if getattr(config, key) is not None and origin[key] not in ("command line", "default")
+    ]
+    said = [f"{key} {getattr(config, key)} is {for_loss}'s ({origin[key]}): left out" for key in dropped]
+    changes: dict[str, Any] = dict.fromkeys(dropped)
+    origin |= dict.fromkeys(dropped, "default")
+    if origin["output_dir"] == "default":  # not the directory of the file's own loss
+        changes["output_dir"] = f"runs/{config.loss}-seed{config.seed}"
+    return replace(command, config=config.model_copy(update=changes), origin=origin), said

@@ -1,0 +1,127 @@
+"""What is measured along the way, and what to tell the user when a run goes wrong."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from direct_alignment.losses import Completions, Loss
+from rlhf.loop import total
+
+METRICS = {
+    "loss": {"description": "Mean over the step's pairs (over completions where the loss needs no pairs)", "unit": ""},
+    "reward/accuracy": {
+        "description": "Share of pairs whose chosen completion has the higher implicit reward; ties count one half. "
+        "Of data without pairs: share of completions whose reward has the sign of their label",
+        "unit": "",
+    },
+    "reward/margin": {"description": "Implicit reward of the chosen less that of the rejected", "unit": ""},
+    "reward/chosen": {"description": "Implicit reward of chosen completions: beta times the loss's score", "unit": ""},
+    "reward/rejected": {"description": "Implicit reward of rejected completions", "unit": ""},
+    "logp/chosen": {
+        "description": "Log-probability of chosen completions; where it falls, their share is going elsewhere",
+        "unit": "nats",
+    },
+    "logp/rejected": {"description": "Log-probability of rejected completions", "unit": "nats"},
+    "kto/z": {
+        "description": "Mean log-ratio of mismatched completions: KTO's reference point, if positive",
+        "unit": "",
+    },
+    "length/chosen": {"description": "Mean length of chosen completions", "unit": "tokens"},
+    "length/rejected": {"description": "Mean length of rejected completions", "unit": "tokens"},
+    "online/pairs": {"description": "Pairs sampled from the policy the last time", "unit": ""},
+    "optim/lr": {"description": "Learning rate of the step", "unit": ""},
+    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping", "unit": ""},
+    "speed/tokens_per_s": {"description": "Completion tokens trained on, a second", "unit": "tokens/s"},
+    "time/sampling_s": {"description": "Sampling and judging new pairs", "unit": "s"},
+    "time/reference_s": {"description": "Log-probabilities of a moving reference", "unit": "s"},
+    "time/mismatched_s": {"description": "Log-probabilities of KTO's mismatched completions", "unit": "s"},
+    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
+    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
+}
+
+
+def implicit_reward(loss: Loss, completions: Completions, settings: Mapping[str, float]) -> Float[Tensor, " c"]:
+    """What the loss ranks completions by, in its own scale."""
+    return settings.get("beta", 1.0) * completions.get(loss.score).detach()
+
+
+def ranked_right(reward: Float[Tensor, " c"], desirable: Bool[Tensor, " c"], *, pairs: bool) -> Float[Tensor, " k"]:
+    """1 for each pair, or completion, that the reward is right about, 0 where it is wrong, 1/2 for a tie."""
+    if pairs:
+        margin = reward[0::2] - reward[1::2]
+        return (margin.sign() + 1) / 2
+    return (reward.sign() * torch.where(desirable, 1.0, -1.0) + 1) / 2
+
+
+class StepSums:
+    """Sums over the completions of all micro-batches of a step, then means over all processes."""
+
+    def __init__(self, loss: Loss, settings: Mapping[str, float]):
+        self.loss, self.settings = loss, settings
+        self.sums = torch.zeros(2, 4, dtype=torch.float64)  # (chosen, rejected) by (count, reward, logp, length)
+        self.right, self.judged, self.tokens = 0.0, 0, 0
+
+    def add(self, completions: Completions, *, pairs: bool) -> None:
+        reward = implicit_reward(self.loss, completions, self.settings)
+        right = ranked_right(reward, completions.desirable, pairs=pairs)
+        self.right += float(right.sum())
+        self.judged += len(right)
+        self.tokens += int(completions.length.sum())
+        each = torch.stack([torch.ones_like(reward), reward, completions.logp.detach(), completions.length]).double()
+        for row, kind in enumerate((completions.desirable, ~completions.desirable)):
+            self.sums[row] += each[:, kind].sum(1).cpu()
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        right, judged, *flat = total([self.right, self.judged, *self.sums.flatten().tolist()], accelerator)
+        metrics = {"reward/accuracy": right / judged}
+        for side, (number, *values) in zip(("chosen", "rejected"), (flat[:4], flat[4:]), strict=True):
+            if number:
+                keys = (f"reward/{side}", f"logp/{side}", f"length/{side}")
+                metrics |= {key: value / number for key, value in zip(keys, values, strict=True)}
+        if "reward/chosen" in metrics and "reward/rejected" in metrics:
+            metrics["reward/margin"] = metrics["reward/chosen"] - metrics["reward/rejected"]
+        return metrics
+
+
+class Adviser:
+    """Looks at steps and held-out evaluations, and says in words what is going wrong."""
+
+    def __init__(self, window: int = 20):
+        self.accuracies: deque[float] = deque(maxlen=window)
+
+    def look(self, metrics: Mapping[str, float]) -> list[str]:
+        """After each step."""
+        self.accuracies.append(metrics["reward/accuracy"])
+        if len(self.accuracies) == self.accuracies.maxlen and set(self.accuracies) == {0.5}:
+            return ["Chosen and rejected get the same reward, so the policy does not move: raise lr."]
+        return []
+
+    def look_at_evaluations(self, results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:
+        """After each evaluation: the records so far, by data and metric."""
+        first, values = ({which: records[i]["value"] for which, records in results.items()} for i in (0, -1))
+        advice = []
+        chosen = ("chosen", "logp")
+        if chosen in values and (fallen := first[chosen] - values[chosen]) > 5:
+            advice.append(
+                f"Displacement: held-out chosen completions have become {fallen:.0f} nats less likely. What they and "
+                "the rejected ones lose goes to completions that are neither. If what the policy writes gets worse, "
+                "lower lr, raise beta, or take a loss that holds the chosen up (nca, apo_zero, orpo)."
+            )
+        if (kl := values.get(("samples", "kl"), 0.0)) > 50:
+            advice.append(
+                f"The policy is {kl:.0f} nats a completion from where it started: it is leaving what it was trained "
+                "on. Lower lr or raise beta."
+            )
+        length = ("samples", "length")
+        if length in values and values[length] > 1.5 * first[length]:
+            advice.append(
+                f"What the policy writes has grown from {first[length]:.0f} to {values[length]:.0f} tokens. If chosen "
+                "completions are the longer ones, that is what it learned: losses on token means (simpo, dpo_norm) are "
+                "less drawn to it."
+            )
+        return advice

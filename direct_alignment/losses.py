@@ -1,0 +1,341 @@
+"""The losses, one pure function each. They take what their parameters name and return one loss for each pair (n,), or
+for each completion where the data need no pairs; they average nothing.
+
+    s_w, s_l              sum over a completion's tokens of (logp - logp_ref), of the chosen and of the rejected, nats
+    s_mean_w, s_mean_l    the same, mean over tokens
+    m_w, m_l              mean over tokens of logp; no reference
+    s, desirable          the sums of all completions, and which of them are wanted: no pairs needed
+
+Keyword-only parameters are the settings, with the published values as defaults. What a loss needs stands beside it, in
+`losses` at the end. To add one: write the function, add its line.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Pairs = Float[Tensor, " n"]  # one number for each pair
+Each = Float[Tensor, " c"]  # one number for each completion
+
+
+def dpo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """-log sigmoid(beta (s_w - s_l))
+
+    The likelihood of the preferences under Bradley-Terry, when the reward is the one that the policy would be optimal
+    for: beta log(pi / ref). Only the difference counts: both completions may become less likely (displacement).
+
+    Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290, equation 7.
+
+    Args:
+        beta: strength of the implied KL penalty, 1/nats. Smaller lets the policy go further from its reference.
+    """
+    return -logsigmoid(beta * (s_w - s_l))
+
+
+def dpo_norm(s_mean_w: Pairs, s_mean_l: Pairs, *, beta: float = 2.0) -> Pairs:
+    """-log sigmoid(beta (s_mean_w - s_mean_l))
+
+    DPO on token means, so that a long completion has no larger margin for its length; hence the larger beta.
+    Meng et al., "SimPO", 2024, arXiv 2405.14734, where it is the ablation "DPO with length normalization".
+    """
+    return dpo(s_mean_w, s_mean_l, beta=beta)
+
+
+def cdpo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Pairs:
+    """(1 - e) dpo(D) + e dpo(-D), D = s_w - s_l: each preference is taken to be wrong with probability e.
+
+    The margin has a finite optimum, beta D = log((1 - e) / e), instead of growing for ever.
+    Mitchell, "A note on DPO with noisy preferences", 2023, equation 3.
+    """
+    e = label_smoothing
+    return (1 - e) * dpo(s_w, s_l, beta=beta) + e * dpo(s_l, s_w, beta=beta)
+
+
+def robust(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Pairs:
+    """((1 - e) dpo(D) - e dpo(-D)) / (1 - 2e), D = s_w - s_l
+
+    If a share e < 1/2 of the preferences are flipped, its expectation is that of DPO on clean ones. May be negative.
+    Chowdhury et al., "Provably Robust DPO", 2024, arXiv 2403.00409, equation 12.
+    """
+    e = label_smoothing
+    return ((1 - e) * dpo(s_w, s_l, beta=beta) - e * dpo(s_l, s_w, beta=beta)) / (1 - 2 * e)
+
+
+def ipo(s_mean_w: Pairs, s_mean_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """(s_mean_w - s_mean_l - 1 / (2 beta))^2
+
+    A target for the margin instead of a sigmoid that never has enough, so that preferences which are always the same do
+    not drive the policy away from its reference without bound. On token means, as its authors ran it; `ipo_sum: true`
+    takes the sums, as the paper writes it.
+
+    Azar et al., "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2023, arXiv 2310.12036,
+    equation 17; beta is its tau.
+    """
+    return (s_mean_w - s_mean_l - 1 / (2 * beta)).square()
+
+
+def ipo_sum(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """(s_w - s_l - 1 / (2 beta))^2: IPO as the paper writes it. The target is one for the whole completion."""
+    return (s_w - s_l - 1 / (2 * beta)).square()
+
+
+def hinge(s_w: Pairs, s_l: Pairs, *, beta: float = 0.05) -> Pairs:
+    """max(0, 1 - beta (s_w - s_l)): a pair that is apart by 1 / beta nats teaches nothing more.
+
+    The calibration loss of SLiC (Zhao et al., 2023, arXiv 2305.10425) on log-ratios, as Liu et al. compare it in
+    "Statistical Rejection Sampling Improves Preference Optimization", 2023, arXiv 2309.06657 (hinge-norm, gamma 0.05).
+    """
+    return torch.relu(1 - beta * (s_w - s_l))
+
+
+def simpo(m_w: Pairs, m_l: Pairs, *, beta: float = 2.0, gamma_beta_ratio: float = 0.5) -> Pairs:
+    """-log sigmoid(beta (m_w - m_l) - gamma), gamma = gamma_beta_ratio * beta
+
+    The reward is what decoding maximizes, the mean log-probability; no reference. The chosen has to win by a margin.
+    Meng et al., "SimPO", 2024, arXiv 2405.14734, equation 6.
+
+    Args:
+        gamma_beta_ratio: the margin in nats per token; gamma itself is this times beta.
+    """
+    return -logsigmoid(beta * (m_w - m_l - gamma_beta_ratio))
+
+
+def orpo(m_w: Pairs, m_l: Pairs, *, orpo_lambda: float = 0.1) -> Pairs:
+    """-m_w - lambda log sigmoid(log_odds(m_w) - log_odds(m_l))
+
+    Instruction tuning on the chosen completion with a penalty on the odds of the rejected one; no reference.
+    Hong et al., "ORPO: Monolithic Preference Optimization without Reference Model", 2024, arXiv 2403.07691, equation 6.
+    """
+    return -m_w - orpo_lambda * logsigmoid(log_odds(m_w) - log_odds(m_l))
+
+
+def log_odds(m: Pairs) -> Pairs:
+    """log(p / (1 - p)) for p = exp(m), m < 0.
+
+    log(1 - exp(m)) loses its digits near 0 in one form and near -inf in the other, so each is used where it is exact
+    (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012). At -1e-6, m stops: the odds would be infinite at 0.
+    """
+    m = m.clamp(max=-1e-6)
+    small = m > -0.693  # the half of the line where exp(m) > 1/2
+    near = torch.log(-torch.expm1(torch.where(small, m, -1.0)))  # `where` before the function, too: the branch not
+    far = torch.log1p(-torch.exp(torch.where(small, -1.0, m)))  # taken must have a finite gradient for 0 times it
+    return m - torch.where(small, near, far)
+
+
+def kto(
+    s: Each,
+    desirable: Bool[Tensor, " c"],
+    s_mismatched: Float[Tensor, " k"],
+    *,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Each:
+    """lambda_d (1 - sigmoid(beta (s - z))) if desirable, lambda_u (1 - sigmoid(beta (z - s))) if not;
+    z = max(0, mean of s over mismatched prompt-completion pairs), without gradient
+
+    Kahneman and Tversky's value of a gain or a loss against a reference point: how far the policy has moved on
+    completions in general, KL(policy || reference) as estimated from completions of other prompts. Matched completions
+    would drag z along with what is trained. Needs no pairs: a completion and a thumb up or down.
+
+    Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, arXiv 2402.01306, equation 8.
+
+    Args:
+        s_mismatched: log-ratios of completions under other prompts than their own, of the whole step.
+        desirable_weight, undesirable_weight: lambda; with unequal numbers, choose them such that
+            desirable_weight * n_desirable / (undesirable_weight * n_undesirable) is in [1, 4/3].
+    """
+    z = s_mismatched.mean().clamp(min=0).detach()
+    gain = desirable_weight * (1 - torch.sigmoid(beta * (s - z)))
+    loss = undesirable_weight * (1 - torch.sigmoid(beta * (z - s)))
+    return torch.where(desirable, gain, loss)
+
+
+def apo_zero(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """(1 - sigmoid(beta s_w)) + sigmoid(beta s_l): the chosen up, the rejected down, each against its reference.
+
+    For chosen completions better than what the policy writes. D'Oosterlinck et al., "Anchored Preference Optimization",
+    2024, arXiv 2408.06266, equation 7.
+    """
+    return (1 - torch.sigmoid(beta * s_w)) + torch.sigmoid(beta * s_l)
+
+
+def apo_down(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """sigmoid(beta s_w) + (1 - sigmoid(beta (s_w - s_l))): both down, the rejected more.
+
+    For chosen completions worse than what the policy writes by itself. D'Oosterlinck et al., 2024, arXiv 2408.06266,
+    equation 8. Where the chosen ones are good, this unlearns them.
+    """
+    return torch.sigmoid(beta * s_w) + (1 - torch.sigmoid(beta * (s_w - s_l)))
+
+
+def exo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, label_smoothing: float = 1e-3) -> Pairs:
+    """KL(p || q), p = (sigmoid(beta D), sigmoid(-beta D)), q = (1 - e, e), D = s_w - s_l
+
+    KL of the preference that the policy implies from the one observed, in the direction that seeks the mode; DPO is the
+    other direction, which covers the mass.
+    Ji et al., "Towards Efficient Exact Optimization of Language Model Alignment", 2024, arXiv 2402.00856, equation 16.
+
+    Args:
+        label_smoothing: e, above 0: a preference that is certain has no finite KL.
+    """
+    if label_smoothing <= 0:
+        raise ValueError("exo needs label_smoothing > 0")
+    log_p_w, log_p_l = logsigmoid(beta * (s_w - s_l)), logsigmoid(beta * (s_l - s_w))
+    log_q_w, log_q_l = torch.tensor([1 - label_smoothing, label_smoothing], dtype=s_w.dtype).log().tolist()
+    return log_p_w.exp() * (log_p_w - log_q_w) + log_p_l.exp() * (log_p_l - log_q_l)
+
+
+def nca(s_w: Pairs, s_l: Pairs, *, beta: float = 0.01) -> Pairs:
+    """-log sigmoid(beta s_w) - 1/2 log sigmoid(-beta s_w) - 1/2 log sigmoid(-beta s_l)
+
+    Noise contrast: the chosen is data, both are noise. Absolute, so the chosen's likelihood does not fall.
+    Chen et al., "Noise Contrastive Alignment of Language Models with Explicit Rewards", 2024, arXiv 2402.05369.
+    """
+    return -logsigmoid(beta * s_w) - 0.5 * logsigmoid(-beta * s_w) - 0.5 * logsigmoid(-beta * s_l)
+
+
+def bco(s: Each, desirable: Bool[Tensor, " c"], *, beta: float = 0.01) -> Each:
+    """-log sigmoid(beta s - d) if desirable, -log sigmoid(d - beta s) if not;
+    d = half the sum of both classes' mean reward beta s, without gradient
+
+    A classifier of thumbs up and down whose logit is the implicit reward; its bound on DPO's loss is tight when the
+    shift d is the middle of both classes. The mean is the step's own: a running one would be state to keep.
+    Jung et al., "Binary Classifier Optimization for Large Language Model Alignment", 2024, arXiv 2404.04656.
+    """
+    reward = beta * s
+    present = [reward[kind].mean() for kind in (desirable, ~desirable) if kind.any()]
+    shifted = reward - torch.stack(present).mean().detach()
+    return -logsigmoid(torch.where(desirable, shifted, -shifted))
+
+
+def sppo_hard(s_w: Pairs, s_l: Pairs, *, beta: float = 0.001) -> Pairs:
+    """(s_w - 1 / (2 beta))^2 + (s_l + 1 / (2 beta))^2
+
+    Self-play: each log-ratio goes to (probability of winning - 1/2) / beta; hard, since that probability is taken as 1
+    or 0. At the published beta the targets, 500 nats away, are directions rather than places to arrive at.
+    Wu et al., "Self-Play Preference Optimization for Language Model Alignment", 2024, arXiv 2405.00675, equation 4.7.
+    """
+    return (s_w - 0.5 / beta).square() + (s_l + 0.5 / beta).square()
+
+
+def aot(s_w: Pairs, s_l: Pairs, margin_ref: Pairs, *, beta: float = 0.01, label_smoothing: float = 0.0) -> Pairs:
+    """(1 - e) dpo(D) + e dpo(-D), D = sort(margin of policy) - sort(margin of reference), sorted over the step
+
+    The whole distribution of the policy's margins is to dominate the reference's: the k-th smallest is compared with
+    the k-th smallest, whichever pairs they belong to. Paired form.
+    Melnyk et al., "Distributional Preference Alignment of LLMs via Optimal Transport", 2024, arXiv 2406.05882.
+
+    Args:
+        margin_ref: logp_ref of the chosen minus that of the rejected, nats.
+    """
+    margin = margin_ref + (s_w - s_l)
+    return cdpo(margin.sort().values, margin_ref.sort().values, beta=beta, label_smoothing=label_smoothing)
+
+
+def discopop(s_w: Pairs, s_l: Pairs, *, beta: float = 0.05, discopop_tau: float = 0.05) -> Pairs:
+    """(1 - g) (-log sigmoid(x)) + g exp(-x), x = beta (s_w - s_l), g = sigmoid(x / tau)
+
+    A blend of logistic and exponential loss that a language model found by search. Not convex: with tau 0.05
+    it rises from x = -0.12 to 0.07, so that there, where training starts, a step first makes a pair worse.
+    Lu et al., "Discovering Preference Optimization Algorithms with and for LLMs", 2024, arXiv 2406.08414, equation 5.
+    """
+    x = beta * (s_w - s_l)
+    gate = torch.sigmoid(x / discopop_tau)
+    # g exp(-x) as one exponential: far below 0, exp(-x) overflows where g is 0; together they vanish, since tau < 1.
+    return -(1 - gate) * logsigmoid(x) + torch.exp(logsigmoid(x / discopop_tau) - x)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What is known of c completions. Of pairs, the chosen stands before its rejected; then c = 2n."""
+
+    logp: Float[Tensor, " c"]  # log pi(completion | prompt): the sum over tokens that count, nats
+    logp_ref: Float[Tensor, " c"] | None  # the same of the reference
+    length: Float[Tensor, " c"]  # tokens that count
+    desirable: Bool[Tensor, " c"]
+    s_mismatched: Float[Tensor, " k"] | None = None  # log-ratios of completions under prompts of others
+
+    @property
+    def s(self) -> Each:
+        assert self.logp_ref is not None
+        return self.logp - self.logp_ref
+
+    @property
+    def s_mean(self) -> Each:
+        return self.s / self.length
+
+    @property
+    def m(self) -> Each:
+        return self.logp / self.length
+
+    @property
+    def margin_ref(self) -> Pairs:
+        assert self.logp_ref is not None
+        return self.logp_ref[0::2] - self.logp_ref[1::2]
+
+    def get(self, name: str) -> Any:
+        """A quantity by the name that a loss has for it: `s_w` is `s` of the chosen."""
+        if name.endswith(("_w", "_l")):
+            return getattr(self, name[:-2])[name.endswith("_l") :: 2]
+        return getattr(self, name)
+
+
+Need = Literal["reference", "pairs", "mismatched", "whole step"]
+Score = Literal["s", "s_mean", "m"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    function: Callable[..., Tensor]
+    score: Score  # what it ranks completions by: its implicit reward, but for beta
+    # reference: log-probabilities of the reference. pairs: chosen and rejected of a prompt; without, labels do.
+    # mismatched: log-ratios under prompts of others. whole step: statistics over all completions of an optimizer step.
+    needs: frozenset[Need]
+    variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
+
+    @cached_property
+    def takes(self) -> list[str]:
+        parameters = inspect.signature(self.function).parameters.values()
+        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+
+    @cached_property
+    def settings(self) -> dict[str, float]:
+        """Its hyper-parameters with their published values."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def __call__(self, completions: Completions, **settings: float) -> Float[Tensor, " k"]:
+        return self.function(*map(completions.get, self.takes), **settings)
+
+
+def _loss(function: Callable[..., Tensor], score: Score, *needs: Need, **variants: Loss) -> Loss:
+    return Loss(function, score, frozenset(needs), variants)
+
+
+losses: dict[str, Loss] = {
+    "dpo": _loss(dpo, "s", "reference", "pairs"),
+    "dpo_norm": _loss(dpo_norm, "s_mean", "reference", "pairs"),
+    "cdpo": _loss(cdpo, "s", "reference", "pairs"),
+    "robust": _loss(robust, "s", "reference", "pairs"),
+    "ipo": _loss(ipo, "s_mean", "reference", "pairs", ipo_sum=_loss(ipo_sum, "s", "reference", "pairs")),
+    "hinge": _loss(hinge, "s", "reference", "pairs"),
+    "simpo": _loss(simpo, "m", "pairs"),
+    "orpo": _loss(orpo, "m", "pairs"),
+    "kto": _loss(kto, "s", "reference", "mismatched"),
+    "apo_zero": _loss(apo_zero, "s", "reference", "pairs"),
+    "apo_down": _loss(apo_down, "s", "reference", "pairs"),
+    "exo": _loss(exo, "s", "reference", "pairs"),
+    "nca": _loss(nca, "s", "reference", "pairs"),
+    "bco": _loss(bco, "s", "reference", "whole step"),
+    "sppo_hard": _loss(sppo_hard, "s", "reference", "pairs"),
+    "aot": _loss(aot, "s", "reference", "pairs", "whole step"),
+    "discopop": _loss(discopop, "s", "reference", "pairs"),
+}

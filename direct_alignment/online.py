@@ -1,0 +1,102 @@
+"""Pairs of the policy as it is now: the same loss, on data that follow it.
+
+Guo et al., "Direct Language Model Alignment from Online AI Feedback", 2024, arXiv 2402.04792; here a verifier judges.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from direct_alignment.config import DirectAlignmentConfig
+from direct_alignment.data import Example, Say, to_examples, with_mismatched
+from direct_alignment.losses import Loss
+from rlhf.candidates import Candidates, to_rankings
+from rlhf.chat import decode, encode_prompt, end_tokens
+from rlhf.errors import UserError
+from rlhf.evaluation import messages_for
+from rlhf.groups import Group
+from rlhf.loop import gather, share
+from rlhf.mixture import Questions
+from rlhf.sampling import sample
+
+
+def fresh_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Questions,
+    accelerator: Accelerator,
+    config: DirectAlignmentConfig,
+    loss: Loss,
+    *,
+    step: int,
+    say: Say,
+) -> list[Example]:
+    """Right against wrong completions of new problems, as many problems as the next `online_every` steps have pairs.
+
+    Problems without contrast give none, so the pairs may be fewer, and come again within these steps. Which problems,
+    and what is sampled, depends on seed and step alone.
+
+    Raises:
+        UserError: no problem has both a right and a wrong completion.
+    """
+    first = config.data.problems + step * config.batch_size  # behind those of the data that the run started with
+    problems = task.train_problems(seed=config.seed, first=first, count=config.online_every * config.batch_size)
+    mine = share(list(enumerate(problems, start=first)), accelerator)
+    with accelerator.autocast():
+        sampled = sample(
+            model,
+            [encode_prompt(tokenizer, messages_for(problem, config.system_prompt)) for _, problem in mine],
+            completions=config.data.candidates,
+            max_new_tokens=config.max_new_tokens,
+            end_tokens=end_tokens(tokenizer),
+            keys=[(config.seed, number) for number, _ in mine],
+        )
+    candidates = []
+    for (_, problem), one in zip(mine, sampled, strict=True):
+        texts = [decode(tokenizer, tokens) for tokens in one.tokens]
+        candidates.append(Candidates(problem, texts, [task.verify(problem, text) for text in texts]))
+    rankings = to_rankings(gather(candidates, accelerator), seed=config.seed, per_problem=config.data.per_problem)
+    if not rankings:
+        raise UserError(
+            f"online_every: at step {step} every problem has completions that are all right or all wrong",
+            hint="There is nothing left to prefer: a harder task_config, more data.candidates, or fewer max_steps.",
+        )
+    examples = to_examples(
+        tokenizer,
+        rankings,
+        None,
+        max_length=config.max_length,
+        truncation=config.truncation,
+        system_prompt=config.system_prompt,
+        say=say,
+    )
+    return with_mismatched(examples) if "mismatched" in loss.needs else examples
+
+
+def take(buffer: list[Example], step: int, config: DirectAlignmentConfig) -> list[Example]:
+    """The pairs of a step out of those that were sampled for `online_every` of them."""
+    start = step % config.online_every * config.batch_size
+    return [buffer[i % len(buffer)] for i in range(start, start + config.batch_size)]
+
+
+def to_state(buffer: list[Example]) -> list[dict[str, Any]]:
+    """For a checkpoint: what was sampled cannot be sampled again, since the policy has moved on."""
+    return [asdict(example) for example in buffer]
+
+
+def from_state(state: list[dict[str, Any]]) -> list[Example]:
+    def numbers(values: list[float] | None) -> tuple[float, ...] | None:
+        return None if values is None else tuple(values)
+
+    return [
+        Example(
+            group=Group(**one["group"]),
+            desirable=tuple(one["desirable"]),
+            mismatched=None if one["mismatched"] is None else Group(**one["mismatched"]),
+            logp_ref=numbers(one["logp_ref"]),
+            logp_ref_mismatched=numbers(one["logp_ref_mismatched"]),
+        )
+        for one in state
+    ]

@@ -1,0 +1,112 @@
+"""The reference that log-ratios are taken against, and where its log-probabilities come from.
+
+It is the model as it was loaded (`--model_name X` moves it along); with LoRA, the weights under the adapters, so that
+no second model is needed. While it stays, its log-probabilities of the data are computed once and cached on disk, for
+all losses, epochs and runs. One that moves (TR-DPO) is kept, saved with every checkpoint, and asked anew each step.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from direct_alignment.batches import score_all
+from direct_alignment.data import Example, digest
+from rlhf.cache import cached, fingerprint, key
+from rlhf.groups import Group, Layout
+from rlhf.scoring import Scorer
+from rlhf.session import Session
+
+
+class Reference:
+    """
+    Args:
+        every: steps between moves towards the policy; 0 for a reference that stays.
+        mix: how far a move goes, 1 being all the way.
+        keep: whether the initial model stays in memory, for when new data are scored all the time.
+    """
+
+    def __init__(
+        self, session: Session, policy: PreTrainedModel, layout: Layout, *, every: int, mix: float, keep: bool
+    ):
+        self.session, self.policy, self.layout = session, policy, layout
+        self.every, self.mix = every, mix
+        self.kept = session.load_reference() if keep and not session.config.lora_rank else None
+        self.moving = session.load_reference() if every else None
+        if self.moving is not None:
+            session.accelerator.register_for_checkpointing(self.moving)
+
+    @contextmanager
+    def initial(self) -> Generator[PreTrainedModel]:
+        """The model as it was before training, loaded for as long as it is asked for."""
+        if self.session.config.lora_rank:
+            with without_adapters(self.policy):
+                yield self.policy
+        else:
+            yield self.kept or self.session.load_reference()
+
+    def initial_logp(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        """log pi(completion | prompt) under the initial model of each group's completions, nats."""
+        with self.initial() as network:
+            return score_all(Scorer(network), groups, self.session.accelerator, self.layout)
+
+    def score(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the log-probabilities of the reference as it is now."""
+        moving = self.moving
+        if moving is None:
+            return _with(examples, self.initial_logp)
+        accelerator = self.session.accelerator
+        return _with(examples, lambda groups: score_all(Scorer(moving), groups, accelerator, self.layout))
+
+    def score_once(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the initial model's log-probabilities, from the cache where they were ever computed."""
+        return _with(examples, self._cached_logp)
+
+    def _cached_logp(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        """The key holds every token that is scored, and so what the chat template made of the text, and the bytes of
+        the model: other data, another template or other weights are another entry."""
+        model = fingerprint(self.session.config.model_name)
+        entry = key(model, self.session.precision, digest(groups), "reference log-probabilities 1")
+        flat = iter(cached("reference", entry, lambda: [x for sums in self.initial_logp(groups) for x in sums]))
+        return [tuple(next(flat) for _ in group.completions) for group in groups]
+
+    @torch.no_grad()
+    def after_step(self, done: int) -> None:
+        """Every so many steps, reference = (1 - mix) * reference + mix * policy.
+
+        Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment", 2024, arXiv 2404.09656, equation 6.
+        """
+        if self.moving is None or done % self.every:
+            return
+        for own, new in zip(self.moving.parameters(), self.policy.parameters(), strict=True):
+            own.lerp_(new, self.mix)
+
+
+def _with(examples: Sequence[Example], logp: Callable[[Sequence[Group]], list[tuple[float, ...]]]) -> list[Example]:
+    """The mismatched apart from the pairs: so the pairs are cached once for all losses, and scored in the micro-batches
+    that the policy is scored in, which makes a log-ratio of the same weights exactly 0."""
+    own = logp([e.group for e in examples])
+    apart = [e.mismatched for e in examples if e.mismatched is not None]
+    mismatched = iter(logp(apart) if apart else [])
+    return [
+        replace(e, logp_ref=sums, logp_ref_mismatched=None if e.mismatched is None else next(mismatched))
+        for e, sums in zip(examples, own, strict=True)
+    ]
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Generator[None]:
+    """The model that the adapters were put on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)

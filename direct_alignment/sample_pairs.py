@@ -1,0 +1,148 @@
+"""Preference pairs of a policy's own completions, written as a data set:
+
+    uv run python -m direct_alignment.sample_pairs --model_name embedded --task step_arithmetic --output pairs.jsonl
+    uv run python -m direct_alignment.sample_pairs --reward_model runs/preference_rm-seed0 --output pairs.jsonl
+
+Samples completions of problems that no evaluation uses, and has them judged: by the task's verifier, whose pairs are a
+right and a wrong completion of a problem; or by a preference reward model, whose pairs are the best and the worst. What
+is written is what `--data.path` reads.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from rlhf.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from rlhf.candidates import Candidates
+    from rlhf.preferences import Ranking
+
+TOKEN_BUDGET = 8192  # tokens that a reward model reads at once
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m direct_alignment.sample_pairs",
+        description="Sample completions of a policy, judge them, and write pairs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="the .jsonl file to write")
+    add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
+    add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic or word_problems")
+    add("--task_config", default="{}", help="the task's own parameters, as YAML")
+    answers = ("think_tags", "answer_tag", "last_number", "text")
+    add("--answer_in", choices=answers, default="think_tags", help="where the answer stands in a completion")
+    add("--system_prompt", help="said to the policy before the question")
+    add("--problems", type=int, default=1000, help="problems to sample completions of")
+    add("--candidates", type=int, default=8, help="completions of each")
+    add("--per_problem", type=int, default=1, help="pairs of each at most, by the verifier")
+    add("--max_new_tokens", type=int, default=64, help="tokens at which a completion is cut")
+    add("--temperature", type=float, default=1.0, help="of sampling")
+    add("--reward_model", help="a preference reward model (folder or run directory) to judge, not the verifier")
+    add("--seed", type=int, default=0, help="of the problems and the sampling")
+    add("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+    return run_main(lambda: write_pairs(options), debug=options.debug)
+
+
+def write_pairs(options: argparse.Namespace) -> int:
+    from rlhf.candidates import sample_candidates, to_rankings
+    from rlhf.mixture import open_task
+
+    output: Path = options.output
+    parameters = yaml.safe_load(options.task_config)
+    if output.suffix != ".jsonl" or not isinstance(parameters, dict):
+        raise UserError("--output wants a .jsonl file, and --task_config a mapping such as '{max_terms: 4}'")
+    if output.exists():
+        raise UserError(f"--output: '{output}' exists already", hint="Remove it, or write elsewhere.")
+    task = open_task(options.task, parameters, answer_in=options.answer_in)
+    candidates = sample_candidates(
+        options.model_name,
+        task,
+        task.train_problems(seed=options.seed, first=0, count=options.problems),
+        count=options.candidates,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        temperature=options.temperature,
+        system_prompt=options.system_prompt,
+    )
+    if options.reward_model:
+        rankings = judged_by_model(candidates, options.reward_model, system_prompt=options.system_prompt)
+    else:
+        rankings = to_rankings(candidates, seed=options.seed, per_problem=options.per_problem)
+    rows = [
+        {
+            "prompt": [*_system(options.system_prompt), *ranking.prompt],
+            "chosen": ranking.completions[0],
+            "rejected": ranking.completions[-1],
+            **({} if ranking.margin is None else {"margin": ranking.margin}),
+        }
+        for ranking in rankings
+    ]
+    if not rows:
+        raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".partial_{output.name}")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.rename(output)
+    right = sum(verdict.exact for one in candidates for verdict in one.verdicts) / (
+        len(candidates) * options.candidates
+    )
+    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems; {right:.2f} of the completions are right")
+    return 0
+
+
+def _system(system_prompt: str | None) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system_prompt}] if system_prompt else []
+
+
+def judged_by_model(
+    candidates: Sequence["Candidates"], reward_model: str, *, system_prompt: str | None
+) -> list["Ranking"]:
+    """The completions that the model gives the highest and the lowest reward; the margin is their difference."""
+    from rlhf.chat import Message, encode_conversation
+    from rlhf.evaluation import messages_for
+    from rlhf.groups import Group
+    from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
+    from rlhf.loop import device_of
+    from rlhf.preferences import Ranking
+
+    device = device_of("auto")
+    model, tokenizer = load_trained(reward_model)
+    model.to(device)
+    if model.config.num_labels != 1:
+        raise UserError(f"--reward_model: '{reward_model}' gives {model.config.num_labels} numbers, not one reward")
+
+    def answer(text: str) -> list[Message]:
+        return [{"role": "assistant", "content": text}]
+
+    groups, texts = [], []
+    for one in candidates:
+        texts.append([text for text in dict.fromkeys(one.texts) if text.strip()])
+        asked = messages_for(one.problem, system_prompt)
+        encoded = [encode_conversation(tokenizer, [*asked, *answer(text)], last_turn_only=True) for text in texts[-1]]
+        if encoded:
+            groups.append(Group(encoded[0].prompt, [e.completion for e in encoded], [e.counts for e in encoded]))
+    shared = takes_shared_rows(model)
+    found = read(HeadScorer(model), groups, token_budget=TOKEN_BUDGET, shared_prefix=shared, device=device)
+    rewards = iter(float(last[0]) for _, last in found)
+    rankings = []
+    for one, own in zip(candidates, texts, strict=True):
+        reward = {text: next(rewards) for text in own}
+        if len(set(reward.values())) < 2:
+            continue
+        best, worst = max(reward, key=reward.__getitem__), min(reward, key=reward.__getitem__)
+        prompt: list[Message] = [{"role": "user", "content": one.problem.question}]
+        rankings.append(Ranking(prompt, [answer(best), answer(worst)], reward[best] - reward[worst]))
+    return rankings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What can be set for reward models. Light: `--help` and bad input are answered before torch is loaded."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rlhf.config import Section
+from rlhf.settings import TrainerConfig
+
+
+class DataConfig(Section):
+    path: str = Field(
+        "samples",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'samples' of `policy`, verified.",
+    )
+    split: str = Field("train", description="Split of a Hub data set.")
+    size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
+    held_out: int = Field(400, gt=0, description="Kept for the final evaluation, whole questions (at most a fifth).")
+    validation: int = Field(100, gt=0, description="Kept for early stopping, whole questions (at most a fifth).")
+    policy: str = Field("embedded", description="samples: the model whose completions are judged.")
+    questions: str | None = Field(
+        None, description="samples: a file or Hub set with question and answer (a last number), instead of `task`."
+    )
+    task: str = Field("step_arithmetic", description="samples: a task of reasoning-gym, or step_arithmetic.")
+    task_config: dict[str, Any] = Field({}, description="samples: the task's own parameters.")
+    problems: int = Field(2000, gt=0, description="samples: problems to train on.")
+    candidates: int = Field(8, gt=1, description="samples: completions of each problem.")
+    max_new_tokens: int = Field(96, gt=0, description="samples: tokens at which a completion is cut.")
+    system_prompt: str | None = Field(None, description="samples: said to the policy before the question.")
+    seed: int = Field(
+        0, ge=0, description="samples: of problems and completions; the run's own seed does not change them."
+    )
+
+
+class RewardModelConfig(TrainerConfig):
+    """Reward models"""
+
+    data: DataConfig = Field(DataConfig(), description="What to train on.")
+    max_steps: int = Field(200, gt=0, description="Optimizer steps at most.")
+    batch_size: int = Field(32, gt=0, description="Rankings or questions in an optimizer step, over all processes.")
+    max_length: int = Field(1024, gt=1, description="Tokens of a prompt with its longest answer.")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="Evaluations without a better validation loss before the run stops; 0: never. The best wins.",
+    )
+    samples: int = Field(4, ge=0, description="Held-out examples written to samples.jsonl with their scores.")
+
+
+class PreferenceConfig(RewardModelConfig):
+    """Preference reward model"""
+
+    truncation: Literal["keep_start", "keep_end"] = Field(
+        "keep_end", description="Of what is too long: keep_end shortens the prompt, keep_start cuts the answers."
+    )
+    margin_scale: float = Field(0.0, ge=0, description="Weight of the data's margin in the loss; 0 leaves it out.")
+    centring: float = Field(0.01, ge=0, description="Weight of (r_w + r_l)^2, which keeps rewards around 0.")
+    pairs_per_problem: int = Field(
+        2, gt=0, description="samples: pairs of a right and a wrong completion of a problem."
+    )
+
+
+class OutcomeConfig(RewardModelConfig):
+    """Outcome reward model"""
+
+    orm_loss: Literal["tokens", "last"] = Field(
+        "tokens", description="Judge the solution at every token, or at the last only. The score is the last token's."
+    )
+
+
+class ProcessConfig(RewardModelConfig):
+    """Process reward model"""
+
+    separator: str = Field("\n", description="Ends each step: one token, at which the step is judged.")
+    alternatives: bool = Field(True, description="PRM800K: learn from steps that were not chosen too, each on its own.")

@@ -1,0 +1,141 @@
+"""Evaluate a reward model: uv run python -m reward_models.evaluate runs/preference_rm-seed0
+
+On the run's own held-out data, or on a file: pairs as for training (RewardBench's `prompt, chosen, rejected, subset`
+give a score a subset), solutions with labels for an outcome model, labelled steps for a process model. Writes
+evaluation.jsonl and evaluation.html.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from reward_models.data import Example
+
+KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
+
+
+def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int) -> None:
+    from reward_models.evaluation import by_subset, outcome_result, preference_result, process_result
+    from reward_models.metrics import pair_accuracy
+    from reward_models.report import write_evaluation
+    from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
+    from rlhf.loop import device_of
+
+    kind, config = _config(run)
+    model, tokenizer = load_trained(str(run))
+    device = device_of(config.device)
+    model.to(device)
+    subsets: list[str] = []
+    if data is None:
+        examples, name = _held_out(kind, config, tokenizer), "held-out"
+    else:
+        examples, subsets = _of_file(kind, config, tokenizer, data, split)
+        name = Path(data).name
+    groups = [example.group for example in examples]
+    shared = takes_shared_rows(model)
+    found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=device)
+    result = {"preference": preference_result, "outcome": outcome_result, "process": process_result}[kind](
+        found, examples, name
+    )
+    if subsets:
+        import numpy as np
+
+        pairs = np.array([float(last[0]) for _, last in found]).reshape(-1, 2)
+        result.records.extend(by_subset(pair_accuracy(pairs[:, 0], pairs[:, 1]), subsets, data=name))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in result.records))
+    for record in result.records:
+        interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if "low" in record else ""
+        print(f"{record['data']:<24} {record['metric']:<32} {record['value']:.3f}{interval}  n = {record['n']}")
+    print(write_evaluation(output, result, title=f"{kind.capitalize()} RM {run.name}"))
+
+
+def _config(run: Path) -> "tuple[str, Any]":
+    """The kind of model, and the settings that it was trained with."""
+    from reward_models.config import OutcomeConfig, PreferenceConfig, ProcessConfig
+    from rlhf.config import read_command
+
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"'{run}' is no run of a reward model: it has no config.yaml")
+    written = file.read_text()
+    kind = next((kind for key, kind in KINDS.items() if f"\n{key}:" in written), None)
+    if kind is None:
+        raise UserError(f"'{run}' is a run, but not of a reward model")
+    config_class = {"outcome": OutcomeConfig, "process": ProcessConfig, "preference": PreferenceConfig}[kind]
+    return kind, read_command(config_class, ["--config", str(file)], prog="", description="").config
+
+
+def _held_out(kind: str, config: Any, tokenizer: "PreTrainedTokenizerBase") -> "list[Example]":
+    from reward_models.data import outcome_data, preference_data, process_data
+
+    load = {"preference": preference_data, "outcome": outcome_data, "process": process_data}[kind]
+    return load(config, tokenizer, print).held_out
+
+
+def _of_file(
+    kind: str, config: Any, tokenizer: "PreTrainedTokenizerBase", path: str, split: str
+) -> "tuple[list[Example], list[str]]":
+    """Examples of a whole file; for pairs with a column `subset`, the subset of each."""
+    from reward_models.data import (
+        merge,
+        parse_solutions,
+        parse_traces,
+        rankings_to_examples,
+        solutions_to_examples,
+        traces_to_examples,
+    )
+    from rlhf.data import Row, load_rows, usable
+    from rlhf.preferences import Ranking, parse_preference
+
+    rows = load_rows(path, split=split)
+    if kind == "outcome":
+        return solutions_to_examples(
+            merge(usable(rows, parse_solutions, say=print), print), tokenizer, config, print
+        ), []
+    if kind == "process":
+        return traces_to_examples(usable(rows, parse_traces, say=print), tokenizer, config, print), []
+
+    def with_subset(row: Row) -> tuple[Ranking, str]:
+        return parse_preference(row), str(row.get("subset") or "")
+
+    parsed = usable(rows, with_subset, say=print)
+    examples, subsets = [], []
+    for ranking, subset in parsed:
+        try:
+            examples += rankings_to_examples(
+                [ranking], tokenizer, max_length=config.max_length, truncation=config.truncation, say=print
+            )
+        except UserError:
+            continue  # too long: said below
+        subsets.append(subset)
+    if len(examples) < len(parsed):
+        print(f"data: {len(parsed) - len(examples)} of {len(parsed)} pairs are left out: too long")
+    if not examples:
+        raise UserError(f"data: no pair of {path} fits into max_length {config.max_length}")
+    wanted = any(subsets) and all(len(example.group.completions) == 2 for example in examples)
+    return examples, subsets if wanted else []
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m reward_models.evaluate", description="Evaluate a reward model.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--data", metavar="FILE", help="file or Hub set (default: the run's own held-out data)")
+    parser.add_argument("--split", default="train", help="split of a Hub set (default: train)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: RUN)")
+    parser.add_argument("--token_budget", type=int, default=8192, help="tokens in a micro-batch")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    o = parser.parse_args(arguments)
+    evaluate(o.run, o.data, split=o.split, output=o.output or o.run, token_budget=o.token_budget)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

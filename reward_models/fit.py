@@ -1,0 +1,267 @@
+"""The one loop that fits a reward model. What is learned is in `losses.py`, and in the script that calls this.
+
+Batches of questions; each step is cut into micro-batches of whole questions, so that answers that are compared stand in
+the same one; the loss of a step is its sum over the whole step, divided by the step's pairs, tokens or labelled steps.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.config import RewardModelConfig
+from reward_models.data import Example, Split
+from reward_models.evaluation import Read, Result, mean_loss, step_samples
+from reward_models.objectives import Objective
+from reward_models.report import write_evaluation
+from rlhf import checkpoints
+from rlhf.errors import UserError
+from rlhf.groups import Layout, Rows, micro_batches
+from rlhf.heads import HeadScorer, Readings, load_with_head, read, takes_shared_rows
+from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
+from rlhf.models import choose_attention
+from rlhf.session import Session
+
+ALL = 10**9  # a token budget that everything fits in
+
+
+def load_model(session: Session, classes: Sequence[str] = ()) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model to train, on its device, with its tokenizer."""
+    config = session.config
+    attention = choose_attention(config.attention, session.device)
+    model, tokenizer = load_with_head(
+        config.model_name,
+        classes=classes,
+        attention=attention,
+        lora_rank=config.lora_rank,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    model.to(session.accelerator.device)
+    if attention == "flash_attention_2":
+        session.shared_prefix = False
+    if session.shared_prefix and not takes_shared_rows(model):
+        session.shared_prefix = False
+        session.console.say(f"{type(model).__name__} cannot take shared-prefix rows: each answer gets its own row")
+    return model, tokenizer
+
+
+def fit(
+    session: Session,
+    config: RewardModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    objective: Objective,
+    shortcuts: list[dict[str, Any]],
+) -> int:
+    """Train, stop where validation stops getting better, report on what was held out. Returns the exit code."""
+    accelerator, device = session.accelerator, session.accelerator.device
+    if config.batch_size % accelerator.num_processes:
+        raise UserError(f"batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes")
+    if len(split.train) < config.batch_size:
+        raise UserError(f"data: {len(split.train)} examples to train on are fewer than batch_size {config.batch_size}")
+    optimizer = make_optimizer(
+        model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
+    )
+    scorer, optimizer = accelerator.prepare(HeadScorer(model), optimizer)
+    layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
+    best_weights = session.path / "best.safetensors"
+
+    def reading(examples: Sequence[Example]) -> Read:
+        model.eval()
+        with accelerator.autocast():
+            found = read(HeadScorer(model), [example.group for example in examples], device=device, **layout)
+        model.train(config.gradient_checkpointing)  # no dropout otherwise: all these models are trained without
+        return found
+
+    def report(step: int, *, extra: list[dict[str, Any]] | None = None) -> Result:
+        """On the held-out part: before training and after it, never in between."""
+        found = reading(split.held_out)
+        result = objective.evaluate(found, split.held_out, "held-out")
+        session.evaluated(step, [*result.records, *(extra or [])])
+        if config.samples:
+            session.samples(step, step_samples(found, split.held_out, config.samples))
+        return result
+
+    def validate(step: int) -> float:
+        found = reading(split.validation)
+        loss = mean_loss(losses_of(objective, found, split.validation))
+        records = objective.evaluate(found, split.validation, "validation").records
+        value = next(record for record in records if record["metric"] == objective.criterion)
+        session.evaluated(
+            step, [value, {"data": "validation", "metric": "loss", "value": loss, "n": len(split.validation)}]
+        )
+        return loss
+
+    start, state = session.resume()
+    best, best_step = state.get("best"), state.get("best_step", 0)  # validation loss
+    if start == 0:
+        report(0, extra=shortcuts)
+    done, finished = start, start >= config.max_steps or state.get("stopped_early", False)
+    while not finished:
+        # 1. The questions of this step, by number: the same in every run of this seed.
+        with session.watch("data"):
+            examples = batch(split.train, step=done, size=config.batch_size, seed=config.seed)
+            units = sum(objective.units(example) for example in examples)
+            pieces = share(examples, accelerator)
+            if not objective.compares:
+                pieces = [part for example in pieces for part in example.parts(config.token_budget)]
+            chunks = into_micro_batches(pieces, **layout)
+
+        # 2. Loss and gradient, in micro-batches that together make the step.
+        step_loss = 0.0
+        with session.watch("update"):
+            for i, (rows, chunk) in enumerate(chunks):
+                rows = rows.to(device)
+                with gradients_flow(accelerator, scorer, last=i == len(chunks) - 1):
+                    loss = objective.loss(in_order(scorer(rows), rows), chunk).sum() / units
+                    check_finite(loss, session.run.path, rows=rows)
+                    accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+                step_loss += float(loss.detach())
+            lr = learning_rate(
+                done,
+                peak=config.lr,
+                warmup_steps=config.warmup_steps,
+                max_steps=config.max_steps,
+                schedule=config.lr_schedule,
+            )
+            norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+
+        # 3. Tell, validate, save.
+        done += 1
+        (step_loss,) = total([step_loss], accelerator)
+        tokens = sum(example.tokens for example in examples)
+        separately = sum(len(p.group.prompt) * (len(p.group.completions) - 1) for p in examples)
+        metrics = {"loss": step_loss, "optim/lr": lr, "optim/grad_norm": norm}
+        metrics["rows/tokens_saved"] = separately / (tokens + separately) if session.shared_prefix else 0.0
+        session.log(done, metrics, tokens=tokens)
+        finished = done == config.max_steps
+        if finished or (config.eval_every and done % config.eval_every == 0):
+            loss_now = validate(done)
+            if best is None or loss_now < best:
+                best, best_step = loss_now, done
+                save_best(model, best_weights, writes=session.run.writes)
+            elif config.patience and done - best_step >= config.patience * (config.eval_every or config.max_steps):
+                session.console.say(f"validation has not got better since step {best_step}: stopping")
+                finished = True
+        if finished or done % config.save_every == 0 or session.interrupted:
+            state = {"best": best, "best_step": best_step, "stopped_early": finished and done < config.max_steps}
+            checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
+        if session.interrupted:
+            return session.leave(done)
+
+    if config.patience and best_step < done:
+        accelerator.wait_for_everyone()
+        model.load_state_dict(load_file(best_weights, device=str(device)), strict=False)
+        session.console.say(f"the weights of step {best_step} are kept: the lowest validation loss, {best:.4f}")
+    result = report(done)
+    model.config.reward_statistics = statistics(reading(split.validation))
+    if accelerator.is_main_process:
+        pictures = write_evaluation(session.path, result, title=session.title)
+        session.console.say(f"pictures: {pictures}")
+    session.finish(model, tokenizer, next_command=f"uv run python -m reward_models.evaluate {session.path}")
+    best_weights.unlink(missing_ok=True)
+    return 0
+
+
+def batch(examples: Sequence[Example], *, step: int, size: int, seed: int) -> list[Example]:
+    """The examples of a step: every epoch in a new order, a function of seed and epoch alone."""
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for i in range(step * size, (step + 1) * size):
+        epoch, place = divmod(i, len(examples))
+        if epoch not in orders:
+            orders[epoch] = list(range(len(examples)))
+            Random(f"{seed} {epoch}").shuffle(orders[epoch])
+        chosen.append(examples[orders[epoch][place]])
+    return chosen
+
+
+def into_micro_batches(
+    examples: Sequence[Example], *, token_budget: int, shared_prefix: bool
+) -> list[tuple[Rows, list[Example]]]:
+    """Whole examples, at most `token_budget` tokens with padding, the longest first; an example over it goes alone."""
+    order = sorted(examples, key=lambda e: -_widest(e, shared_prefix))
+    chunks: list[list[Example]] = []
+    widest = rows = 0
+    for example in order:
+        own = 1 if shared_prefix else len(example.group.completions)
+        if not chunks or (rows + own) * widest > token_budget:
+            chunks.append([])
+            widest, rows = _widest(example, shared_prefix), 0
+        chunks[-1].append(example)
+        rows += own
+    made = []
+    for chunk in chunks:
+        (whole,) = micro_batches([e.group for e in chunk], token_budget=ALL, shared_prefix=shared_prefix)
+        made.append((whole, chunk))
+    return made
+
+
+def _widest(example: Example, shared_prefix: bool) -> int:
+    """The longest row that the example needs."""
+    return example.tokens if shared_prefix else len(example.group.prompt) + max(map(len, example.group.completions))
+
+
+def in_order(readings: Readings, rows: Rows) -> Readings:
+    """Readings in the order of the micro-batch's examples and their answers, whatever the order of rows."""
+    order = rows.sequence.argsort()
+    return Readings(readings.logits[order], readings.mask[order], readings.last[order])
+
+
+def losses_of(objective: Objective, found: Read, examples: Sequence[Example]) -> list[Tensor]:
+    """The losses of examples that were read without gradient, one example at a time."""
+    losses, at = [], 0
+    for example in examples:
+        own = found[at : at + len(example.group.completions)]
+        at += len(own)
+        losses.append(objective.loss(_as_readings(own, example), [example]))
+    return losses
+
+
+def _as_readings(own: Read, example: Example) -> Readings:
+    """What `HeadScorer` would have returned for one example, where tokens that do not count are not looked at."""
+    k = own[0][1].shape[0]
+    size = max(len(completion) for completion in example.group.completions)
+    logits = torch.zeros(len(own), size, k)
+    mask = torch.zeros(len(own), size, dtype=torch.bool)
+    last = torch.tensor([len(completion) - 1 for completion in example.group.completions])
+    all_counts = example.group.counts or [[True] * len(completion) for completion in example.group.completions]
+    for i, ((counted, at_last), counts) in enumerate(zip(own, all_counts, strict=True)):
+        mask[i, : len(counts)] = torch.tensor(counts)
+        logits[i, last[i]] = at_last
+        logits[i][mask[i]] = counted
+    return Readings(logits, mask, last)
+
+
+def statistics(found: Read) -> dict[str, float]:
+    """Mean and spread of the model's scores, by which members of an ensemble are put on one scale."""
+    last = torch.stack([at_last for _, at_last in found])[:, 0].double()
+    return {"mean": float(last.mean()), "std": float(last.std())}
+
+
+def save_best(model: nn.Module, file: Any, *, writes: bool) -> None:
+    """The trained weights of the best step so far, beside and renamed into place."""
+    if writes:
+        partial = file.with_name(f".{file.name}")
+        save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}, partial)
+        partial.rename(file)
+
+
+METRICS = {
+    "loss": {"description": "Loss of the step, mean over its pairs, tokens or labelled steps", "unit": "nats"},
+    "rows/tokens_saved": {
+        "description": "Share of the tokens of separate rows that shared-prefix rows do without",
+        "unit": "",
+    },
+    "optim/lr": {"description": "Learning rate of the step", "unit": ""},
+    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping", "unit": ""},
+    "speed/tokens_per_s": {"description": "Tokens of questions and answers a second", "unit": "tokens/s"},
+    "time/data_s": {"description": "Choosing the batch and laying it in rows", "unit": "s"},
+    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
+    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
+}

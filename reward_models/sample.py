@@ -1,0 +1,73 @@
+"""Sample and verify: uv run python -m reward_models.sample --model_name runs/sft --output candidates.jsonl
+
+Several completions of a policy to each problem, each labelled right or wrong: what an outcome model is trained on, as a
+file to look at or to pass as `--data.path`. Cached, so that training with the same settings samples nothing again.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.errors import UserError, run_main
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
+    add = parser.add_argument
+    add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
+    add("--output", required=True, type=Path, metavar="FILE.jsonl", help="file to write")
+    add("--task", default="step_arithmetic", help="a task of reasoning-gym (default: step_arithmetic)")
+    add("--task_config", default="{}", metavar="JSON", help="the task's own parameters")
+    add("--questions", metavar="FILE", help="file or Hub set with question and answer, instead of --task")
+    add("--split", default="train", help="split of a Hub set (default: train)")
+    add("--problems", type=int, default=500, help="how many problems (default: 500)")
+    add("--candidates", type=int, default=8, help="completions of each (default: 8)")
+    add("--max_new_tokens", type=int, default=96, help="tokens at which a completion is cut (default: 96)")
+    add("--temperature", type=float, default=1.0, help="of sampling (default: 1)")
+    add("--system_prompt", help="said to the model before the question")
+    add("--seed", type=int, default=0)
+    add("--debug", action="store_true", help="show the traceback of an error")
+    o = parser.parse_args(arguments)
+    if not o.output.parent.is_dir():
+        raise UserError(f"--output: there is no folder '{o.output.parent}'")
+
+    from reward_models.questions import load_questions
+    from rlhf.candidates import sample_candidates
+    from rlhf.tasks import Task
+
+    if o.questions:
+        problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
+    else:
+        try:
+            verifier = Task(o.task, json.loads(o.task_config))
+        except ValueError as error:
+            raise UserError(f"--task_config is not JSON: {error}") from error
+        problems = verifier.train_problems(seed=o.seed, first=0, count=o.problems)
+        problems = list({problem.question: problem for problem in problems}.values())
+    candidates = sample_candidates(
+        o.model_name,
+        verifier,
+        problems,
+        count=o.candidates,
+        max_new_tokens=o.max_new_tokens,
+        seed=o.seed,
+        temperature=o.temperature,
+        system_prompt=o.system_prompt,
+    )
+    beside = o.output.with_name(f".{o.output.name}.{os.getpid()}")
+    with beside.open("w") as file:
+        for one in candidates:
+            labels = [verdict.exact == 1 for verdict in one.verdicts]
+            row = {"question": one.problem.question, "answer": one.problem.answer, "completions": one.texts}
+            file.write(json.dumps({**row, "labels": labels}) + "\n")
+    beside.replace(o.output)
+    right = sum(verdict.exact for one in candidates for verdict in one.verdicts)
+    count = sum(len(one.texts) for one in candidates)
+    print(f"{count} completions of {len(candidates)} problems, {right / count:.3f} right: {o.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

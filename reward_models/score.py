@@ -1,0 +1,75 @@
+"""Score a file: uv run python -m reward_models.score runs/orm --data answers.jsonl --output scored.jsonl
+
+Rows have `prompt` (or `question`) as text or messages, and `completion` (or `response`, `solution`) or a list
+`completions`. Each row comes back with `reward`, or `rewards` in the order of its completions. Several models make an
+ensemble.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from reward_models.scoring import Conversation
+    from rlhf.data import Row
+
+
+def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
+    """The row, and its prompt with its answers.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    prompt = next((row[name] for name in ("prompt", "question", "instruction") if row.get(name) is not None), None)
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt):
+        raise ValueError(f"columns {sorted(row)}: wanted a prompt as text or messages")
+    one = next((row[name] for name in ("completion", "response", "solution") if row.get(name)), None)
+    given = row["completions"] if row.get("completions") is not None else [one]
+    answers = [a for a in given if isinstance(a, str) and a.strip()] if isinstance(given, list) else []
+    if not answers or len(answers) < len(given):
+        raise ValueError("wanted completion or completions as text that is not empty")
+    return row, (prompt, answers)
+
+
+def score(models: Sequence[str], data: str, output: Path, *, combine: Any, steps: Any, device: str) -> None:
+    from reward_models.scoring import RewardModel
+    from rlhf.data import load_rows, usable
+
+    rows = usable(load_rows(data), parse_answers, say=print)
+    rewards = RewardModel(models, combine=combine, steps=steps, device=device).score([c for _, c in rows])
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    with beside.open("w") as file:
+        for (row, _), own in zip(rows, rewards, strict=True):
+            told: dict[str, Any] = {"rewards": own} if "completions" in row else {"reward": own[0]}
+            file.write(json.dumps({**row, **told}) + "\n")
+    beside.replace(output)
+    print(f"{len(rows)} rows scored: {output}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m reward_models.score", description="Score the answers of a file.")
+    parser.add_argument("models", nargs="+", metavar="RUN", help="reward models; several are an ensemble")
+    parser.add_argument("--data", required=True, metavar="FILE", help=".jsonl, .json, .parquet or .csv with answers")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file to write")
+    parser.add_argument("--combine", choices=("mean", "lower"), default="mean", help="ensemble: mean, or lower bound")
+    parser.add_argument(
+        "--steps", choices=("min", "product", "last"), default="min", help="process models: from steps to a solution"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    o = parser.parse_args(arguments)
+    if not o.output.parent.is_dir():
+        raise UserError(f"--output: there is no folder '{o.output.parent}'")
+    score(o.models, o.data, o.output, combine=o.combine, steps=o.steps, device=o.device)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

@@ -1,0 +1,57 @@
+"""Outcome reward model: uv run python -m reward_models.train_orm
+
+Is a solution right? Binary cross-entropy at every token of it, or at the last alone; the score is the last one's logit:
+
+    loss = -sum_t [ y log p_t + (1 - y) log(1 - p_t) ] / tokens of the step      Cobbe et al., 2021, arXiv 2110.14168
+
+All candidates of a question share its row. RLHF Book, chapter 5. The loop is `fit.py`.
+"""
+
+import sys
+from pathlib import Path
+
+from reward_models.config import OutcomeConfig
+from rlhf.config import Command, read_command, show
+from rlhf.errors import run_main
+
+DEFAULT = Path(__file__).parent / "configs" / "orm.yaml"
+
+
+def train(command: Command[OutcomeConfig]) -> int:
+    from reward_models import shortcuts
+    from reward_models.data import outcome_data
+    from reward_models.fit import METRICS, fit, load_model
+    from reward_models.objectives import outcome
+    from rlhf.session import open_session
+
+    config = command.config
+    with open_session(command, METRICS, title="Outcome RM", headline=["loss"]) as session:
+        model, tokenizer = load_model(session)
+        split = outcome_data(config, tokenizer, session.console.say)
+        session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
+        baselines = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(baselines, chance=0.5):
+            session.advise(0, text)
+        return fit(session, config, model, tokenizer, split, outcome(config), baselines)
+
+
+def main() -> int | None:
+    command = read_command(
+        OutcomeConfig,
+        sys.argv[1:],
+        prog="python -m reward_models.train_orm",
+        description="Train a reward model to tell right solutions from wrong ones.",
+        default_config=DEFAULT,
+    )
+    if command.show_config:
+        print(show(command))
+        return 0
+    if command.plan:
+        from reward_models.needs import show_needs
+
+        return show_needs(command, "Outcome RM")
+    return train(command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

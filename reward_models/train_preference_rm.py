@@ -1,0 +1,58 @@
+"""Preference reward model: uv run python -m reward_models.train_preference_rm
+
+Of two answers to a prompt, the better one gets the higher reward, read at the last token of the conversation:
+
+    loss = -log sigmoid(r_w - r_l - margin) + centring * (r_w + r_l)^2          Bradley and Terry, 1952
+    loss = -sum_i log( exp r_i / sum_{j>=i} exp r_j )   for ranked lists         Plackett, 1975; Luce, 1959
+
+RLHF Book, chapter 5. The loop is `fit.py`; this script is what a preference model is made of.
+"""
+
+import sys
+from pathlib import Path
+
+from reward_models.config import PreferenceConfig
+from rlhf.config import Command, read_command, show
+from rlhf.errors import run_main
+
+DEFAULT = Path(__file__).parent / "configs" / "preference_rm.yaml"
+
+
+def train(command: Command[PreferenceConfig]) -> int:
+    from reward_models import shortcuts
+    from reward_models.data import preference_data
+    from reward_models.fit import METRICS, fit, load_model
+    from reward_models.objectives import preference
+    from rlhf.session import open_session
+
+    config = command.config
+    with open_session(command, METRICS, title="Preference RM", headline=["loss"]) as session:
+        model, tokenizer = load_model(session)
+        split = preference_data(config, tokenizer, session.console.say)
+        session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
+        baselines = shortcuts.of_preference(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(baselines, chance=0.5):
+            session.advise(0, text)
+        return fit(session, config, model, tokenizer, split, preference(config), baselines)
+
+
+def main() -> int | None:
+    command = read_command(
+        PreferenceConfig,
+        sys.argv[1:],
+        prog="python -m reward_models.train_preference_rm",
+        description="Train a reward model on preferences between answers.",
+        default_config=DEFAULT,
+    )
+    if command.show_config:
+        print(show(command))
+        return 0
+    if command.plan:
+        from reward_models.needs import show_needs
+
+        return show_needs(command, "Preference RM")
+    return train(command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

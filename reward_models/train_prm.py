@@ -1,0 +1,60 @@
+"""Process reward model: uv run python -m reward_models.train_prm
+
+Is each step right? Cross-entropy over {wrong, neutral, right} at the token that ends a step, with all steps before it
+in sight:
+
+    loss = -sum_steps log p(label | question, steps up to this one) / labelled steps of the batch
+
+Lightman et al., "Let's verify step by step", 2023, arXiv 2305.20050. RLHF Book, chapter 5. The loop is `fit.py`.
+"""
+
+import sys
+from pathlib import Path
+
+from reward_models.config import ProcessConfig
+from rlhf.config import Command, read_command, show
+from rlhf.errors import run_main
+
+DEFAULT = Path(__file__).parent / "configs" / "prm.yaml"
+
+
+def train(command: Command[ProcessConfig]) -> int:
+    from reward_models import shortcuts
+    from reward_models.data import process_data
+    from reward_models.fit import METRICS, fit, load_model
+    from reward_models.objectives import process
+    from reward_models.steps import CLASS_NAMES
+    from rlhf.session import open_session
+
+    config = command.config
+    with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:
+        model, tokenizer = load_model(session, CLASS_NAMES)
+        model.config.step_separator = config.separator
+        split = process_data(config, tokenizer, session.console.say)
+        session.describe(data=f"steps of {split.name}", data_fingerprint=split.fingerprint)
+        baselines = shortcuts.of_process(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(baselines[1:], chance=baselines[0]["value"]):
+            session.advise(0, text)
+        return fit(session, config, model, tokenizer, split, process(), baselines)
+
+
+def main() -> int | None:
+    command = read_command(
+        ProcessConfig,
+        sys.argv[1:],
+        prog="python -m reward_models.train_prm",
+        description="Train a reward model to judge each step of a solution.",
+        default_config=DEFAULT,
+    )
+    if command.show_config:
+        print(show(command))
+        return 0
+    if command.plan:
+        from reward_models.needs import show_needs
+
+        return show_needs(command, "Process RM")
+    return train(command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))

@@ -1,0 +1,409 @@
+"""Every loss against values derived by hand, in its limits, and beside TRL's where the definitions agree."""
+
+import math
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig
+from direct_alignment.losses import Completions, Loss, losses
+
+LN2, LN3 = math.log(2), math.log(3)
+ALL = {**losses, "ipo_sum": losses["ipo"].variants["ipo_sum"]}
+EVERY = pytest.mark.parametrize("name", ALL)
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def completions(s: Tensor, *, logp_ref: Tensor | None = None, length: float = 1.0, mismatched=(0.0,)) -> Completions:
+    """Chosen and rejected in turn, with these log-ratios; one token each, so that means are sums."""
+    logp_ref = torch.full_like(s, -1.0) if logp_ref is None else logp_ref
+    desirable = torch.arange(len(s)) % 2 == 0
+    return Completions(s + logp_ref, logp_ref, torch.full_like(s, length), desirable, torch.tensor(mismatched))
+
+
+def value(name: str, *arguments: Tensor, **settings: float) -> list[float]:
+    return ALL[name].function(*arguments, **settings).tolist()
+
+
+# ---------------------------------------------------------------------------------------------- values by hand
+#
+# With beta 0.1, s_w = 10 ln 3 and s_l = -10 ln 2:  sigmoid(beta s_w) = 3/4,  sigmoid(beta s_l) = 1/3,
+# beta D = ln 6 and sigmoid(ln 6) = 6/7.
+
+W, L = 10 * LN3, -10 * LN2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("dpo", {}, math.log(7 / 6)),
+        ("cdpo", {}, 0.9 * math.log(7 / 6) + 0.1 * math.log(7)),  # sigmoid(-ln 6) = 1/7
+        ("robust", {}, (0.9 * math.log(7 / 6) - 0.1 * math.log(7)) / 0.8),
+        ("hinge", {"beta": 0.1}, 0.0),  # ln 6 > 1
+        ("hinge", {"beta": 0.05}, 1 - math.log(6) / 2),
+        ("apo_zero", {}, 1 / 4 + 1 / 3),
+        ("apo_down", {}, 3 / 4 + 1 / 7),
+        ("exo", {"label_smoothing": 0.1}, 6 / 7 * math.log(6 / 7 / 0.9) + 1 / 7 * math.log(1 / 7 / 0.1)),
+        ("nca", {"beta": 0.1}, -math.log(3 / 4) - math.log(1 / 4) / 2 - math.log(2 / 3) / 2),
+        ("sppo_hard", {"beta": 0.1}, (W - 5) ** 2 + (L + 5) ** 2),
+        ("ipo_sum", {}, (W - L - 5) ** 2),
+    ],
+)
+def test_of_log_ratios(name: str, settings: dict[str, float], expected: float) -> None:
+    assert value(name, tensor(W), tensor(L), **settings) == [pytest.approx(expected, abs=1e-9)]
+
+
+def test_dpo_norm() -> None:
+    """On token means: with beta 2 and a difference of ln(3) / 2, sigmoid(ln 3) = 3/4."""
+    assert value("dpo_norm", tensor(LN3 / 2), tensor(0.0)) == [pytest.approx(math.log(4 / 3))]
+
+
+def test_ipo() -> None:
+    """beta 0.25 has the target 1 / 0.5 = 2; means 1 and -0.5 are 1.5 apart: 0.5^2."""
+    assert value("ipo", tensor(1.0), tensor(-0.5), beta=0.25) == [pytest.approx(0.25)]
+
+
+def test_simpo() -> None:
+    """m_w - m_l = 1; gamma is half of beta, so beta (1 - 1/2) = ln 3 for beta = 2 ln 3, and sigmoid(ln 3) = 3/4."""
+    assert value("simpo", tensor(-0.5), tensor(-1.5), beta=2 * LN3) == [pytest.approx(math.log(4 / 3))]
+
+
+def test_orpo() -> None:
+    """Mean probabilities 1/2 and 1/4: odds 1 and 1/3, so the log odds differ by ln 3; NLL of the chosen ln 2."""
+    assert value("orpo", tensor(-LN2), tensor(-2 * LN2)) == [pytest.approx(LN2 + 0.1 * math.log(4 / 3))]
+
+
+def test_kto() -> None:
+    """z = mean(0, 20 ln 2) = 10 ln 2. Wanted, s = 10 ln 6: beta (s - z) = ln 3, so 1 - 3/4, times 2.
+    Unwanted, s = 10 ln 2 - 10 ln 3: beta (z - s) = ln 3, so 1 - 3/4, times 3."""
+    s, desirable, mismatched = (
+        tensor(10 * math.log(6), 10 * (LN2 - LN3)),
+        torch.tensor([True, False]),
+        tensor(0, 20 * LN2),
+    )
+    got = value("kto", s, desirable, mismatched, desirable_weight=2.0, undesirable_weight=3.0)
+    assert got == [pytest.approx(2 / 4), pytest.approx(3 / 4)]
+
+
+def test_kto_z_is_not_negative_and_has_no_gradient() -> None:
+    s, mismatched = tensor(0.0), tensor(-5.0)
+    losses["kto"].function(s, torch.tensor([True]), mismatched).sum().backward()
+    assert mismatched.grad is None or mismatched.grad.item() == 0
+    assert value("kto", s, torch.tensor([True]), mismatched) == [0.5]  # z = 0
+
+
+def test_bco() -> None:
+    """Rewards 2 ln 3 of the wanted and 0 of the unwanted one: the middle is ln 3, and both are ln 3 on their side."""
+    got = value("bco", tensor(20 * LN3, 0.0), torch.tensor([True, False]), beta=0.1)
+    assert got == [pytest.approx(math.log(4 / 3))] * 2
+
+
+def test_bco_of_one_class_alone() -> None:
+    """The middle is then that class's own mean."""
+    assert value("bco", tensor(3.0, 3.0), torch.tensor([True, True])) == [pytest.approx(LN2)] * 2
+
+
+def test_aot_compares_ranks_and_not_pairs() -> None:
+    """Margins of the policy 20 and 0, of the reference 0 and 10. Sorted: (0, 20) against (0, 10): D = (0, 10), and with
+    beta = ln 3 / 10: ln 2 and -log sigmoid(ln 3). By pairs it would be D = (20, -10)."""
+    got = value("aot", tensor(20.0, -10.0), tensor(0.0, 0.0), tensor(0.0, 10.0), beta=LN3 / 10)
+    assert got == [pytest.approx(LN2), pytest.approx(math.log(4 / 3))]
+
+
+def test_discopop() -> None:
+    """x = tau ln 3: the gate is sigmoid(ln 3) = 3/4."""
+    x = 0.05 * LN3
+    expected = 1 / 4 * math.log(1 + math.exp(-x)) + 3 / 4 * math.exp(-x)
+    assert value("discopop", tensor(x), tensor(0.0), beta=1.0) == [pytest.approx(expected)]
+
+
+# ---------------------------------------------------------------------------------------------- what each one takes
+
+
+def test_completions_by_name() -> None:
+    """Two pairs, lengths 2 and 4: log-ratios of the chosen (1, 3), of the rejected (2, 4); margins of the reference."""
+    it = Completions(
+        logp=torch.tensor([-1.0, -2.0, -3.0, -4.0]),
+        logp_ref=torch.tensor([-2.0, -4.0, -6.0, -8.0]),
+        length=torch.tensor([2.0, 4.0, 2.0, 4.0]),
+        desirable=torch.tensor([True, False, True, False]),
+    )
+    assert it.get("s_w").tolist() == [1, 3]
+    assert it.get("s_l").tolist() == [2, 4]
+    assert it.get("s_mean_w").tolist() == [0.5, 1.5]
+    assert it.get("m_l").tolist() == [-0.5, -1.0]
+    assert it.get("margin_ref").tolist() == [2, 2]
+    assert it.get("s").tolist() == [1, 2, 3, 4]
+
+
+@EVERY
+def test_declared_needs_are_those_of_the_parameters(name: str) -> None:
+    loss = ALL[name]
+    names = {parameter.removesuffix("_w").removesuffix("_l") for parameter in loss.takes}
+    assert ("reference" in loss.needs) == bool(names & {"s", "s_mean", "margin_ref"})
+    assert ("pairs" in loss.needs) == any(parameter.endswith(("_w", "_l")) for parameter in loss.takes)
+    assert ("mismatched" in loss.needs) == ("s_mismatched" in names)
+    assert loss.score in names
+
+
+@EVERY
+def test_whole_step_is_declared_where_completions_are_seen_together(name: str) -> None:
+    """Dropping one pair changes the loss of another, or it does not."""
+    s = torch.tensor([3.0, -1.0, -4.0, 2.0, 9.0, 1.0])
+    ref = torch.tensor([-1.0, -9.0, -3.0, -2.0, -20.0, -8.0])
+    whole, part = completions(s, logp_ref=ref), completions(s[:4], logp_ref=ref[:4])
+    together = ALL[name](whole)[: len(ALL[name](part))]
+    alone = not torch.allclose(together, ALL[name](part))
+    assert alone == ("whole step" in ALL[name].needs)
+
+
+def test_names_and_settings_are_the_config_s() -> None:
+    assert list(losses) == LOSS_NAMES
+    for loss in ALL.values():
+        assert set(loss.settings) <= set(DirectAlignmentConfig.model_fields)
+    assert {key for loss in losses.values() for key in loss.variants} <= set(DirectAlignmentConfig.model_fields)
+
+
+# ---------------------------------------------------------------------------------------------- limits
+
+
+def slopes(loss: Loss, s: Tensor, **settings: float) -> Tensor:
+    s = s.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(completions(s), **settings).sum(), s)
+    return slope
+
+
+@EVERY
+def test_equal_pairs_move_apart(name: str) -> None:
+    """At s = 0, the chosen is pulled up and the rejected pushed down, but for two. APO-down moves the rejected alone:
+    the pulls of its two terms on the chosen, +-beta / 4, cancel. DiscoPOP, as published, has a hump there; with x = 0,
+    g = 1/2 and g' = 1 / (4 tau) = 5, its slope is 5 (1 - ln 2) - 1/4 - 1/2 > 0, times beta."""
+    up, down = (-slopes(ALL[name], torch.zeros(2))).tolist()
+    if name == "discopop":
+        assert -up == down == pytest.approx(0.05 * (5 * (1 - LN2) - 0.75), rel=1e-5)
+        return
+    assert down < 0
+    assert up > 0 or (name == "apo_down" and up == 0)
+
+
+@EVERY
+@pytest.mark.parametrize("pair", [(1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4), (0.0, 0.0)])
+def test_extreme_log_ratios_stay_finite(name: str, pair: tuple[float, float]) -> None:
+    """fp32: no overflow, no nan in the loss or its gradient. Log-probabilities stay below 0, as they are."""
+    s = torch.tensor(pair, requires_grad=True)
+    it = completions(s, logp_ref=torch.full((2,), -1e4 - 1.0), length=7.0)
+    loss = ALL[name](it)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        *((name, [LN2]) for name in ("dpo", "dpo_norm", "cdpo", "robust", "simpo", "aot")),
+        *((name, [1.0]) for name in ("hinge", "apo_zero", "apo_down")),
+        ("kto", [0.5, 0.5]),
+        ("nca", [2 * LN2]),
+        ("bco", [LN2, LN2]),
+        ("exo", [0.5 * math.log(0.5 / 0.999) + 0.5 * math.log(0.5 / 0.001)]),
+        ("discopop", [LN2 / 2 + 0.5]),
+    ],
+)
+def test_beta_to_0_forgets_the_pair(name: str, limit: list[float]) -> None:
+    """Everything scaled by beta vanishes: sigmoid(0) = 1/2, whatever the pair. (IPO's and SPPO's targets 1 / beta go to
+    infinity instead; ORPO has no beta.)"""
+    s = tensor(3.0, -2.0)
+    loss = ALL[name](completions(s), beta=1e-12)
+    assert loss.tolist() == pytest.approx(limit, abs=1e-6)
+    assert slopes(ALL[name], s.detach(), beta=1e-12).abs().max() < 1e-9
+
+
+def test_no_smoothing_is_dpo() -> None:
+    s_w, s_l = tensor(W, -3.0), tensor(L, 4.0)
+    for name in ("cdpo", "robust"):
+        assert value(name, s_w, s_l, label_smoothing=0.0) == pytest.approx(value("dpo", s_w, s_l))
+
+
+def test_robust_is_unbiased() -> None:
+    """With flips of probability e, the expectation of the loss is DPO's on clean pairs."""
+    s_w, s_l, e = tensor(W, -3.0), tensor(L, 4.0), 0.2
+    clean, flipped = (torch.tensor(value("robust", a, b, label_smoothing=e)) for a, b in ((s_w, s_l), (s_l, s_w)))
+    assert ((1 - e) * clean + e * flipped).tolist() == pytest.approx(value("dpo", s_w, s_l))
+
+
+def test_cdpo_has_its_minimum_at_the_odds() -> None:
+    """beta D = log((1 - e) / e) = ln 9."""
+    assert slopes(losses["cdpo"], torch.tensor([10 * math.log(9), 0.0])).abs().max() < 1e-7
+    assert slopes(losses["cdpo"], torch.tensor([10 * math.log(9) + 1, 0.0]))[0] > 0
+
+
+@pytest.mark.parametrize("m", [-1e-3, -1e-5, -1e-8, 0.0, -0.693, -0.6931471805599453, -50.0, -1e4])
+def test_orpo_near_certainty(m: float) -> None:
+    """Log odds of a token probability of 1 would be infinite; both sides stay finite, value and gradient."""
+    for pair in ((m, -1.0), (-1.0, m), (m, m)):
+        m_w, m_l = (torch.tensor([x], requires_grad=True) for x in pair)
+        loss = losses["orpo"].function(m_w, m_l)
+        loss.sum().backward()
+        assert torch.isfinite(torch.stack([loss.detach(), m_w.grad, m_l.grad])).all()
+
+
+def test_log_odds_is_exact_in_fp32() -> None:
+    """Against fp64, over the whole line, 1e-6 away from 0."""
+    from direct_alignment.losses import log_odds
+
+    m = -torch.logspace(-5.9, 2, 200, dtype=torch.float64)
+    exact = m - torch.log(-torch.expm1(m))
+    torch.testing.assert_close(log_odds(m.float()).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- TRL
+#
+# bco shifts by the middle of both classes, as its paper does, and TRL's bco_pair shifts nothing: they are equal where
+# that middle is 0, which is what is compared. TRL's other losses for unpaired data, and its aot_unpaired, are not ours.
+
+OF_TRL = {
+    "dpo": "sigmoid",
+    "dpo_norm": "sigmoid_norm",
+    "robust": "robust",
+    "ipo": "ipo",
+    "hinge": "hinge",
+    "exo": "exo_pair",
+    "nca": "nca_pair",
+    "sppo_hard": "sppo_hard",
+    "aot": "aot",
+    "apo_zero": "apo_zero",
+    "apo_down": "apo_down",
+    "discopop": "discopop",
+}
+
+
+class Fake:
+    """TRL's loss code reads log-probabilities off a model's output and writes metrics; nothing else of a trainer."""
+
+    def __init__(self, **settings) -> None:
+        self.accelerator = SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x, device="cpu")
+        self.model = SimpleNamespace(training=True)
+        self.args = SimpleNamespace(discopop_tau=0.05, gradient_checkpointing_kwargs=None)
+        self._metrics = defaultdict(lambda: defaultdict(list))
+        self._total_train_tokens, self._tp_size = 0, 1
+        self.precompute_ref_logps, self.aux_loss_enabled = True, False
+        self.__dict__.update(settings)
+
+
+def outputs_of(logp: Tensor) -> SimpleNamespace:
+    zeros = torch.zeros_like(logp)
+    return SimpleNamespace(log_probs=logp, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Six pairs of 1-5 tokens: token log-probabilities of chosen, then rejected, and sums of the reference."""
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 6, (12,), generator=generator)
+    mask = torch.arange(5) < length[:, None]
+    logp = -3 * torch.rand(12, 5, generator=generator) * mask
+    return {"logp": logp.requires_grad_(), "mask": mask, "ref": -3 * length * torch.rand(12, generator=generator)}
+
+
+def ours(name: str, batch: dict[str, Tensor], **settings: float) -> tuple[Tensor, Tensor]:
+    """Mean loss, and its gradient at the token log-probabilities."""
+    alternate = torch.arange(12).view(2, 6).T.flatten()  # chosen and rejected in turn
+    it = Completions(
+        logp=batch["logp"].sum(1)[alternate],
+        logp_ref=batch["ref"][alternate],
+        length=batch["mask"].sum(1).float()[alternate],
+        desirable=alternate < 6,
+        s_mismatched=batch.get("mismatched"),
+    )
+    loss = ALL[name](it, **{**ALL[name].settings, **settings}).mean()
+    return loss, torch.autograd.grad(loss, batch["logp"])[0]
+
+
+def compare_with_trl(theirs: Tensor, mine: tuple[Tensor, Tensor], batch: dict[str, Tensor]) -> None:
+    gradient = torch.autograd.grad(theirs, batch["logp"])[0]
+    torch.testing.assert_close(mine[0], theirs)
+    torch.testing.assert_close(mine[1] * batch["mask"], gradient * batch["mask"])
+
+
+@pytest.mark.parametrize("name", [*OF_TRL, "cdpo", "bco"])
+def test_as_in_trl_s_dpo_trainer(name: str, batch: dict[str, Tensor]) -> None:
+    trainer = pytest.importorskip("trl").DPOTrainer
+    settings = {"beta": 0.1, "label_smoothing": 0.2}
+    theirs = {"cdpo": "aot", "bco": "bco_pair"}.get(name) or OF_TRL[name]
+    if (
+        name == "cdpo"
+    ):  # TRL's sigmoid has no smoothing any more; that of AOT is the same, where sorting changes nothing
+        order = batch["logp"].sum(1)[:6] - batch["logp"].sum(1)[6:]
+        rank = order.argsort()
+        both = torch.cat([rank, rank + 6])
+        margin = torch.arange(6.0)
+        batch = {
+            "logp": batch["logp"].detach()[both].requires_grad_(),
+            "mask": batch["mask"][both],
+            "ref": torch.cat([margin, torch.zeros(6)]),
+        }
+    if name == "bco":  # rewards whose middle is 0: the rejected's are the chosen's with the other sign
+        sums = batch["logp"].detach().sum(1)
+        batch["ref"] = torch.cat([batch["ref"][:6], sums[6:] + (sums - batch["ref"])[:6]])
+    fake = Fake(
+        loss_types=[theirs], loss_weights=[1.0], f_divergence_type="reverse_kl", ld_alpha=None, use_weighting=False,
+        **settings,
+    )  # fmt: skip
+    first = torch.zeros(12, 1)
+    mask = torch.cat([first, batch["mask"]], 1).long()
+    inputs = {
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+        "ref_chosen_logps": batch["ref"][:6],
+        "ref_rejected_logps": batch["ref"][6:],
+    }
+    loss = trainer._compute_loss(fake, lambda **_: outputs_of(batch["logp"]), inputs, return_outputs=False)
+    loss = loss / 2 if name == "bco" else loss  # a mean over pairs of the sum of two classes; ours over completions
+    given = {key: x for key, x in settings.items() if key in ALL[name].settings}
+    compare_with_trl(loss, ours(name, batch, **given), batch)
+
+
+def test_as_in_trl_s_kto_trainer(batch: dict[str, Tensor]) -> None:
+    trainer = pytest.importorskip("trl").KTOTrainer
+    generator = torch.Generator().manual_seed(1)
+    logp_kl, ref_kl = -2 * torch.rand(12, 5, generator=generator), -12 * torch.rand(12, generator=generator)
+    fake = Fake(beta=0.1, desirable_weight=1.2, undesirable_weight=0.7, loss_type="kto", calculate_KL=True)
+    fake._compute_kl_logps = lambda *_: logp_kl.sum(1)
+    mask = torch.cat([torch.zeros(12, 1), batch["mask"]], 1).long()
+    inputs = {
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+        "label": torch.arange(12) < 6,
+        "ref_logps": batch["ref"],
+        "ref_KL_logps": ref_kl,
+    }
+    loss = trainer._compute_loss(fake, lambda **_: outputs_of(batch["logp"]), inputs, return_outputs=False)
+    batch["mismatched"] = logp_kl.sum(1) - ref_kl
+    assert batch["mismatched"].mean() > 0.1  # z is at work
+    compare_with_trl(loss, ours("kto", batch, desirable_weight=1.2, undesirable_weight=0.7), batch)
+
+
+def test_as_in_trl_s_orpo_and_cpo_trainers(batch: dict[str, Tensor]) -> None:
+    """TRL's ORPO returns the log odds part apart, to be subtracted from the NLL of the chosen; its SimPO takes gamma
+    itself, where ours takes gamma / beta."""
+    pytest.importorskip("trl")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    m = batch["logp"].sum(1) / batch["mask"].sum(1)
+    ratio, *_ = ORPOTrainer.odds_ratio_loss(Fake(beta=0.3), m[:6], m[6:])
+    compare_with_trl((-m[:6] - ratio).mean(), ours("orpo", batch, orpo_lambda=0.3), batch)
+    m = batch["logp"].sum(1) / batch["mask"].sum(1)
+    fake = Fake(beta=2.0, alpha=0.0, loss_type="simpo", simpo_gamma=0.8, label_smoothing=0.0)
+    theirs, *_ = CPOTrainer.cpo_loss(fake, m[:6], m[6:])
+    compare_with_trl(theirs.mean(), ours("simpo", batch, gamma_beta_ratio=0.4), batch)

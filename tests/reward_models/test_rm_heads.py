@@ -1,0 +1,135 @@
+"""Models with heads: our scores against transformers' own on padded rows."""
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from rlhf.errors import UserError
+from rlhf.groups import Group, micro_batches
+from rlhf.heads import HeadScorer, load_trained, load_with_head, own_positions, read, takes_shared_rows
+from rlhf.models import load_tokenizer
+
+CPU, ALL = torch.device("cpu"), 10**6
+
+
+def tokens(count: int, salt: int) -> list[int]:
+    return [(17 * i * i + 31 * salt + 5 * i) % 90 + 5 for i in range(count)]
+
+
+# Unequal prompts, one-token prompts and completions, duplicates, many completions.
+GROUPS = [
+    Group(
+        tokens(7, 1),
+        [tokens(5, 2), tokens(1, 3), tokens(9, 4), tokens(1, 2)],
+        [[True] * 5, [True], [False] * 8 + [True], [True]],
+    ),
+    Group(tokens(1, 5), [tokens(3, 6), tokens(1, 7)], [[True] * 3, [True]]),
+    Group(tokens(12, 8), [tokens(2, 9)], [[False, True]]),
+]
+LAYOUTS = {
+    "shared": {"token_budget": ALL},
+    "padded": {"token_budget": ALL, "shared_prefix": False},
+    "split": {"token_budget": 16},
+    "packed": {"token_budget": ALL, "pack_to": 64},
+    "packed_padded": {"token_budget": ALL, "pack_to": 30, "shared_prefix": False},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_own_positions(layout: str) -> None:
+    """In every layout, the flattened rows hold each completion's tokens where `own_positions` says."""
+    completions = [c for group in GROUPS for c in group.completions]
+    seen = 0
+    for rows in micro_batches(GROUPS, **LAYOUTS[layout]):
+        position, size = own_positions(rows)
+        flat = rows.input_ids.flatten()
+        for i, sequence in enumerate(rows.sequence.tolist()):
+            assert flat[position[i, : size[i]]].tolist() == completions[sequence]
+            assert (position[i, size[i] :] == position[i, size[i] - 1]).all()
+            seen += 1
+    assert seen == len(completions)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama", "olmo2"])
+def folder(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / request.param
+    model = tiny_model(request.param, vocabulary=120)
+    model.config.eos_token_id = 1
+    model.save_pretrained(path)
+    load_tokenizer("embedded").save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("classes", [(), ("wrong", "neutral", "right")])
+def test_scores_are_those_of_plain_transformers(folder, tmp_path, classes) -> None:
+    """Saved and loaded by Auto classes, on right-padded rows: the same number at the last token, or classes at each."""
+    if classes and folder.name == "olmo2":
+        with pytest.raises(UserError, match="no class of that kind"):
+            load_with_head(str(folder), classes=classes)
+        return
+    torch.manual_seed(0)
+    model, tokenizer = load_with_head(str(folder), classes=classes)
+    torch.nn.init.normal_(model.score.weight, std=0.3)
+    assert takes_shared_rows(model)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    auto = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
+    plain = auto.from_pretrained(tmp_path).eval()
+    rows = [[*group.prompt, *completion] for group in GROUPS for completion in group.completions]
+    batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        theirs = plain(**batch).logits
+    for name in ("model we trained", "model we loaded"):
+        loaded = model if name == "model we trained" else load_trained(str(tmp_path))[0]
+        for shared in (True, False):
+            found = read(HeadScorer(loaded), GROUPS, token_budget=40, shared_prefix=shared, device=CPU)
+            for i, (row, (counted, last)) in enumerate(zip(rows, found, strict=True)):
+                expected = theirs[i, len(row) - 1] if classes else theirs[i]
+                torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
+                assert len(counted) == sum([c for g in GROUPS for c in g.counts][i])
+    if classes:
+        assert plain.config.id2label == {0: "wrong", 1: "neutral", 2: "right"}
+
+
+@pytest.mark.parametrize("pad", ["eos", None])
+def test_pad_is_never_the_end_token(folder, tmp_path, pad) -> None:
+    """With pad == eos transformers would read the score one token early. Another padding token is chosen and saved."""
+    tokenizer = load_tokenizer("embedded")
+    tokenizer.pad_token = tokenizer.eos_token if pad else None
+    model = tiny_model("qwen3", vocabulary=120)
+    model.config.eos_token_id = 1
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, ours = load_with_head(str(tmp_path))
+    assert ours.pad_token_id not in (None, ours.eos_token_id)
+    assert loaded.config.pad_token_id == ours.pad_token_id
+    end = ours.eos_token_id
+    rows = [[10, 11, 12, end], [10, end]]
+    batch = ours.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        theirs = loaded(**batch).logits[:, 0]
+    found = read(
+        HeadScorer(loaded), [Group([10], [[11, 12, end], [end]])], token_budget=ALL, shared_prefix=True, device=CPU
+    )
+    torch.testing.assert_close(torch.stack([last[0] for _, last in found]), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_policy_is_no_reward_model() -> None:
+    with pytest.raises(UserError, match="no reward model but a Qwen3ForCausalLM"):
+        load_trained("embedded")
+
+
+def test_lora_leaves_the_head_whole(folder) -> None:
+    model, _ = load_with_head(str(folder), lora_rank=2)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "score.weight" in trained
+    assert all("lora" in name or name == "score.weight" for name in trained)
+
+
+def test_heads_are_fp32_under_autocast(folder) -> None:
+    """Two numbers that bf16 cannot tell apart stay two numbers."""
+    model, _ = load_with_head(str(folder))
+    with torch.autocast("cpu", torch.bfloat16):
+        (rows,) = micro_batches(GROUPS[:1], token_budget=ALL)
+        assert HeadScorer(model)(rows).logits.dtype == torch.float32

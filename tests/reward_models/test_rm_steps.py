@@ -1,0 +1,50 @@
+"""Steps of a solution and their computed labels."""
+
+import pytest
+
+from reward_models.steps import aggregate, first_error, label_arithmetic, split_steps
+
+
+def test_split():
+    text = "<think>2*4=8\n7+8-3\n</think><answer>12</answer>"
+    assert split_steps(text) == ["2*4=8", "7+8-3", "<answer>12</answer>"]
+    assert split_steps("a\n\n b \nc") == ["a", "b", "c"]
+    assert split_steps("<think>2*4=8") == ["<think>2*4=8"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [
+        (["2*4=8", "7+8-3", "7+8=15", "15-3", "15-3=12", "<answer>12</answer>"], [1, 0, 1, 0, 1, 1]),
+        # a false result; what follows from it is judged by itself
+        (["2*4=9", "7+9-3", "7+9=16", "16-3", "16-3=13", "<answer>13</answer>"], [-1, 0, 1, 0, 1, 1]),
+        # a line that does not follow, then a true equation of it
+        (["2*4=8", "7+8-2", "7+8=15", "15-2", "15-2=13", "<answer>13</answer>"], [1, -1, 1, 0, 1, 1]),
+        # the last step is true and the answer is another number
+        (["2*4=8", "7+8-3", "7+8=15", "15-3", "15-3=12", "<answer>13</answer>"], [1, 0, 1, 0, 1, -1]),
+        # true, but not what comes next: the product is first
+        (["4-3=1"], [-1]),
+        (["7+2*4-3"], [0]),
+        (["2*4=8", "2*4=8"], [1, -1]),
+        (["2*4=v", "=", "<answer></answer>", "12"], [-1, -1, -1, -1]),
+    ],
+)
+def test_labels(steps, labels):
+    assert label_arithmetic("7+2*4-3", steps) == labels
+
+
+def test_a_right_solution_has_no_wrong_step():
+    from rlhf.arithmetic import solve
+    from rlhf.tasks import Task
+
+    for problem in Task("step_arithmetic").train_problems(seed=0, first=0, count=50):
+        expression = problem.entry["metadata"]["expression"]
+        labels = label_arithmetic(expression, [*(solve(expression) or []), f"<answer>{problem.answer}</answer>"])
+        assert first_error(labels) is None
+        assert set(labels) == {0, 1}
+
+
+def test_first_error_and_aggregation():
+    assert (first_error([1, 0, -1, -1]), first_error([1, None, 0])) == (2, None)
+    scores = [0.5, 0.8, 0.9]
+    assert [aggregate(scores, how) for how in ("min", "product", "last")] == [0.5, pytest.approx(0.36), 0.9]
