@@ -100,7 +100,7 @@ def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
             heights = [area_under([(p.step, p.estimate.value) for p in curve], end) or 0.0 for curve in curves]
             steps = [timed(run) for run in group.runs]
             cells = [
-                group.label.removeprefix(f"{key}="),
+                group.label,
                 f"{fmean(curve[0].estimate.value for curve in curves):.3f}",
                 _interval(t_interval(values)),
                 ", ".join(f"{value:.3f}" for value in values),

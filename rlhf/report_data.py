@@ -332,6 +332,8 @@ def _labels(configs: Sequence[Mapping[str, Any]], keys: list[str]) -> list[str]:
             break
         if distinct([*keys, key]) > distinct(keys):
             keys = [*keys, key]
+    if keys in (["algorithm"], ["loss"]):  # names that say what they are
+        return [_shown(config, keys[0]) for config in configs]
     return [", ".join(f"{key}={_shown(config, key)}" for key in keys) for config in configs]
 
 
