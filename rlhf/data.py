@@ -14,7 +14,8 @@ Row = dict[str, Any]
 def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Row]]:
     """All rows, each with where it stands ('file.jsonl line 7', 'row 7'), for messages.
 
-    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub.
+    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub, with `:subset` where it
+    has several (openai/gsm8k:main).
     """
     file = Path(path)
     names = file.suffixes
@@ -29,7 +30,10 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Row]]:
     from datasets import load_dataset
 
     try:
-        loaded = load_dataset(kind, data_files=path, split="train") if kind else load_dataset(path, split=split)
+        if kind:
+            loaded = load_dataset(kind, data_files=path, split="train")
+        else:
+            loaded = load_dataset(*path.split(":", 1), split=split)
     except Exception as error:  # of many kinds: Hub, network, format
         where = "cannot be read as a file" if kind else "is no file here, and the Hub did not give it"
         raise UserError(

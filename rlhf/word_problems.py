@@ -32,7 +32,8 @@ class WordProblems:
                 raise UserError(f"task_config: {NAME} has no '{key}': {nearest(key, PARAMETERS)}")
         if not parameters.get("path"):
             raise UserError(
-                f"task_config: {NAME} needs a path", hint="--task_config '{path: openai/gsm8k}', or a file."
+                f"task_config: {NAME} needs a path",
+                hint="For example --task_config '{path: openai/gsm8k:main}', or a file.",
             )
         self.parameters, self.answer_in = {**PARAMETERS, **parameters}, answer_in
         problems = self._read(self.parameters["path"])
