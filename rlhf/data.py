@@ -14,8 +14,8 @@ Row = dict[str, Any]
 def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Row]]:
     """All rows, each with where it stands ('file.jsonl line 7', 'row 7'), for messages.
 
-    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub, with `:subset` where it
-    has several (openai/gsm8k:main).
+    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub, with `:subset` where
+    it has several (openai/gsm8k:main).
     """
     file = Path(path)
     names = file.suffixes
