@@ -18,7 +18,6 @@ STEPS = 6
 
 # Between them, everything that a run carries from step to step besides weights and moments.
 KINDS = {
-    "grpo": ["--algorithm", "grpo"],
     "running baseline": ["--algorithm", "reinforce"],
     "critic": ["--algorithm", "ppo", "--epochs_per_batch", "2", "--critic.warmup_batches", "1"],
     "resampled, stale, moving reference, adaptive KL": [
@@ -39,7 +38,7 @@ KINDS = {
 }
 
 
-def start(run: Path, *arguments: str, kind: str = "grpo") -> subprocess.Popen:
+def start(run: Path, *arguments: str, kind: str = "running baseline") -> subprocess.Popen:
     command = [
         *(sys.executable, "-m", "policy_gradients.train", *SMALL, "--max_steps", str(STEPS), "--eval_every", "2"),
         *(*KINDS[kind], "--output_dir", str(run), *arguments),
