@@ -33,7 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.grpo_step import Side, cpu_of_others, forget_peak_memory, peak_memory_gb, spread, wait_until_quiet
+from benchmarks.grpo_step import Side, cpu_of_others, forget_peak_memory, load, peak_memory_gb, spread, wait_until_quiet
 
 SIDES = ("ours", "trl")
 LR, BETA, MAX_GRAD_NORM = 1e-6, 0.1, 1.0
@@ -79,18 +79,6 @@ class Clock:
 
 
 # ---------------------------------------------------------------- the same pairs for both sides
-
-
-def load(options: Options):
-    import torch
-    from transformers.utils import logging
-
-    from rlhf.models import load_policy, load_tokenizer
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.manual_seed(options.seed)
-    return load_policy(options.model), load_tokenizer(options.model)
 
 
 def make_groups(tokenizer, options: Options) -> list:
@@ -150,7 +138,7 @@ def run_ours(turn: Connection, options: Options) -> None:
 
     loss, settings = losses["dpo"], {"beta": BETA}
     layout: Layout = {"token_budget": DirectAlignmentConfig.model_fields["token_budget"].default, "shared_prefix": True}
-    model, tokenizer = load(options)
+    model, tokenizer = load(options.model, seed=options.seed)
     groups = make_groups(tokenizer, options)
     accelerator = make_accelerator(device="cpu", precision=options.precision, trackers=[], run_path=Path())
     set_seed(options.seed)
@@ -204,7 +192,7 @@ def run_trl(turn: Connection, options: Options) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if options.trl_kernels == "ours":
         choose_fp32_kernels()
-    model, tokenizer = load(options)
+    model, tokenizer = load(options.model, seed=options.seed)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     groups = make_groups(tokenizer, options)

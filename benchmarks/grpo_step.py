@@ -112,7 +112,7 @@ class Step:
 # ---------------------------------------------------------------- the same work for both sides
 
 
-def load(options: Options):
+def load(name: str, *, seed: int):
     import torch
     from transformers.utils import logging
 
@@ -120,8 +120,8 @@ def load(options: Options):
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.manual_seed(options.seed)
-    return load_policy(options.model), load_tokenizer(options.model)
+    torch.manual_seed(seed)
+    return load_policy(name), load_tokenizer(name)
 
 
 def make_problems(tokenizer, options: Options) -> list:
@@ -298,7 +298,7 @@ def run_ours(turn: Connection, options: Options) -> None:
             sampling_batch=b * g,
         )
     )
-    model, tokenizer = load(options)
+    model, tokenizer = load(options.model, seed=options.seed)
     task = lengthened_task(make_problems(tokenizer, options))
     accelerator = make_accelerator(device="cpu", precision=options.precision, trackers=[], run_path=Path())
     set_seed(options.seed)
@@ -363,7 +363,7 @@ def run_trl(turn: Connection, options: Options) -> None:
     if options.trl_kernels == "ours":
         choose_fp32_kernels()
     b, g, meter = options.prompts, options.rollouts, Meter()
-    model, tokenizer = load(options)
+    model, tokenizer = load(options.model, seed=options.seed)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     task, problems, ends = Task(TASK, answer_in="text"), make_problems(tokenizer, options), end_tokens(tokenizer)

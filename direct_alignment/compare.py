@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from direct_alignment.config import LOSS_NAMES, read
-from rlhf.errors import UserError, nearest, run_main
+from rlhf.errors import run_main
 
 # What must be the same for a comparison on equal terms.
 BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps", "batch_size", "max_length")
 
 
 def main() -> int | None:
-    from rlhf.comparison import Planned, make_all, table, write_all
+    from rlhf.comparison import Planned, choose, make_all, refuse_unequal, table, write_all
 
     parser = argparse.ArgumentParser(
         prog="python -m direct_alignment.compare",
@@ -31,12 +31,7 @@ def main() -> int | None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options, shared = parser.parse_known_args()
 
-    names = LOSS_NAMES if options.losses == "all" else options.losses.split(",")
-    for name in names:
-        if name not in LOSS_NAMES:
-            raise UserError(f"--losses: there is no '{name}': {nearest(name, LOSS_NAMES)}".rstrip(": "))
-    if options.seeds < 1:
-        raise UserError(f"--seeds: at least 1, not {options.seeds}")
+    names = choose("--losses", options.losses, LOSS_NAMES, seeds=options.seeds)
     planned, budgets = [], {}
     for seed in range(options.seeds):  # all losses with one seed first: a first picture comes early
         for name in names:
@@ -45,13 +40,7 @@ def main() -> int | None:
             budgets[name] = {key: getattr(command.config, key) for key in BUDGET}
             path = options.folder / f"{name}-seed{seed}"
             planned.append(Planned(f"{name}, seed {seed}", path, "direct_alignment.train", arguments))
-    for name, budget in budgets.items():
-        for key, value in budget.items():
-            if value != budgets[names[0]][key]:
-                raise UserError(
-                    f"{key}: {name} has {value}, {names[0]} has {budgets[names[0]][key]}: no equal terms",
-                    hint=f"Set it for all: --{key} VALUE.",
-                )
+    refuse_unequal(budgets)
     make_all(planned)
     paths = [run.path for run in planned]
     written = write_all(planned, options.folder, key="loss")
@@ -77,7 +66,7 @@ def displacement_table(paths: Sequence[Path]) -> str:
     }
     lines = ["| loss | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for group in group_runs([read_run(path) for path in paths], ["loss"]):
-        cells = [group.label.split(" = ")[-1]]
+        cells = [group.label]
         for target in shown.values():
             curves = [run.evaluation[target] for run in group.runs if target in run.evaluation]
             if not curves:

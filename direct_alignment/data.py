@@ -14,7 +14,7 @@ from direct_alignment.losses import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.chat import Message
-from rlhf.data import Row, load_rows, usable
+from rlhf.data import Row, in_epochs, load_rows, usable
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.mixture import Questions
@@ -43,15 +43,7 @@ class Preferences:
 
     def batch(self, step: int, count: int) -> list[Example]:
         """The examples of a step: a function of seed and step alone. Shuffled anew every epoch."""
-        size = len(self.train)
-        numbers = range(step * count, (step + 1) * count)
-        orders = {epoch: self._order(epoch) for epoch in {i // size for i in numbers}}
-        return [self.train[orders[i // size][i % size]] for i in numbers]
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.train)))
-        Random(f"{self.seed} {epoch}").shuffle(order)
-        return order
+        return in_epochs(self.train, seed=self.seed, first=step * count, count=count)
 
 
 def load(

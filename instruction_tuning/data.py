@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from instruction_tuning.config import DataConfig
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.chat import Message, encode_conversation
-from rlhf.data import Row, load_rows, usable
+from rlhf.data import Row, in_epochs, load_rows, usable
 from rlhf.groups import Group
 from rlhf.tasks import Task
 
@@ -75,16 +75,10 @@ class Rows:
         self.fingerprint = _fingerprint(self.conversations)
 
     def batch(self, step: int, count: int) -> list[Conversation]:
-        size = len(self.conversations)
-        return [self.conversations[self._order(i // size)[i % size]] for i in range(step * count, (step + 1) * count)]
+        return in_epochs(self.conversations, seed=self.seed, first=step * count, count=count)
 
     def held_out(self) -> list[Conversation]:
         return self._held_out
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.conversations)))
-        Random(f"{self.seed} {epoch}").shuffle(order)
-        return order
 
 
 def parse_row(row: Row) -> Conversation:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
 from rlhf.config import read_command
-from rlhf.errors import UserError, nearest, run_main
+from rlhf.errors import run_main
 
 CONFIGS = Path(__file__).parent / "configs"
 # What must be the same for a comparison on equal terms.
@@ -18,7 +18,7 @@ BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_pe
 
 
 def main() -> int | None:
-    from rlhf.comparison import Planned, make_all, write_all
+    from rlhf.comparison import Planned, choose, make_all, refuse_unequal, write_all
 
     parser = argparse.ArgumentParser(
         prog="python -m policy_gradients.compare",
@@ -31,12 +31,7 @@ def main() -> int | None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options, shared = parser.parse_known_args()
 
-    names = ALGORITHM_NAMES if options.algorithms == "all" else options.algorithms.split(",")
-    for name in names:
-        if name not in ALGORITHM_NAMES:
-            raise UserError(f"--algorithms: there is no '{name}': {nearest(name, ALGORITHM_NAMES)}")
-    if options.seeds < 1:
-        raise UserError(f"--seeds: at least 1, not {options.seeds}")
+    names = choose("--algorithms", options.algorithms, ALGORITHM_NAMES, seeds=options.seeds)
     planned, budgets = [], {}
     for seed in range(options.seeds):  # all algorithms with one seed first: a first picture comes early
         for name in names:
@@ -45,13 +40,7 @@ def main() -> int | None:
             budgets[name] = {key: getattr(command.config, key) for key in BUDGET}
             path = options.folder / f"{name}-seed{seed}"
             planned.append(Planned(f"{name}, seed {seed}", path, "policy_gradients.train", arguments))
-    for name, budget in budgets.items():
-        for key, value in budget.items():
-            if value != budgets[names[0]][key]:
-                raise UserError(
-                    f"{key}: {name} has {value}, {names[0]} has {budgets[names[0]][key]}: no equal terms",
-                    hint=f"Set it for all: --{key} VALUE.",
-                )
+    refuse_unequal(budgets)
     make_all(planned)
     print(write_all(planned, options.folder, key="algorithm"))
     print(f"page:    {options.folder / 'comparison.html'}\npicture: {options.folder / 'comparison.png'}")

@@ -13,9 +13,12 @@ ALGORITHM_NAMES = sorted(p.stem for p in (Path(__file__).parent / "algorithms").
 
 
 class RewardWeights(Section):
-    exact: float = Field(1.0, description="Weight of being right: 1 or 0, never partial credit.")
+    exact: float | None = Field(
+        None, description="Weight of being right, which is 1 or 0. null: 1, or 0 where a reward_model judges."
+    )
     format: float = Field(0.0, description="Weight of having the form asked for.")
     partial: float = Field(0.0, description="Weight of the task's own score, which may give partial credit.")
+    model: float = Field(1.0, description="Weight of the reward_model's score, where there is one.")
 
 
 class TaskShare(Section):
@@ -51,6 +54,16 @@ class PolicyGradientConfig(TrainerConfig):
     reward_functions: dict[str, float] = Field(
         {},
         description="Your own parts of the reward: 'file.py:function' and its weight; see policy_gradients/rewards.py.",
+    )
+
+    reward_model: str | list[str] | None = Field(
+        None, description="A run of reward_models that judges the completions, or several: an ensemble."
+    )
+    reward_model_combine: Literal["mean", "lower"] = Field(
+        "mean", description="Of an ensemble: the members' mean, or that less their standard deviation."
+    )
+    reward_model_steps: Literal["min", "product", "last"] = Field(
+        "min", description="Of a process model: how the scores of steps become one."
     )
 
     # sampling

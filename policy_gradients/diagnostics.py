@@ -18,6 +18,7 @@ METRICS = {
     "reward/exact": {"description": "Share of completions that are right", "unit": ""},
     "reward/format": {"description": "Share of completions in the form asked for", "unit": ""},
     "reward/partial": {"description": "Mean of the task's own score, which may give partial credit", "unit": ""},
+    "reward/model": {"description": "Mean score of the reward model", "unit": ""},
     "reward/std": {"description": "Standard deviation of the reward over the batch", "unit": ""},
     "groups/contrast": {
         "description": "Share of groups whose rewards differ; comparing within groups learns from no other",
@@ -189,6 +190,14 @@ class Adviser:
             advice.append(
                 "The form of the answers has become right but the answers have not: the reward for form is earned "
                 "alone. Lower reward_weights.format."
+            )
+        if always(lambda m: "reward/model" in m and m["reward/model"] > first["reward/model"]) and always(
+            lambda m: m["reward/exact"] < right - 0.05
+        ):
+            advice.append(
+                "The reward model gives higher scores than at the start while fewer completions are right: the policy "
+                "has found what it overrates. Stop earlier, raise kl_coef, lower lr, or train the reward model on "
+                "completions of this policy too."
             )
         if always(lambda m: m.get("policy/entropy", 1.0) < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
             advice.append("Entropy is nearly 0: the policy no longer tries anything new. Lower lr, or raise clip_high.")

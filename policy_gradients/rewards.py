@@ -1,5 +1,7 @@
 """Completions to rewards. The parts are kept apart, so that a policy that games one of them can be seen doing it.
 
+They are the verdicts of the task, the score of a trained reward model (`reward_model: runs/NAME`), and your own.
+
 A part of your own is a function in a file, given in the config as `reward_functions: {path/to/file.py:brevity: 0.1}`:
 
     def brevity(question: str, completion: str, answer: str) -> float:
@@ -8,31 +10,55 @@ A part of your own is a function in a file, given in the config as `reward_funct
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from policy_gradients.config import RewardWeights
+from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from rlhf.errors import UserError, nearest
+from rlhf.evaluation import messages_for
 from rlhf.mixture import Questions
 from rlhf.tasks import Problem, Verdict
 
 RewardFunction = Callable[[str, str, str], float]  # question, completion, answer
+Answered = tuple[Problem, Sequence[str]]  # a problem with completions
+RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
 
 
 class Judge:
-    """Verdicts of the task, the user's own functions, and their weighted sum."""
+    """Verdicts of the task, a reward model's scores, the user's own functions, and their weighted sum."""
 
-    def __init__(self, task: Questions, weights: RewardWeights, functions: Mapping[str, float]):
-        self.task, self.weights = task, weights
-        names = [*RewardWeights.model_fields, *(spec.rsplit(":", 1)[-1] for spec in functions)]
+    def __init__(
+        self,
+        task: Questions,
+        weights: RewardWeights,
+        functions: Mapping[str, float],
+        reward_model: RewardModelScore | None = None,
+    ):
+        self.task, self.reward_model = task, reward_model
+        if weights.exact is None:
+            weights = weights.model_copy(update={"exact": 1.0 if reward_model is None else 0.0})
+        self.weights = weights
+        names = [*RewardWeights.model_fields, *names_of(functions)]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"reward_functions: '{name}' is the name of another part of the reward already")
-        self.functions = {spec.rsplit(":", 1)[-1]: (load_function(spec), weight) for spec, weight in functions.items()}
+        self.functions = {
+            name: (load_function(spec), functions[spec])
+            for name, spec in zip(names_of(functions), functions, strict=True)
+        }
+
+    def judge(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
+        """The parts of every completion; a reward model reads all of them at once."""
+        parts = [[self.parts(problem, text) for text in texts] for problem, texts in answered]
+        if self.reward_model is not None:
+            for own, scores in zip(parts, self.reward_model(answered), strict=True):
+                for one, score in zip(own, scores, strict=True):
+                    one["model"] = score
+        return parts
 
     def parts(self, problem: Problem, completion: str) -> dict[str, float]:
-        """Every part by name, unweighted: exact, format, partial, and each function."""
+        """What is known of a completion by itself, by name, unweighted: exact, format, partial, and each function."""
         verdict: Verdict = self.task.verify(problem, completion)
         own = {
             name: _number(name, function(problem.question, completion, problem.answer))
@@ -43,6 +69,30 @@ class Judge:
     def weigh(self, parts: Mapping[str, float]) -> float:
         weights = self.weights.model_dump() | {name: weight for name, (_, weight) in self.functions.items()}
         return sum(weights[name] * value for name, value in parts.items())
+
+
+def names_of(functions: Iterable[str]) -> list[str]:
+    return [spec.rsplit(":", 1)[-1] for spec in functions]
+
+
+def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
+    """What `reward_model` names, reading completions behind the same system prompt as the policy writes them behind.
+
+    Raises:
+        UserError: it names something that is no reward model.
+    """
+    if config.reward_model is None:
+        return None
+    from reward_models.scoring import RewardModel
+
+    model = RewardModel(
+        [config.reward_model] if isinstance(config.reward_model, str) else config.reward_model,
+        combine=config.reward_model_combine,
+        steps=config.reward_model_steps,
+        token_budget=config.token_budget,
+        device=config.device,
+    )
+    return lambda answered: model.score([(messages_for(it, config.system_prompt), texts) for it, texts in answered])
 
 
 def load_function(spec: str) -> RewardFunction:

@@ -1,6 +1,6 @@
 """Rollouts: prompts, their completions, and what was made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,10 +116,17 @@ class Sampler:
         chosen = sorted([*good, *dull][:count], key=lambda rollout: rollout.number)
         return share(chosen, self.accelerator), first
 
-    def judged(self, number: int, problem: Problem, prompt: list[int], sampled: Sampled) -> Rollout:
+    def judged(self, asked: Sequence[tuple[int, Problem]], sampled: Sequence[Sampled]) -> list[Rollout]:
+        """What was sampled for some problems, each with its number in the stream, with its rewards."""
+        texts = [[decode(self.tokenizer, tokens) for tokens in one.tokens] for one in sampled]
+        parts = self.judge.judge([(problem, own) for (_, problem), own in zip(asked, texts, strict=True)])
+        return [
+            Rollout(number, problem, self._prompt(problem), one, own, its_parts, self._rewards(its_parts, one))
+            for (number, problem), one, own, its_parts in zip(asked, sampled, texts, parts, strict=True)
+        ]
+
+    def _rewards(self, parts: Sequence[Mapping[str, float]], sampled: Sampled) -> list[float]:
         config = self.config
-        texts = [decode(self.tokenizer, tokens) for tokens in sampled.tokens]
-        parts = [self.judge.parts(problem, text) for text in texts]
         reward = [self.judge.weigh(it) for it in parts]
         if config.truncated == "penalize":
             assert config.overlong_buffer is not None  # resolve has filled it in
@@ -128,7 +135,7 @@ class Sampler:
                 r - overlong_penalty(len(t), max_new_tokens=limit, overlong_buffer=buffer)
                 for r, t in zip(reward, sampled.tokens, strict=True)
             ]
-        return Rollout(number, problem, prompt, sampled, texts, parts, reward)
+        return reward
 
     def batch(self, rollouts: list[Rollout]) -> Batch:
         """Rollouts as tensors, on the device."""
@@ -177,7 +184,7 @@ class Sampler:
             )
         if config.stop_at == "answer":
             sampled = [self._up_to_the_answer(one) for one in sampled]
-        return [self.judged(*it, prompt, one) for it, prompt, one in zip(mine, prompts, sampled, strict=True)]
+        return self.judged(mine, sampled)
 
     def _up_to_the_answer(self, sampled: Sampled) -> Sampled:
         """As if sampling had stopped at </answer>: what was said after it is neither judged nor learned from."""
@@ -198,9 +205,9 @@ class Sampler:
         return [{"number": it.number, **asdict(it.sampled)} for it in gather(rollouts, self.accelerator)]
 
     def from_state(self, state: list[dict[str, Any]]) -> list[Rollout]:
-        rollouts = []
+        asked, sampled = [], []
         for saved in share(state, self.accelerator):
-            number, sampled = saved["number"], Sampled(**{key: saved[key] for key in ("tokens", "logp", "truncated")})
-            (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
-            rollouts.append(self.judged(number, problem, self._prompt(problem), sampled))
-        return rollouts
+            (problem,) = self.task.train_problems(seed=self.config.seed, first=saved["number"], count=1)
+            asked.append((saved["number"], problem))
+            sampled.append(Sampled(**{key: saved[key] for key in ("tokens", "logp", "truncated")}))
+        return self.judged(asked, sampled)

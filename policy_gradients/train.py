@@ -26,7 +26,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.ratios import importance
     from policy_gradients.reference import Reference
     from policy_gradients.resolve import resolve, settings_of
-    from policy_gradients.rewards import Judge
+    from policy_gradients.rewards import Judge, load_reward_model, names_of
     from policy_gradients.rollout import Rollout, Sampler
     from rlhf import checkpoints
     from rlhf.aggregate import Totals, aggregates
@@ -53,15 +53,14 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     assert config.aggregation is not None  # resolve has filled these in
     assert config.kl_estimator is not None
     aggregate, kl_estimate = aggregates[config.aggregation], estimators[config.kl_estimator]
+    of_advantage, of_surrogate = settings_of(algorithm.advantage, config), settings_of(algorithm.surrogate, config)
     updates = config.epochs_per_batch * config.steps_per_batch
     asked = {name: it.config for name, it in config.tasks.items()} or {config.task: config.task_config}
     tasks = {name: open_task(name, parameters, answer_in=config.answer_in) for name, parameters in asked.items()}
     task = Mixture(tasks, {n: it.weight for n, it in config.tasks.items()}) if config.tasks else tasks[config.task]
     held_out = {name: it.held_out_problems(config.eval_problems) for name, it in tasks.items()}
-    judge = Judge(task, config.reward_weights, config.reward_functions)
-    described = METRICS | {
-        f"reward/{n}": {"description": "Mean of your own function", "unit": ""} for n in judge.functions
-    }
+    own = {"description": "Mean of your own function", "unit": ""}
+    described = METRICS | {f"reward/{name}": own for name in names_of(config.reward_functions)}
 
     title = config.algorithm.upper()
     with open_session(command, described, title=title, headline=["reward/exact", "length/mean"]) as session:
@@ -72,6 +71,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 f"processes x steps_per_batch {config.steps_per_batch}"
             )
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
+        judge = Judge(task, config.reward_weights, config.reward_functions, load_reward_model(config))
         model, tokenizer = session.load_policy()
         sampler = Sampler(model, tokenizer, task, judge, accelerator, config)
         reference = Reference(session.load_reference(), config) if config.kl_coef else None
@@ -123,7 +123,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                     # The first step on a fresh batch is on-policy: its own log-probabilities are the old ones.
                     old = scores.logp.detach() if logp_old is None else logp_old[n, :t]
                     ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-                    loss = algorithm.surrogate(scores.logp, ratio, a, **settings_of(algorithm.surrogate, config))
+                    loss = algorithm.surrogate(scores.logp, ratio, a, **of_surrogate)
                     weight = None
                     if (
                         config.importance != "none"
@@ -182,7 +182,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             penalty = torch.zeros_like(batch.logp_sampler)
             if charged and logp_old is not None and reference is not None:
                 penalty = reference.coef * kl_estimate(logp_old, logp_ref)
-            credit = settings_of(algorithm.advantage, config)
+            credit = dict(of_advantage)
             if value is not None:
                 reward = token_rewards(batch.reward.flatten().to(device), penalty, batch.mask)
                 adv = algorithm.advantage(reward, value, batch.mask, **credit)

@@ -44,6 +44,14 @@ class RewardModelConfig(TrainerConfig):
         ge=0,
         description="Evaluations without a better validation loss before the run stops; 0: never. The best wins.",
     )
+    extra_layers: int = Field(
+        0, ge=0, description="Layers put on top of the backbone, which start by adding 0 (see rlhf.heads.add_layers)."
+    )
+    new_lr_factor: float = Field(
+        1.0,
+        gt=0,
+        description="Times lr is the learning rate of the head and the extra layers, which start from nothing.",
+    )
     samples: int = Field(4, ge=0, description="Held-out examples written to samples.jsonl with their scores.")
 
 
@@ -55,9 +63,6 @@ class PreferenceConfig(RewardModelConfig):
     )
     margin_scale: float = Field(0.0, ge=0, description="Weight of the data's margin in the loss; 0 leaves it out.")
     centring: float = Field(0.01, ge=0, description="Weight of (r_w + r_l)^2, which keeps rewards around 0.")
-    pairs_per_problem: int = Field(
-        2, gt=0, description="samples: pairs of a right and a wrong completion of a problem."
-    )
 
 
 class OutcomeConfig(RewardModelConfig):
@@ -71,5 +76,8 @@ class OutcomeConfig(RewardModelConfig):
 class ProcessConfig(RewardModelConfig):
     """Process reward model"""
 
-    separator: str = Field("\n", description="Ends each step: one token, at which the step is judged.")
+    separator: str = Field("\n", description="Ends each step: one token.")
+    judged_at: Literal["separator", "step"] = Field(
+        "separator", description="The token at which a step is judged: the separator, or the last of the step itself."
+    )
     alternatives: bool = Field(True, description="PRM800K: learn from steps that were not chosen too, each on its own.")

@@ -8,14 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig, RewardModelConfig
 from reward_models.questions import load_questions
 from reward_models.steps import CLASSES, label_arithmetic, split_steps
-from rlhf.candidates import Candidates, sample_candidates, to_rankings
+from rlhf.candidates import Candidates, sample_candidates
 from rlhf.chat import encode_conversation, encode_prompt
 from rlhf.data import Row, load_rows, usable
 from rlhf.errors import UserError
@@ -24,6 +24,7 @@ from rlhf.preferences import Ranking, load_preferences, split_by_question, to_gr
 from rlhf.tasks import Task
 
 type Say = Callable[[str], None]
+type JudgedAt = Literal["separator", "step"]
 TEXTS = ("completion", "solution", "response", "answer")
 LABELS = ("label", "is_correct", "correct")
 
@@ -43,6 +44,15 @@ class Example:
     @property
     def tokens(self) -> int:
         return len(self.group.prompt) + sum(map(len, self.group.completions))
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(better, worse), by number: each right answer against each wrong one; of a ranking, which has its best first,
+        every answer against all behind it."""
+        numbers = range(len(self.group.completions))
+        if self.right:
+            return [(i, j) for i in numbers for j in numbers if self.right[i] and not self.right[j]]
+        return [(i, j) for i in numbers for j in numbers if i < j]
 
     def parts(self, token_budget: int) -> list["Example"]:
         """Itself, or, with more answers than a micro-batch holds, several with some of the answers each."""
@@ -88,13 +98,10 @@ class Split:
 def preference_data(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
     data = config.data
     if data.path == "samples":
-        name, candidates, held = sample_problems(data)
-        rankings = to_rankings(candidates, seed=data.seed, per_problem=config.pairs_per_problem)
-        held_out = to_rankings(held, seed=data.seed)
-    else:
-        name = data.path
-        rankings = load_preferences(data.path, split=data.split, say=say, size=data.size)
-        rankings, held_out = split_by_question(rankings, lambda r: r.question, held_out=data.held_out)
+        return comparable(outcome_data(config, tokenizer, say))
+    name = data.path
+    rankings = load_preferences(data.path, split=data.split, say=say, size=data.size)
+    rankings, held_out = split_by_question(rankings, lambda r: r.question, held_out=data.held_out)
     train, validation = split_by_question(rankings, lambda r: r.question, held_out=data.validation, name="validation")
     if config.margin_scale:
         _margins_can_be_used([*train, *validation, *held_out])
@@ -105,6 +112,15 @@ def preference_data(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase
         )
 
     return Split(name, examples(train), examples(validation), examples(held_out))
+
+
+def comparable(split: Split) -> Split:
+    """The questions that have a right and a wrong answer: each right one is preferred to each wrong one."""
+
+    def some(part: list[Example]) -> list[Example]:
+        return [example for example in part if len(set(example.right)) == 2]
+
+    return Split(split.name, some(split.train), some(split.validation), some(split.held_out))
 
 
 def rankings_to_examples(
@@ -136,7 +152,7 @@ def _margins_can_be_used(rankings: Iterable[Ranking]) -> None:
 # ---------------------------------------------------------------------------------------------------------- outcome
 
 
-def outcome_data(config: OutcomeConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
+def outcome_data(config: OutcomeConfig | PreferenceConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
     data = config.data
     if data.path == "samples":
         name, candidates, held = sample_problems(data)
@@ -386,7 +402,9 @@ def traces_to_examples(
         prompt = encode_prompt(tokenizer, [*_system(config.data), {"role": "user", "content": question}])
         encoded = []
         for trace in traces:
-            tokens, counts, labels = encode_trace(tokenizer, trace, separator, room=config.max_length - len(prompt))
+            tokens, counts, labels = encode_trace(
+                tokenizer, trace, separator, judged_at=config.judged_at, room=config.max_length - len(prompt)
+            )
             left += sum(label is not None for label in trace.labels) - len(labels)
             if labels:
                 encoded.append((tokens, counts, labels, trace))
@@ -416,9 +434,9 @@ def separator_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
 
 
 def encode_trace(
-    tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, room: int
+    tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, judged_at: JudgedAt, room: int
 ) -> tuple[list[int], list[bool], list[int]]:
-    """Tokens, which of them end a labelled step, and these steps' labels; the whole steps that fit into `room`."""
+    """Tokens, at which of them a labelled step is judged, and these steps' labels; the whole steps that fit."""
     tokens: list[int] = []
     counts: list[bool] = []
     labels: list[int] = []
@@ -427,7 +445,8 @@ def encode_trace(
         if len(tokens) + len(own) > room:
             break
         tokens += own
-        counts += [False] * (len(own) - 1) + [label is not None]
+        at = len(own) - (1 if judged_at == "separator" else 2)
+        counts += [label is not None and i == at for i in range(len(own))]
         labels += [] if label is None else [label]
     return tokens, counts, labels
 

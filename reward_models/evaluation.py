@@ -61,8 +61,7 @@ class Pairs:
         found: list[tuple[int, int, int]] = []
         tokens: list[Sequence[int]] = []
         for number, example in zip(_numbered(examples), examples, strict=True):
-            k = len(example.group.completions)
-            found += [(number, len(tokens) + i, len(tokens) + j) for i in range(k) for j in range(i + 1, k)]
+            found += [(number, len(tokens) + i, len(tokens) + j) for i, j in example.pairs]
             tokens += example.group.completions
         question, better, worse = (np.array(column) for column in zip(*found, strict=True))
         return cls(question, better, worse, [tokens[i] for i in better], [tokens[i] for i in worse])

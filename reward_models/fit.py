@@ -5,7 +5,6 @@ the same one; the loss of a step is its sum over the whole step, divided by the 
 """
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any
 
 import torch
@@ -19,9 +18,10 @@ from reward_models.evaluation import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
 from reward_models.report import write_evaluation
 from rlhf import checkpoints
+from rlhf.data import in_epochs
 from rlhf.errors import UserError
 from rlhf.groups import Layout, Rows, micro_batches
-from rlhf.heads import HeadScorer, Readings, load_with_head, read, takes_shared_rows
+from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
 from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
 from rlhf.models import choose_attention
 from rlhf.session import Session
@@ -29,14 +29,16 @@ from rlhf.session import Session
 ALL = 10**9  # a token budget that everything fits in
 
 
-def load_model(session: Session, classes: Sequence[str] = ()) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    session: Session, config: RewardModelConfig, classes: Sequence[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to train, on its device, with its tokenizer."""
-    config = session.config
     attention = choose_attention(config.attention, session.device)
     model, tokenizer = load_with_head(
         config.model_name,
         classes=classes,
         attention=attention,
+        extra_layers=config.extra_layers,
         lora_rank=config.lora_rank,
         gradient_checkpointing=config.gradient_checkpointing,
     )
@@ -65,7 +67,12 @@ def fit(
     if len(split.train) < config.batch_size:
         raise UserError(f"data: {len(split.train)} examples to train on are fewer than batch_size {config.batch_size}")
     optimizer = make_optimizer(
-        model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
+        model,
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        new=new_weights(model, config.extra_layers),
+        new_factor=config.new_lr_factor,
     )
     scorer, optimizer = accelerator.prepare(HeadScorer(model), optimizer)
     layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
@@ -105,7 +112,7 @@ def fit(
     while not finished:
         # 1. The questions of this step, by number: the same in every run of this seed.
         with session.watch("data"):
-            examples = batch(split.train, step=done, size=config.batch_size, seed=config.seed)
+            examples = in_epochs(split.train, seed=config.seed, first=done * config.batch_size, count=config.batch_size)
             units = sum(objective.units(example) for example in examples)
             pieces = share(examples, accelerator)
             if not objective.compares:
@@ -166,19 +173,6 @@ def fit(
     session.finish(model, tokenizer, next_command=f"uv run python -m reward_models.evaluate {session.path}")
     best_weights.unlink(missing_ok=True)
     return 0
-
-
-def batch(examples: Sequence[Example], *, step: int, size: int, seed: int) -> list[Example]:
-    """The examples of a step: every epoch in a new order, a function of seed and epoch alone."""
-    orders: dict[int, list[int]] = {}
-    chosen = []
-    for i in range(step * size, (step + 1) * size):
-        epoch, place = divmod(i, len(examples))
-        if epoch not in orders:
-            orders[epoch] = list(range(len(examples)))
-            Random(f"{seed} {epoch}").shuffle(orders[epoch])
-        chosen.append(examples[orders[epoch][place]])
-    return chosen
 
 
 def into_micro_batches(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from reward_models import losses
 from reward_models.config import OutcomeConfig, PreferenceConfig
@@ -32,21 +31,24 @@ class Objective:
 
 
 def preference(config: PreferenceConfig) -> Objective:
-    """One loss a ranking: Bradley-Terry for pairs, Plackett-Luce where a micro-batch has longer rankings."""
+    """One loss a question: Bradley-Terry, its mean where there are several pairs; Plackett-Luce for longer rankings.
+
+    All pairs of a question are one unit of the batch, since they are not independent: Ouyang et al., 2022, section 3.5.
+    """
 
     def loss(readings: Readings, examples: list[Example]) -> Tensor:
         sizes = [len(example.group.completions) for example in examples]
-        reward = readings.final
-        if max(sizes) == 2:
-            chosen, rejected = reward.view(-1, 2).unbind(1)
-            margin = config.margin_scale * torch.tensor([example.margin for example in examples], device=reward.device)
-            pairs = losses.bradley_terry(chosen, rejected, margin)
-            return pairs + config.centring * losses.centring(chosen, rejected)
-        parts = reward.split(sizes)
-        ranked = pad_sequence(list(parts), batch_first=True)
-        mask = pad_sequence([torch.ones_like(part, dtype=torch.bool) for part in parts], batch_first=True)
-        best, worst = ranked[:, 0], torch.stack([part[-1] for part in parts])
-        return losses.plackett_luce(ranked, mask) + config.centring * losses.centring(best, worst)
+        rewards = readings.final.split(sizes)
+        return torch.stack([_preference(reward, example) for reward, example in zip(rewards, examples, strict=True)])
+
+    def _preference(reward: Float[Tensor, " k"], example: Example) -> Float[Tensor, ""]:
+        if len(reward) > 2 and not example.right:
+            ranked = losses.plackett_luce(reward[None], torch.ones_like(reward[None], dtype=torch.bool))[0]
+            return ranked + config.centring * losses.centring(reward[:1], reward[-1:])[0]
+        better, worse = (reward[list(side)] for side in zip(*example.pairs, strict=True))
+        margin = torch.full_like(better, config.margin_scale * example.margin)
+        pairs = losses.bradley_terry(better, worse, margin) + config.centring * losses.centring(better, worse)
+        return pairs.mean()
 
     return Objective(loss, lambda _: 1, preference_result, criterion="accuracy", compares=True)
 

@@ -107,11 +107,13 @@ class _Member:
         return Group(encoded[0].prompt, [e.completion for e in encoded], [e.counts for e in encoded])
 
     def _steps(self, prompt: Sequence[Message], answers: Sequence[str]) -> Group:
-        separator = separator_token(self.tokenizer, self.model.config.step_separator)
+        config = self.model.config
+        separator, judged_at = separator_token(self.tokenizer, config.step_separator), config.step_judged_at
         encoded = []
         for answer in answers:
             steps = split_steps(answer) or [answer]
-            encoded.append(encode_trace(self.tokenizer, Trace(steps, [0] * len(steps)), separator, room=10**9))
+            trace = Trace(steps, [0] * len(steps))
+            encoded.append(encode_trace(self.tokenizer, trace, separator, judged_at=judged_at, room=10**9))
         return Group(
             encode_prompt(self.tokenizer, prompt), [tokens for tokens, _, _ in encoded], [c for _, c, _ in encoded]
         )

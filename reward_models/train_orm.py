@@ -26,7 +26,7 @@ def train(command: Command[OutcomeConfig]) -> int:
 
     config = command.config
     with open_session(command, METRICS, title="Outcome RM", headline=["loss"]) as session:
-        model, tokenizer = load_model(session)
+        model, tokenizer = load_model(session, config)
         split = outcome_data(config, tokenizer, session.console.say)
         session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
         baselines = shortcuts.of_outcome(split.train, split.held_out, data="held-out")

@@ -27,7 +27,7 @@ def train(command: Command[PreferenceConfig]) -> int:
 
     config = command.config
     with open_session(command, METRICS, title="Preference RM", headline=["loss"]) as session:
-        model, tokenizer = load_model(session)
+        model, tokenizer = load_model(session, config)
         split = preference_data(config, tokenizer, session.console.say)
         session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
         baselines = shortcuts.of_preference(split.train, split.held_out, data="held-out")

@@ -28,8 +28,8 @@ def train(command: Command[ProcessConfig]) -> int:
 
     config = command.config
     with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:
-        model, tokenizer = load_model(session, CLASS_NAMES)
-        model.config.step_separator = config.separator
+        model, tokenizer = load_model(session, config, CLASS_NAMES)
+        model.config.step_separator, model.config.step_judged_at = config.separator, config.judged_at
         split = process_data(config, tokenizer, session.console.say)
         session.describe(data=f"steps of {split.name}", data_fingerprint=split.fingerprint)
         baselines = shortcuts.of_process(split.train, split.held_out, data="held-out")

@@ -5,11 +5,12 @@ A family's `compare` command says which runs; here is what all of them do.
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,37 @@ class Planned:
         started = (self.path / "config.yaml").is_file()
         resume = ["--resume"] if started else []
         return ["-m", self.module, *self.arguments, "--output_dir", str(self.path), "--quiet", *resume]
+
+
+def choose(option: str, given: str, names: Sequence[str], *, seeds: int) -> list[str]:
+    """The names that `--algorithms all` or `--algorithms a,b` mean.
+
+    Raises:
+        UserError: there is no such name, or not even one seed.
+    """
+    chosen = list(names) if given == "all" else given.split(",")
+    for name in chosen:
+        if name not in names:
+            raise UserError(f"{option}: there is no '{name}': {nearest(name, names)}".rstrip(": "))
+    if seeds < 1:
+        raise UserError(f"--seeds: at least 1, not {seeds}")
+    return chosen
+
+
+def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
+    """`budgets`: for each name the settings that must be the same for a comparison on equal terms.
+
+    Raises:
+        UserError: they differ.
+    """
+    (first, wanted), *others = budgets.items()
+    for name, budget in others:
+        for key, value in budget.items():
+            if value != wanted[key]:
+                raise UserError(
+                    f"{key}: {name} has {value}, {first} has {wanted[key]}: no equal terms",
+                    hint=f"Set it for all: --{key} VALUE.",
+                )
 
 
 def make_all(planned: Sequence[Planned]) -> None:

@@ -1,8 +1,9 @@
 """Rows from the Hub or a local file, checked before anything is trained on them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rlhf.errors import UserError
@@ -62,6 +63,22 @@ def _read_jsonl(file: Path) -> list[tuple[str, Row]]:
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"data.path: {file} ends in the middle, after line {number}: {error}") from error
     return rows
+
+
+def in_epochs[T](items: Sequence[T], *, seed: int, first: int, count: int) -> list[T]:
+    """Items number `first`, `first + 1`, ... of an endless stream: all of them, shuffled anew for every pass.
+
+    A function of seed and number alone, so that a resumed run meets the same data.
+    """
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for number in range(first, first + count):
+        epoch, place = divmod(number, len(items))
+        if epoch not in orders:
+            orders[epoch] = list(range(len(items)))
+            Random(f"{seed} {epoch}").shuffle(orders[epoch])
+        chosen.append(items[orders[epoch][place]])
+    return chosen
 
 
 def usable[T](rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T], *, say: Callable[[str], None]) -> list[T]:

@@ -7,7 +7,8 @@ everything above 6.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlhf import models
 from rlhf.chat import encode_conversation, end_tokens
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
@@ -40,6 +42,7 @@ def load_with_head(
     *,
     classes: Sequence[str] = (),
     attention: str = "sdpa",
+    extra_layers: int = 0,
     lora_rank: int = 0,
     gradient_checkpointing: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -47,6 +50,7 @@ def load_with_head(
 
     Args:
         classes: names of the classes of a token; none: one number, read at the last token.
+        extra_layers: see `add_layers`.
     """
     source, tokenizer = find_model(name), load_tokenizer(name)
     kind = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
@@ -62,13 +66,20 @@ def load_with_head(
             model = kind.from_config(policy.config, attn_implementation=attention).float()
             setattr(model, model.base_model_prefix, policy.base_model)
         else:
-            model = kind.from_pretrained(source.path, dtype=torch.float32, attn_implementation=attention, **sizes)
+            model = kind.from_pretrained(
+                source.path,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                ignore_mismatched_sizes=True,  # the head of another kind of reward model is left behind
+                **sizes,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         if "Unrecognized configuration class" in reason:  # followed by a hundred that are recognized
             reason = f"transformers has no class of that kind for it ({kind.__name__})"
         raise UserError(f"model_name: '{name}' could not be loaded: {reason}") from error
     _choose_pad(model, tokenizer)
+    add_layers(model, extra_layers)
     if gradient_checkpointing:
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -81,6 +92,36 @@ def load_with_head(
         )
         head_of(model).requires_grad_(True)
     return model, tokenizer
+
+
+def add_layers(model: PreTrainedModel, count: int) -> None:
+    """Put `count` layers on top of the backbone, which change nothing yet: copies of the last one that add 0.
+
+    A language model has its guess of the next token ready in its last layer only, where no other token can look at it
+    any more. Layers on top can compare it with the token that came, which is most of what judging is; a deep model has
+    layers to spare for that, a small one has not. Block expansion: Wu et al., "LLaMA Pro: Progressive LLaMA with Block
+    Expansion", 2024, arXiv 2401.02415, section 3.1.
+    """
+    layers, config = _layers(model), model.config.get_text_config()
+    for _ in range(count):
+        layer = deepcopy(layers[-1])
+        layer.self_attn.layer_idx = len(layers)
+        for writes in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            nn.init.zeros_(writes.weight)
+        layers.append(layer)
+        if getattr(config, "layer_types", None):
+            config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    config.num_hidden_layers = len(layers)
+
+
+def new_weights(model: PreTrainedModel, extra_layers: int) -> list[nn.Parameter]:
+    """Those of the head and of the layers that `add_layers` put on top."""
+    layers = _layers(model)
+    return [p for module in (head_of(model), *layers[len(layers) - extra_layers :]) for p in module.parameters()]
+
+
+def _layers(model: PreTrainedModel) -> Any:  # nn.ModuleList; its layers' parts are named as in Llama
+    return model.base_model.layers
 
 
 def load_trained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -198,21 +239,12 @@ def read(
     return [found[i] for i in range(len(found))]
 
 
-@torch.no_grad()
 def takes_shared_rows(model: PreTrainedModel) -> bool:
-    """Whether shared-prefix rows give this architecture's own scores, found out by trying (see rlhf.models)."""
-    vocabulary: int = model.config.get_text_config().vocab_size
-    tokens = [(7 * i + 3) % vocabulary for i in range(12)]
-    group = Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]])
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        shared, padded = (
-            [last for _, last in read(HeadScorer(model), [group], token_budget=10**6, shared_prefix=way, device=device)]
-            for way in (True, False)
-        )
-        return bool(torch.allclose(torch.stack(shared), torch.stack(padded), atol=1e-3, rtol=1e-3))
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    finally:
-        model.train(was_training)
+    """Whether shared-prefix rows give this architecture's own scores; see rlhf.models."""
+    scorer = HeadScorer(model)
+
+    def at_last(rows: Rows) -> Float[Tensor, "n k"]:
+        readings = scorer(rows)
+        return readings.logits[torch.arange(len(readings.last)), readings.last]
+
+    return models.takes_shared_rows(model, at_last)

@@ -39,12 +39,26 @@ def device_of(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def make_optimizer(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float):
-    """AdamW; matrices decay, norms and biases do not."""
+def make_optimizer(
+    model: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    new: Sequence[nn.Parameter] = (),
+    new_factor: float = 1.0,
+):
+    """AdamW; matrices decay, norms and biases do not. `new` weights learn at `new_factor` times the learning rate."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    fresh = {id(p) for p in new} if new_factor != 1 else set()
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if (p.ndim >= 2) == matrix and (id(p) in fresh) == is_new],
+            "weight_decay": weight_decay if matrix else 0.0,
+            "factor": new_factor if is_new else 1.0,
+        }
+        for is_new in (False, True)
+        for matrix in (True, False)
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in trained)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=fused)
@@ -68,7 +82,7 @@ def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer, *, lr:
     if not math.isfinite(norm):
         raise NotFiniteError(f"the gradient norm is {norm}")
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
     optimizer.step()
     optimizer.zero_grad()
     return norm

@@ -5,18 +5,19 @@ losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam st
 """
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import UserError
-from rlhf.groups import Group, micro_batches
+from rlhf.groups import Group, Rows, micro_batches
 from rlhf.scoring import Scorer
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
@@ -258,8 +259,9 @@ def attention_window(model: PreTrainedModel) -> int | None:
     return min((window for window in windows if window < longest), default=None)
 
 
-def takes_shared_rows(model: PreTrainedModel) -> bool:
-    """Whether shared-prefix rows give this architecture's own log-probabilities.
+def takes_shared_rows(model: PreTrainedModel, reads: Callable[[Rows], Tensor] | None = None) -> bool:
+    """Whether shared-prefix rows give this architecture's own numbers: of each completion, what `reads` makes of a
+    micro-batch, (n, *), or without it the log-probability.
 
     Found out by trying, not from a list of names: a model that ignores a 4-d mask or explicit positions (state-space
     layers, ALiBi, some remote code) gives other numbers, or an error, for the same completions. One with a limited
@@ -268,11 +270,12 @@ def takes_shared_rows(model: PreTrainedModel) -> bool:
     if attention_window(model) is not None:
         return False
     device, scorer = next(model.parameters()).device, Scorer(model)
+    reads = reads or (lambda rows: scorer(rows).logp.sum(-1))
     try:
         with probing(model) as tokens:
             group = Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]])
             shared, padded = (
-                torch.cat([scorer(rows.to(device)).logp.sum(-1)[rows.sequence.argsort()] for rows in batches])
+                torch.cat([reads(rows.to(device))[rows.sequence.argsort()] for rows in batches])
                 for batches in (
                     micro_batches([group], token_budget=10**6),
                     micro_batches([group], token_budget=10**6, shared_prefix=False),

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from random import Random
 from typing import Any
 
-from rlhf.data import Row, load_rows, usable
+from rlhf.data import Row, in_epochs, load_rows, usable
 from rlhf.errors import UserError, nearest
 from rlhf.tasks import Problem, Verdict, extract_answer, is_held_out
 
@@ -55,8 +55,7 @@ class WordProblems:
 
     def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
         """Number `first`, `first + 1`, ... of an endless stream: all problems, shuffled anew for every pass."""
-        size = len(self._train)
-        return [self._train[self._order(seed, i // size)[i % size]] for i in range(first, first + count)]
+        return in_epochs(self._train, seed=seed, first=first, count=count)
 
     def held_out_problems(self, count: int) -> list[Problem]:
         if count > len(self._held_out):
@@ -87,11 +86,6 @@ class WordProblems:
         if to_number(answer) is None:
             raise ValueError(f"the answer '{answer[:40]}' is not a number")
         return Problem(question, answer, {})
-
-    def _order(self, seed: int, epoch: int) -> list[int]:
-        order = list(range(len(self._train)))
-        Random(f"{seed} {epoch}").shuffle(order)
-        return order
 
 
 def to_number(text: str) -> Decimal | None:

@@ -24,15 +24,11 @@ class Outcome(NamedTuple):
     err: str
 
 
-class Commands:
+class Caller:
+    """Of any family's commands; each has a subclass that names its own."""
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         self.monkeypatch, self.capfd = monkeypatch, capfd
-
-    def policy_gradients(self, *arguments: str | Path) -> Outcome:
-        return self._call(policy_gradients.train.main, arguments)
-
-    def instruction_tuning(self, *arguments: str | Path) -> Outcome:
-        return self._call(instruction_tuning.train.main, arguments)
 
     def _call(self, main: Callable[[], int | None], arguments: tuple[str | Path, ...]) -> Outcome:
         self.monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
@@ -42,3 +38,11 @@ class Commands:
         except SystemExit as stop:  # --help
             code = int(stop.code or 0)
         return Outcome(code, *self.capfd.readouterr())
+
+
+class Commands(Caller):
+    def policy_gradients(self, *arguments: str | Path) -> Outcome:
+        return self._call(policy_gradients.train.main, arguments)
+
+    def instruction_tuning(self, *arguments: str | Path) -> Outcome:
+        return self._call(instruction_tuning.train.main, arguments)

@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pytest
+from commands import Caller, Outcome
 
 import direct_alignment.compare
 import direct_alignment.sample_pairs
 import direct_alignment.train
-from rlhf.errors import run_main
 from rlhf.tracking import read_records
 
 SMALL = [
@@ -22,30 +20,12 @@ SMALL = [
 CLOCK = ("wall_s", "speed/", "time/", "memory/")
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Commands:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-        self.monkeypatch, self.capfd = monkeypatch, capfd
-
+class Commands(Caller):
     def train(self, *arguments: str | Path) -> Outcome:
         return self._call(direct_alignment.train.main, arguments)
 
     def compare(self, *arguments: str | Path) -> Outcome:
         return self._call(direct_alignment.compare.main, arguments)
-
-    def _call(self, main: Callable[[], int | None], arguments: tuple[str | Path, ...]) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        self.capfd.readouterr()
-        try:
-            code = run_main(main, debug="--debug" in arguments)
-        except SystemExit as stop:  # --help
-            code = int(stop.code or 0)
-        return Outcome(code, *self.capfd.readouterr())
 
     def sample_pairs(self, *arguments: str | Path) -> Outcome:
         self.capfd.readouterr()

@@ -1,11 +1,8 @@
 """Calling this family's commands as a user would, in this process, and runs of a few seconds."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import pytest
+from commands import Caller, Outcome
 
 import reward_models.evaluate
 import reward_models.sample
@@ -13,7 +10,6 @@ import reward_models.score
 import reward_models.train_orm
 import reward_models.train_preference_rm
 import reward_models.train_prm
-from rlhf.errors import run_main
 
 TRAIN = {
     "preference": reward_models.train_preference_rm.main,
@@ -27,16 +23,7 @@ SMALL = [
 ]
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Commands:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-        self.monkeypatch, self.capfd = monkeypatch, capfd
-
+class Commands(Caller):
     def train(self, kind: str, *arguments: str | Path) -> Outcome:
         return self._call(TRAIN[kind], arguments)
 
@@ -48,12 +35,3 @@ class Commands:
 
     def sample(self, *arguments: str | Path) -> Outcome:
         return self._call(reward_models.sample.main, arguments)
-
-    def _call(self, main: Callable[[], int | None], arguments: tuple[str | Path, ...]) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        self.capfd.readouterr()
-        try:
-            code = run_main(main, debug=True)
-        except SystemExit as stop:  # --help
-            code = int(stop.code or 0)
-        return Outcome(code, *self.capfd.readouterr())

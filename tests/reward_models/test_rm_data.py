@@ -158,17 +158,20 @@ def test_odd_traces(row, reason):
 
 def test_steps_end_with_the_separator(tokenizer):
     separator = separator_token(tokenizer, "\n")
-    tokens, counts, labels = encode_trace(tokenizer, Trace(["ab", "c", "d"], [1, None, -1]), separator, room=100)
-    assert tokenizer.decode(tokens) == "ab\nc\nd\n"
-    assert [i for i, counted in enumerate(counts) if counted] == [2, 6]
-    assert labels == [1, -1]
+    trace = Trace(["ab", "c", "d"], [1, None, -1])
+    for judged_at, places in (("separator", [2, 6]), ("step", [1, 5])):
+        tokens, counts, labels = encode_trace(tokenizer, trace, separator, judged_at=judged_at, room=100)
+        assert tokenizer.decode(tokens) == "ab\nc\nd\n"
+        assert [i for i, counted in enumerate(counts) if counted] == places
+        assert labels == [1, -1]
     with pytest.raises(UserError, match="makes 2 tokens"):
         separator_token(tokenizer, "\n\n")
 
 
 def test_long_traces_keep_their_history(tokenizer):
     """What does not fit is left out at the end, by whole steps."""
-    tokens, _, labels = encode_trace(tokenizer, Trace(["ab", "c", "d"], [1, 0, -1]), 7, room=6)
+    trace = Trace(["ab", "c", "d"], [1, 0, -1])
+    tokens, _, labels = encode_trace(tokenizer, trace, 7, judged_at="separator", room=6)
     assert (len(tokens), labels) == (5, [1, 0])
     said = []
     config = ProcessConfig(max_steps=1, max_length=10)

@@ -6,8 +6,9 @@ from tiny_models import tiny_model
 
 from reward_models.config import OutcomeConfig, PreferenceConfig
 from reward_models.data import Example
-from reward_models.fit import batch, in_order, into_micro_batches, losses_of
+from reward_models.fit import in_order, into_micro_batches, losses_of
 from reward_models.objectives import outcome, preference, process
+from rlhf.data import in_epochs
 from rlhf.groups import Group
 from rlhf.heads import HeadScorer, load_with_head, read
 from rlhf.models import load_tokenizer
@@ -152,12 +153,12 @@ def test_the_best_comes_first(model):
 
 
 def test_batches_are_epochs_in_new_orders():
-    order = [batch(list(range(10)), step=step, size=4, seed=0) for step in range(5)]
+    order = [in_epochs(list(range(10)), seed=0, first=4 * step, count=4) for step in range(5)]
     flat = [i for part in order for i in part]
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
-    assert batch(list(range(10)), step=2, size=4, seed=0) == order[2]
-    assert [i for s in range(5) for i in batch(list(range(10)), step=s, size=4, seed=1)] != flat
+    assert in_epochs(list(range(10)), seed=0, first=8, count=4) == order[2]
+    assert [i for s in range(5) for i in in_epochs(list(range(10)), seed=1, first=4 * s, count=4)] != flat
 
 
 @pytest.mark.parametrize("margins", [False, True])
