@@ -25,6 +25,12 @@ class DataConfig(Section):
     task_config: dict[str, Any] = Field({}, description="samples: the task's own parameters.")
     problems: int = Field(2000, gt=0, description="samples: problems to train on.")
     candidates: int = Field(8, gt=1, description="samples: completions of each problem.")
+    pairs: int = Field(
+        0,
+        ge=0,
+        description="samples, preference and outcome: train on so many pairs of a right and a wrong completion of a "
+        "problem, each in a row of its own; 0: on all completions of a problem in one row.",
+    )
     max_new_tokens: int = Field(96, gt=0, description="samples: tokens at which a completion is cut.")
     system_prompt: str | None = Field(None, description="samples: said to the policy before the question.")
     seed: int = Field(

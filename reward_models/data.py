@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -98,7 +99,8 @@ class Split:
 def preference_data(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
     data = config.data
     if data.path == "samples":
-        return comparable(outcome_data(config, tokenizer, say))
+        split = outcome_data(config, tokenizer, say)
+        return Split(split.name, *map(contrasting, (split.train, split.validation, split.held_out)))
     name = data.path
     rankings = load_preferences(data.path, split=data.split, say=say, size=data.size)
     rankings, held_out = split_by_question(rankings, lambda r: r.question, held_out=data.held_out)
@@ -114,13 +116,22 @@ def preference_data(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase
     return Split(name, examples(train), examples(validation), examples(held_out))
 
 
-def comparable(split: Split) -> Split:
-    """The questions that have a right and a wrong answer: each right one is preferred to each wrong one."""
+def contrasting(examples: Iterable[Example]) -> list[Example]:
+    """Those with a right and a wrong answer: each right one is preferred to each wrong one."""
+    return [example for example in examples if len(set(example.right)) == 2]
 
-    def some(part: list[Example]) -> list[Example]:
-        return [example for example in part if len(set(example.right)) == 2]
 
-    return Split(split.name, some(split.train), some(split.validation), some(split.held_out))
+def in_pairs(examples: Iterable[Example], data: DataConfig) -> list[Example]:
+    """Up to `data.pairs` pairs of a right and a wrong answer to each question, each a row of its own.
+
+    All answers to a question in one row cost fewer tokens, but teach a small model later: a batch has fewer questions,
+    and how hard a question is tells most about its answers. Within a pair only the answers differ.
+    """
+    made = []
+    for example in contrasting(examples):
+        rng = Random(f"{data.seed} {example.question}")
+        made += [example.take(pair) for pair in rng.sample(example.pairs, min(data.pairs, len(example.pairs)))]
+    return made
 
 
 def rankings_to_examples(
@@ -166,7 +177,10 @@ def outcome_data(config: OutcomeConfig | PreferenceConfig, tokenizer: PreTrained
         train = merge(usable(rows[: data.size or None], parse_solutions, say=say), say)
         train, held_out = split_by_question(train, lambda item: item[0], held_out=data.held_out)
     train, validation = split_by_question(train, lambda item: item[0], held_out=data.validation, name="validation")
-    return Split(name, *(solutions_to_examples(part, tokenizer, config, say) for part in (train, validation, held_out)))
+    parts = [solutions_to_examples(part, tokenizer, config, say) for part in (train, validation, held_out)]
+    if data.path == "samples" and data.pairs:
+        parts[0] = in_pairs(parts[0], data)
+    return Split(name, *parts)
 
 
 type Solutions = tuple[str, list[tuple[str, bool]]]  # a question with solutions, each with whether it is right

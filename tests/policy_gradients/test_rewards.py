@@ -31,6 +31,27 @@ def test_own_functions_are_weighed_and_kept_apart(file: Path) -> None:
     assert judge.weigh(parts) == pytest.approx(1 - len(problem.answer) / 20)
 
 
+def test_a_reward_model_judges_instead_of_the_verifier() -> None:
+    """All completions of a batch in one call; its score alone is paid, unless weights say otherwise."""
+    calls = []
+
+    def score(answered):
+        calls.append([(problem.question, list(texts)) for problem, texts in answered])
+        return [[float(len(text)) for text in texts] for _, texts in answered]
+
+    one, two = TASK.train_problems(seed=0, first=0, count=2)
+    answered = [(one, [one.answer, "x"]), (two, ["abcd", ""])]
+    judge = Judge(TASK, RewardWeights(), {}, score)
+    parts = judge.judge(answered)
+    assert calls == [[(one.question, [one.answer, "x"]), (two.question, ["abcd", ""])]]
+    assert [[it["model"] for it in own] for own in parts] == [[len(one.answer), 1], [4, 0]]
+    assert parts[0][0]["exact"] == 1
+    assert judge.weigh(parts[0][0]) == len(one.answer)
+    both = Judge(TASK, RewardWeights(exact=10, model=0.5), {}, score)
+    assert both.weigh(parts[0][0]) == 10 + 0.5 * len(one.answer)
+    assert "model" not in Judge(TASK, RewardWeights(), {}).judge(answered)[0][0]
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

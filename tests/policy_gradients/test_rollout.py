@@ -256,3 +256,13 @@ def test_advice_on_form_without_substance() -> None:
         advice = adviser.look({**HEALTHY, "reward/format": 0.99})
     assert len(advice) == 1
     assert "reward for form" in advice[0]
+
+
+def test_advice_on_a_reward_model_that_is_gamed() -> None:
+    """Its score up while fewer are right; not while both go up."""
+    for exact, said in ((0.2, True), (0.8, False)):
+        adviser = Adviser()
+        adviser.look({**HEALTHY, "reward/model": 1.0})
+        for _ in range(5):
+            advice = adviser.look({**HEALTHY, "reward/model": 2.0, "reward/exact": exact})
+        assert ["what it overrates" in text for text in advice] == [True] * said

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands as commands_of_all
 import numpy as np
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_saved_models_serve(run, commands, tmp_path):
         ids = tokenizer(text + "\n".join(steps) + "\n", add_special_tokens=False, return_tensors="pt")
         ends = (ids["input_ids"][0] == tokenizer.convert_tokens_to_ids("\n")).nonzero().flatten()
         with torch.no_grad():
-            fine = 1 - plain(**ids).logits[0, ends].softmax(-1)[:, 0]
+            fine = 1 - plain(**ids).logits[0, ends - 1].softmax(-1)[:, 0]  # the laptop's model judges a step at its end
         assert len(ends) == 4
         assert rewards[0] == pytest.approx(float(fine.min()), abs=1e-4)
         assert plain.config.id2label == {0: "wrong", 1: "neutral", 2: "right"}
@@ -150,6 +151,42 @@ def test_saved_models_serve(run, commands, tmp_path):
     }
     repeated = {r["metric"]: r["value"] for r in read_records(tmp_path / "evaluation" / "evaluation.jsonl")}
     assert repeated == pytest.approx(last, abs=1e-4)
+
+
+def test_a_policy_is_trained_on_its_rewards(run, monkeypatch, capfd, tmp_path):
+    """What is paid is what the reward model says of the completions; the verifier still measures."""
+    kind, folder = run
+    small = [
+        "--max_steps",
+        "1",
+        "--prompts_per_step",
+        "2",
+        "--group_size",
+        "2",
+        "--eval_problems",
+        "2",
+        "--eval_every",
+        "0",
+    ]
+    task = ["--task", "step_arithmetic", "--profile", "laptop", "--config", ROOT / "policy_gradients/configs/grpo.yaml"]
+    run_it = commands_of_all.Commands(monkeypatch, capfd).policy_gradients
+    outcome = run_it(
+        *task, *small, "--reward_model", folder, "--output_dir", tmp_path / "policy", "--sample_every", "1"
+    )
+    assert outcome.code == 0, outcome.err
+    (metrics,) = read_records(tmp_path / "policy" / "metrics.jsonl")
+    assert metrics["reward/mean"] == pytest.approx(metrics["reward/model"])
+    samples = read_records(tmp_path / "policy" / "samples.jsonl")
+    model = RewardModel([str(folder)], device="cpu")
+    for sample in samples:
+        prompt = [{"role": "user", "content": sample["prompt"]}]
+        assert sample["total"] == pytest.approx(model.score([(prompt, [sample["completion"]])])[0][0], abs=1e-4)
+    if kind == "process":
+        maxrl = [*task[:-1], ROOT / "policy_gradients/configs/maxrl.yaml", "--reward_model", folder]
+        assert "rewards that are 1 or 0" in run_it(*maxrl, "--output_dir", tmp_path / "other").err
+        outcome = run_it(*task, *small, "--reward_model", "embedded", "--output_dir", tmp_path / "other")
+        assert "no reward model" in outcome.err
+        assert not (tmp_path / "other").exists()
 
 
 def test_an_ensemble(run, tmp_path):

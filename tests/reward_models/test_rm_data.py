@@ -4,11 +4,13 @@ import json
 
 import pytest
 
-from reward_models.config import OutcomeConfig, ProcessConfig
+from reward_models.config import DataConfig, OutcomeConfig, ProcessConfig
 from reward_models.data import (
     Example,
     Trace,
+    contrasting,
     encode_trace,
+    in_pairs,
     merge,
     outcome_data,
     parse_solutions,
@@ -178,6 +180,19 @@ def test_long_traces_keep_their_history(tokenizer):
     (example,) = traces_to_examples([("q", [Trace(["ab", "c", "d"], [1, 0, -1])])], tokenizer, config, said.append)
     assert len(example.group.prompt) + len(example.group.completions[0]) <= 10
     assert "labelled steps are left out" in said[0]
+
+
+def test_verified_answers_are_compared():
+    """Right against wrong of the same question, at most so many pairs to train on; all of them to be judged by."""
+    group = Group([1], [[2], [3], [4], [5]], [[True]] * 4)
+    mixed = Example("q", group, ["a", "b", "c", "d"], [True, False, True, False])
+    same = Example("p", group, ["a", "b", "c", "d"], [True] * 4)
+    assert contrasting([same, mixed]) == [mixed]
+    pairs = in_pairs([mixed, same], DataConfig(pairs=3))
+    assert len(pairs) == len({tuple(pair.texts) for pair in pairs}) == 3
+    assert all(pair.right == [True, False] and pair.pairs == [(0, 1)] for pair in pairs)
+    assert all(pair.texts[0] in "ac" and pair.texts[1] in "bd" for pair in pairs)
+    assert len(in_pairs([mixed], DataConfig(pairs=9))) == 4
 
 
 def test_splits_share_no_question(tokenizer, tmp_path):

@@ -7,7 +7,15 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
-from rlhf.heads import HeadScorer, load_trained, load_with_head, own_positions, read, takes_shared_rows
+from rlhf.heads import (
+    HeadScorer,
+    load_trained,
+    load_with_head,
+    new_weights,
+    own_positions,
+    read,
+    takes_shared_rows,
+)
 from rlhf.models import load_tokenizer
 
 CPU, ALL = torch.device("cpu"), 10**6
@@ -125,6 +133,46 @@ def test_lora_leaves_the_head_whole(folder) -> None:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert "score.weight" in trained
     assert all("lora" in name or name == "score.weight" for name in trained)
+
+
+def test_layers_on_top_change_nothing_until_they_learn(folder, tmp_path) -> None:
+    """The scores before and after adding them, and in plain transformers; then all that is new gets a gradient."""
+    torch.manual_seed(0)
+    before, _ = load_with_head(str(folder))
+    torch.manual_seed(0)
+    model, _ = load_with_head(str(folder), extra_layers=2)
+    assert model.config.num_hidden_layers == before.config.num_hidden_layers + 2
+
+    def scores(some) -> torch.Tensor:
+        found = read(HeadScorer(some), GROUPS, token_budget=40, shared_prefix=True, device=CPU)
+        return torch.stack([last[0] for _, last in found])
+
+    torch.testing.assert_close(scores(model), scores(before), atol=1e-5, rtol=1e-4)
+    for p in new_weights(model, 2):
+        torch.nn.init.normal_(p, std=0.1)  # as if they had learned something
+    assert not torch.allclose(scores(model), scores(before), atol=1e-2)
+    model.save_pretrained(tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(scores(plain), scores(model), atol=1e-5, rtol=1e-4)
+    (rows,) = micro_batches(GROUPS, token_budget=ALL)
+    HeadScorer(model)(rows).final.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in new_weights(model, 2))
+    assert len(new_weights(model, 2)) == 1 + 2 * len(list(model.model.layers[-1].parameters()))
+    assert len(new_weights(before, 0)) == 1
+
+
+def test_a_reward_model_of_another_kind_can_be_gone_on_from(folder, tmp_path) -> None:
+    """Its backbone is kept, its head is left behind."""
+    if folder.name == "olmo2":
+        pytest.skip("transformers has no token classification for it")
+    steps, tokenizer = load_with_head(str(folder), classes=("wrong", "neutral", "right"))
+    torch.nn.init.normal_(steps.model.norm.weight)
+    steps.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_with_head(str(tmp_path))
+    assert torch.equal(model.model.norm.weight, steps.model.norm.weight)
+    assert model.score.weight.shape[0] == 1
+    assert model.config.num_labels == 1
 
 
 def test_heads_are_fp32_under_autocast(folder) -> None:

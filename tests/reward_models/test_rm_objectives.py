@@ -1,5 +1,7 @@
 """From readings to losses: against TRL's RewardTrainer, whatever the micro-batches, and with every mask mattering."""
 
+import math
+
 import pytest
 import torch
 from tiny_models import tiny_model
@@ -82,7 +84,9 @@ STEPS = [
         "b", Group(tokens(3, 4), [tokens(6, 5)], [[False, False, True, False, True, True]]), [], labels=[[1, 0, -1]]
     ),
 ]
+COMPARED = [example for example in SOLUTIONS if len(set(example.right)) == 2]
 CASES = {
+    "all pairs": (preference(PreferenceConfig(centring=0.1)), [*COMPARED, RANKINGS[0]]),
     "pairs": (preference(PreferenceConfig(margin_scale=1.0, centring=0.1)), RANKINGS),
     "lists": (preference(PreferenceConfig()), LISTS),
     "every token": (outcome(OutcomeConfig()), SOLUTIONS),
@@ -129,6 +133,18 @@ def test_only_tokens_that_count_are_judged(model):
     single = torch.nn.functional.softplus(-logits[:, 0])
     assert loss == pytest.approx(float(single[[0, 2, 3]].mean()), abs=1e-5)
     assert loss != pytest.approx(float(single.mean()), abs=1e-4)
+
+
+def test_all_pairs_of_a_question_are_one_unit(model):
+    """Two right answers (0, 3) and two wrong ones: the mean of -log sigmoid(r_w - r_l) over four pairs, by hand."""
+    (example,) = COMPARED
+    assert example.pairs == [(0, 1), (0, 2), (3, 1), (3, 2)]
+    objective = preference(PreferenceConfig(centring=0.0))
+    loss, _ = step(model, objective, [example], token_budget=ALL, shared_prefix=True)
+    found = read(HeadScorer(model), [example.group], token_budget=ALL, shared_prefix=True, device=CPU)
+    r = [float(last[0]) for _, last in found]
+    expected = [math.log1p(math.exp(-(r[i] - r[j]))) for i in (0, 3) for j in (1, 2)]
+    assert loss == pytest.approx(sum(expected) / 4, abs=1e-5)
 
 
 def test_the_best_comes_first(model):

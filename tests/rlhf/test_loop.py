@@ -84,13 +84,28 @@ def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
     model[0].weight.requires_grad_(True)
     optimizer = make_optimizer(model, lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
-    by_decay = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
+    by_decay = {
+        decay: [p for g in optimizer.param_groups if g["weight_decay"] == decay for p in g["params"]]
+        for decay in (0.01, 0.0)
+    }
     assert [p.shape for p in by_decay[0.01]] == [(3, 2)]
     assert [p.ndim for p in by_decay[0.0]] == [1, 1, 1]
     model[0].weight.requires_grad_(False)
     frozen = make_optimizer(model, lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
     assert sum(len(group["params"]) for group in frozen.param_groups) == 3
     assert all(group["betas"] == (0.8, 0.9) for group in frozen.param_groups)
+
+
+def test_new_weights_learn_faster() -> None:
+    """AdamW's first step is lr * sign(gradient), so a new weight moves `new_factor` times as far as the others."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    new = list(model[1].parameters())
+    optimizer = make_optimizer(model, lr=1.0, betas=(0.9, 0.9), weight_decay=0.0, new=new, new_factor=4.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer_step(Accelerator(cpu=True), model, optimizer, lr=0.01, max_grad_norm=1.0)
+    moved = [float((p - b).abs().max()) for p, b in zip(model.parameters(), before, strict=True)]
+    assert moved == pytest.approx([0.01, 0.01, 0.04, 0.04], rel=1e-4)
 
 
 class Process(Accelerator):
