@@ -82,7 +82,7 @@ def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer, *, lr:
     if not math.isfinite(norm):
         raise NotFiniteError(f"the gradient norm is {norm}")
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
+        group["lr"] = lr * group.get("factor", 1.0)  # see make_optimizer
     optimizer.step()
     optimizer.zero_grad()
     return norm
