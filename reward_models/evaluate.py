@@ -51,8 +51,9 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
         pairs = np.array([float(last[0]) for _, last in found]).reshape(-1, 2)
         result.records.extend(by_subset(pair_accuracy(pairs[:, 0], pairs[:, 1]), subsets, data=name))
     output.mkdir(parents=True, exist_ok=True)
-    (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in result.records))
-    for record in result.records:
+    records = [*result.records, *result.baselines]
+    (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for record in records:
         interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if "low" in record else ""
         print(f"{record['data']:<24} {record['metric']:<32} {record['value']:.3f}{interval}  n = {record['n']}")
     print(write_evaluation(output, result, title=f"{kind.capitalize()} RM {run.name}"))

@@ -22,6 +22,8 @@ from reward_models.metrics import (
 )
 from reward_models.steps import CLASSES, RIGHT, WRONG, aggregate, first_error
 
+OTHER_WAYS = ("random", "shortest")  # to choose the best of n without a model
+
 type Array = np.ndarray
 type Read = Sequence[tuple[Tensor, Tensor]]  # of each completion: logits where it counts, and at its last token
 
@@ -31,6 +33,7 @@ class Result:
     """Of one evaluation."""
 
     records: list[dict[str, Any]]  # as eval.jsonl wants them, less the step
+    baselines: list[dict[str, Any]] = field(default_factory=list)  # the same, of what does not depend on the model
     histograms: dict[str, list[float]] = field(default_factory=dict)  # scores by group: chosen, rejected
     reliability: list[dict[str, float]] = field(default_factory=list)
     best_of: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # curves by way to score
@@ -148,12 +151,6 @@ def outcome_result(found: Read, examples: Sequence[Example], data: str) -> Resul
         estimate(lambda i: auc(logit[i], right[i]), question, data=data, metric="auc"),
         estimate(lambda i: float(((logit[i] > 0) == right[i]).mean()), question, data=data, metric="accuracy"),
         estimate(
-            lambda i: float(max(right[i].mean(), 1 - right[i].mean())),
-            question,
-            data=data,
-            metric="accuracy_majority",
-        ),
-        estimate(
             lambda i: calibration_error(probability[i], right[i]), question, data=data, metric="calibration_error"
         ),
         estimate(
@@ -163,21 +160,31 @@ def outcome_result(found: Read, examples: Sequence[Example], data: str) -> Resul
             metric="length_correlation",
         ),
     ]
+    majority = estimate(
+        lambda i: float(max(right[i].mean(), 1 - right[i].mean())), question, data=data, metric="accuracy_majority"
+    )
     scores = {"model": logit, "random": np.zeros(len(right)), "shortest": -solutions.length}
     curves = best_of_curve(scores, right, question, data=data)
+    best, others = ends(curves)
     return Result(
-        [*records, *ends(curves)],
+        [*records, *best],
+        [majority, *others],
         histograms={"right": logit[right].tolist(), "wrong": logit[~right].tolist()},
         reliability=reliability(probability, right),
         best_of=curves,
     )
 
 
-def ends(curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of best-of-n curves what a table needs: sampling once, and the best of most by each way to score."""
-    first = next(iter(curves.values()))[0]
-    rows = [first, *(curve[-1] for curve in curves.values() if len(curve) > 1)]
-    return [{k: v for k, v in row.items() if k != "of"} for row in rows]
+def ends(curves: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of best-of-n curves what a table needs: the best of most by the model's scores; and, whatever the model,
+    sampling once and the best of most by the other ways to score."""
+    by_model: list[dict[str, Any]] = []
+    others = [next(iter(curves.values()))[0]]
+    for name, curve in curves.items():
+        if len(curve) > 1:
+            (others if name in OTHER_WAYS else by_model).append(curve[-1])
+    told = [[{k: v for k, v in row.items() if k != "of"} for row in rows] for rows in (by_model, others)]
+    return told[0], told[1]
 
 
 # ---------------------------------------------------------------------------------------------------------- process
@@ -245,13 +252,14 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
         )
     fine = [1 - p[:, WRONG + 1] for p in by_trace]
     right = [r for example in examples for r in example.right]
-    curves = {}
+    curves, others = {}, []
     if all(r is not None for r in right):
         ways = {how: np.array([aggregate(p.tolist(), how) for p in fine]) for how in ("min", "product", "last")}
         length = np.array([len(tokens) for example in examples for tokens in example.group.completions])
         scores = ways | {"random": np.zeros(len(right)), "shortest": -length}
         curves = best_of_curve(scores, np.array(right, dtype=bool), of_trace, data=data)
-        records += ends(curves)
+        best, others = ends(curves)
+        records += best
     mistakes = np.concatenate([p[:, WRONG + 1] for p in by_trace])
     wrong = label == WRONG
     texts = [own for example in examples for own in example.steps]
@@ -259,6 +267,7 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
     shown.sort(key=lambda i: without[i])  # traces with a mistake say more
     return Result(
         records,
+        others,
         histograms={"wrong steps": mistakes[wrong].tolist(), "other steps": mistakes[~wrong].tolist()},
         reliability=reliability(mistakes, wrong),
         best_of=curves,

@@ -85,11 +85,12 @@ def fit(
         model.train(config.gradient_checkpointing)  # no dropout otherwise: all these models are trained without
         return found
 
-    def report(step: int, *, extra: list[dict[str, Any]] | None = None) -> Result:
-        """On the held-out part: before training and after it, never in between."""
+    def report(step: int) -> Result:
+        """On the held-out part: before training and after it, never in between. What no training changes: before."""
         found = reading(split.held_out)
         result = objective.evaluate(found, split.held_out, "held-out")
-        session.evaluated(step, [*result.records, *(extra or [])])
+        result.baselines.extend(shortcuts)
+        session.evaluated(step, result.records if step else [*result.records, *result.baselines])
         if config.samples:
             session.samples(step, step_samples(found, split.held_out, config.samples))
         return result
@@ -107,7 +108,7 @@ def fit(
     start, state = session.resume()
     best, best_step = state.get("best"), state.get("best_step", 0)  # validation loss
     if start == 0:
-        report(0, extra=shortcuts)
+        report(0)
     done, finished = start, start >= config.max_steps or state.get("stopped_early", False)
     while not finished:
         # 1. The questions of this step, by number: the same in every run of this seed.

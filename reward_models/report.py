@@ -20,15 +20,14 @@ BARS = 30
 def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
     """Write `folder/evaluation.html`; it needs no network."""
     report = Page(f"{title}: evaluation")
-    rows = [
-        [
-            r["data"],
-            r["metric"],
-            page.estimate_cell(Estimate(r["value"], r.get("low"), r.get("high"), r["n"]), 3),
-            r["n"],
-        ]
-        for r in result.records
-    ]
+
+    def table(records: Sequence[Mapping[str, Any]]) -> str:
+        rows = []
+        for r in records:
+            value = page.estimate_cell(Estimate(r["value"], r.get("low"), r.get("high"), r["n"]), 3)
+            rows.append([r["data"], r["metric"], value, r["n"]])
+        return page.table(["Data", "Metric", "Value", "n"], rows, text_columns=2)
+
     figures = []
     if result.histograms:
         names = list(result.histograms)
@@ -52,9 +51,13 @@ def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
     report.add(
         page.header(title, "RLHF Lab · reward model", Html("Held-out evaluation with 95 % intervals."), {}, {}),
         "<main>",
-        page.section("numbers", "Numbers", page.table(["Data", "Metric", "Value", "n"], rows, text_columns=2)),
-        page.section("pictures", "Pictures", f'<div class="wide">{"".join(figures)}</div>'),
+        page.section("numbers", "Numbers", table(result.records)),
     )
+    if result.baselines:
+        lead = "What needs no reward model: a model is worth what it is better than these."
+        report.add(page.section("baselines", "Baselines", table(result.baselines), lead=lead))
+    cells = "".join(f"<div>{figure}</div>" for figure in figures)
+    report.add(page.section("pictures", "Pictures", f'<div class="wide">{cells}</div>'))
     if result.traces:
         lead = "Each step on the colour of its probability of being wrong; ✗ marks the steps that are labelled wrong."
         report.add(page.section("steps", "Steps", "".join(map(trace, result.traces)), lead=lead))
