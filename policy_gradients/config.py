@@ -131,6 +131,11 @@ class PolicyGradientConfig(TrainerConfig):
     # evaluation
     eval_problems: int = Field(500, gt=0, description="Held-out problems, of each task.")
 
+    @property
+    def judges(self) -> list[str]:
+        """The reward models, none, one or several."""
+        return [self.reward_model] if isinstance(self.reward_model, str) else self.reward_model or []
+
     @model_validator(mode="after")
     def _fits_together(self) -> "PolicyGradientConfig":
         if self.algorithm not in ALGORITHM_NAMES:

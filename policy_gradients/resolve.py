@@ -84,7 +84,7 @@ def _contradictions(
         impure = [
             *(f"reward_weights.{part}" for part in ("format", "partial") if getattr(weights, part)),
             *(["reward_weights.exact"] if weights.exact not in (None, 1) else []),
-            *(["reward_model"] if config.reward_model is not None else []),
+            *(["reward_model"] if config.judges else []),
             *(["reward_functions"] if config.reward_functions else []),
             *(["truncated: penalize"] if config.truncated == "penalize" else []),
             *(["kl_in: reward"] if config.kl_coef and config.kl_in == "reward" else []),

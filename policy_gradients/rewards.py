@@ -81,12 +81,12 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
     Raises:
         UserError: it names something that is no reward model.
     """
-    if config.reward_model is None:
+    if not config.judges:
         return None
     from reward_models.scoring import RewardModel
 
     model = RewardModel(
-        [config.reward_model] if isinstance(config.reward_model, str) else config.reward_model,
+        config.judges,
         combine=config.reward_model_combine,
         steps=config.reward_model_steps,
         token_budget=config.token_budget,

@@ -294,7 +294,8 @@ def show_needs(command: Command[PolicyGradientConfig]) -> int:
     )
     own_critic = config.critic is not None and config.critic.backbone == "own"
     sampled = (at_once, config.max_new_tokens)
-    print(show_plan(plan(config, reference=bool(config.kl_coef), own_critic=own_critic, sampled=sampled)))
+    needs = plan(config, reference=bool(config.kl_coef), own_critic=own_critic, judges=config.judges, sampled=sampled)
+    print(show_plan(needs))
     return 0
 
 

@@ -1,5 +1,6 @@
 """`--plan`: what a run would load and where its memory would go, before anything is loaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,14 @@ class Need:
 
 
 def plan(
-    settings: TrainerConfig, *, reference: bool = False, own_critic: bool = False, sampled: tuple[int, int] = (0, 0)
+    settings: TrainerConfig,
+    *,
+    reference: bool = False,
+    own_critic: bool = False,
+    judges: Sequence[str] = (),
+    sampled: tuple[int, int] = (0, 0),
 ) -> list[Need]:
-    """Memory by purpose. `sampled`: (completions decoded together, new tokens of each)."""
+    """Memory by purpose. `judges`: names of reward models; `sampled`: (completions decoded together, new tokens)."""
     precision = choose_precision(settings.precision, device_of(settings.device))
     lora_rank, token_budget = settings.lora_rank, settings.token_budget
     model = _skeleton(settings.model_name)
@@ -55,6 +61,9 @@ def plan(
         needs.append(Need("reference model", 4 * weights / GB, "frozen, fp32; kl_coef 0 does without"))
     if own_critic:
         needs.append(Need("critic", 16 * weights / GB, "weights, gradients and moments, fp32; critic.backbone: policy"))
+    for judge in judges:
+        size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
+        needs.append(Need("reward model", 4 * size / GB, f"{judge}, frozen, fp32"))
     if completions:
         cache = 2 * width * layers * heads * head * completions * length
         needs.append(Need("key-value cache", cache / GB, f"{completions} completions of {length} tokens at once"))

@@ -182,6 +182,8 @@ def test_a_policy_is_trained_on_its_rewards(run, monkeypatch, capfd, tmp_path):
     for sample in samples:
         prompt = [{"role": "user", "content": sample["prompt"]}]
         assert sample["total"] == pytest.approx(model.score([(prompt, [sample["completion"]])])[0][0], abs=1e-4)
+    plan = run_it(*task, "--reward_model", folder, "--plan")
+    assert "reward model" in plan.out, plan.err
     if kind == "process":
         maxrl = [*task[:-1], ROOT / "policy_gradients/configs/maxrl.yaml", "--reward_model", folder]
         assert "rewards that are 1 or 0" in run_it(*maxrl, "--output_dir", tmp_path / "other").err
