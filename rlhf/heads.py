@@ -95,22 +95,24 @@ def load_with_head(
 
 
 def add_layers(model: PreTrainedModel, count: int) -> None:
-    """Put `count` layers on top of the backbone, which change nothing yet: copies of the last one that add 0.
+    """Put `count` layers on top of the backbone, which change nothing yet: copies of an early one that add 0.
 
     A language model has its guess of the next token ready in its last layer only, where no other token can look at it
     any more. Layers on top can compare it with the token that came, which is most of what judging is; a deep model has
     layers to spare for that, a small one has not. Block expansion: Wu et al., "LLaMA Pro: Progressive LLaMA with Block
-    Expansion", 2024, arXiv 2401.02415, section 3.1.
+    Expansion", 2024, arXiv 2401.02415, section 3.1; the copies there are of the layer below. Here they are of the
+    second layer, since early layers look at the tokens next to them, where a guess and what came of it stand.
     """
     layers, config = _layers(model), model.config.get_text_config()
+    early = min(1, len(layers) - 1)
     for _ in range(count):
-        layer = deepcopy(layers[-1])
+        layer = deepcopy(layers[early])
         layer.self_attn.layer_idx = len(layers)
         for writes in (layer.self_attn.o_proj, layer.mlp.down_proj):
             nn.init.zeros_(writes.weight)
         layers.append(layer)
         if getattr(config, "layer_types", None):
-            config.layer_types = [*config.layer_types, config.layer_types[-1]]
+            config.layer_types = [*config.layer_types, config.layer_types[early]]
     config.num_hidden_layers = len(layers)
 
 
