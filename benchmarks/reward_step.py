@@ -121,6 +121,8 @@ def main() -> None:
         ours = our_step(model, None, objective, pairs, token_budget=o.token_budget, shared_prefix=True)
         assert abs(ours - theirs) < 1e-4, f"the losses differ: {ours} and {theirs}"
 
+        trainer.current_gradient_accumulation_steps = 1  # what its own loop would set before a step
+
         def trl_step() -> None:
             trainer.training_step(model, dict(batch))
             optimizer.step()
