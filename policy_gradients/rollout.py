@@ -22,6 +22,8 @@ from rlhf.mixture import Questions
 from rlhf.sampling import Sampled, sample
 from rlhf.tasks import Problem
 
+Asked = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -116,13 +118,13 @@ class Sampler:
         chosen = sorted([*good, *dull][:count], key=lambda rollout: rollout.number)
         return share(chosen, self.accelerator), first
 
-    def judged(self, asked: Sequence[tuple[int, Problem]], sampled: Sequence[Sampled]) -> list[Rollout]:
-        """What was sampled for some problems, each with its number in the stream, with its rewards."""
+    def judged(self, asked: Sequence[Asked], sampled: Sequence[Sampled]) -> list[Rollout]:
+        """What was sampled for some problems, with its rewards."""
         texts = [[decode(self.tokenizer, tokens) for tokens in one.tokens] for one in sampled]
-        parts = self.judge.judge([(problem, own) for (_, problem), own in zip(asked, texts, strict=True)])
+        parts = self.judge.judge([(problem, own) for (_, problem, _), own in zip(asked, texts, strict=True)])
         return [
-            Rollout(number, problem, self._prompt(problem), one, own, its_parts, self._rewards(its_parts, one))
-            for (number, problem), one, own, its_parts in zip(asked, sampled, texts, parts, strict=True)
+            Rollout(*it, one, own, its_parts, self._rewards(its_parts, one))
+            for it, one, own, its_parts in zip(asked, sampled, texts, parts, strict=True)
         ]
 
     def _rewards(self, parts: Sequence[Mapping[str, float]], sampled: Sampled) -> list[float]:
@@ -167,16 +169,15 @@ class Sampler:
         however the prompts are spread over processes."""
         config = self.config
         problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
-        mine = share(list(zip(numbers, problems, strict=True)), self.accelerator)
-        prompts = [self._prompt(problem) for _, problem in mine]
+        mine = [self._asked(*it) for it in share(list(zip(numbers, problems, strict=True)), self.accelerator)]
         with self.accelerator.autocast():
             sampled = sample(
                 self.model,
-                prompts,
+                [prompt for _, _, prompt in mine],
                 completions=config.group_size,
                 max_new_tokens=config.max_new_tokens,
                 end_tokens=self.end_tokens,
-                keys=[(config.seed, number) for number, _ in mine],
+                keys=[(config.seed, number) for number, _, _ in mine],
                 temperature=config.temperature,
                 top_k=config.top_k,
                 top_p=config.top_p,
@@ -195,8 +196,8 @@ class Sampler:
             truncated=[cut and n is None for cut, n in zip(sampled.truncated, said, strict=True)],
         )
 
-    def _prompt(self, problem: Problem) -> list[int]:
-        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
+    def _asked(self, number: int, problem: Problem) -> Asked:
+        return number, problem, encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
 
     # Batches that wait to be trained on are part of a run's state: the policy that sampled them is gone.
 
@@ -208,6 +209,6 @@ class Sampler:
         asked, sampled = [], []
         for saved in share(state, self.accelerator):
             (problem,) = self.task.train_problems(seed=self.config.seed, first=saved["number"], count=1)
-            asked.append((saved["number"], problem))
+            asked.append(self._asked(saved["number"], problem))
             sampled.append(Sampled(**{key: saved[key] for key in ("tokens", "logp", "truncated")}))
         return self.judged(asked, sampled)

@@ -352,7 +352,7 @@ def test_the_mask_ends_with_the_completion() -> None:
     it = sampler_of(group_size=3)
     lengths = (1, 3, 2)
     sampled = Sampled([[9] * n for n in lengths], [[-1.0] * n for n in lengths], [False] * 3)
-    batch = it.batch(it.judged([(0, PROBLEM)], [sampled]))
+    batch = it.batch(it.judged([(0, PROBLEM, [1])], [sampled]))
     assert batch.mask.tolist() == [[True, False, False], [True] * 3, [True, True, False]]
     assert batch.logp_sampler.tolist() == [[-1, 0, 0], [-1, -1, -1], [-1, -1, 0]]
 
@@ -363,7 +363,7 @@ def test_the_overlong_penalty_grows_within_the_buffer() -> None:
         it = sampler_of(max_new_tokens=10, truncated=how, overlong_buffer=0.5)
         lengths = (5, 7, 10)
         sampled = Sampled([[9] * n for n in lengths], [[0.0] * n for n in lengths], [False, False, True])
-        (made,) = it.judged([(0, PROBLEM)], [sampled])
+        (made,) = it.judged([(0, PROBLEM, [1])], [sampled])
         assert made.reward == pytest.approx([-c for c in charged])
 
 
