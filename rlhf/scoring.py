@@ -1,15 +1,19 @@
 """Groups through a model: log-probabilities, right-padded (n, t), whatever the rows looked like."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.tensors import token_logp
+
+SHORT = 128  # tokens of a row up to which attention on a CPU is faster without PyTorch's blocked kernel
 
 
 class Scores(NamedTuple):
@@ -48,14 +52,25 @@ class Scorer(nn.Module):
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the backbone, the vocabulary projection left out."""
-    if rows.visible is None:  # plain causal rows are what every architecture takes, positions from 0 on its default
-        return model.base_model(input_ids=rows.input_ids, use_cache=False).last_hidden_state
-    mask = rows.visible
-    if model.config._attn_implementation == "eager":  # adds the mask to its scores, as numbers; kernels take booleans
-        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
-    return model.base_model(
-        input_ids=rows.input_ids, position_ids=rows.position_ids, attention_mask=mask, use_cache=False
-    ).last_hidden_state
+    inputs = {"input_ids": rows.input_ids}
+    if rows.visible is not None:  # plain causal rows are what every architecture takes, without more arguments
+        mask = rows.visible
+        if model.config._attn_implementation == "eager":  # adds numbers to its scores; kernels take booleans
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
+        inputs |= {"position_ids": rows.position_ids, "attention_mask": mask}
+    with attention_kernel(model, rows):
+        return model.base_model(**inputs, use_cache=False).last_hidden_state
+
+
+def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManager[None]:
+    """Which of PyTorch's attention kernels takes these rows: its own choice, but for short ones on a CPU.
+
+    Its blocked kernel there works in blocks of hundreds of tokens, whatever the rows have: of 64 tokens, forward and
+    backward take 3 times as long as plain matrix products, of 256 as long. Checkpointed layers run again in the
+    backward pass, where this choice holds no more, and both runs must be alike; so they keep PyTorch's.
+    """
+    short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
+    return sdpa_kernel(SDPBackend.MATH) if short and not model.is_gradient_checkpointing else nullcontext()
 
 
 @torch.no_grad()
