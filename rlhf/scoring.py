@@ -70,7 +70,9 @@ def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManag
     backward pass, where this choice holds no more, and both runs must be alike; so they keep PyTorch's.
     """
     short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
-    return sdpa_kernel(SDPBackend.MATH) if short and not model.is_gradient_checkpointing else nullcontext()
+    now, former = "is_activation_checkpointing", "is_gradient_checkpointing"  # the only name in early transformers 5
+    checkpointed = getattr(model, now if hasattr(model, now) else former)
+    return sdpa_kernel(SDPBackend.MATH) if short and not checkpointed else nullcontext()
 
 
 @torch.no_grad()
