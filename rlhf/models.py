@@ -1,4 +1,4 @@
-"""Loading models: by Hub id, folder, run directory, or one of the two that need no Hub. The one place of precision.
+"""Loading models: by Hub id, folder, run directory, or one of the three that need no Hub. The one place of precision.
 
 Precision: master weights and optimizer state are fp32; compute is bf16 autocast where the hardware has it; log-softmax,
 losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam step of 1e-6.)
@@ -21,6 +21,7 @@ from rlhf.groups import Group, Rows, micro_batches
 from rlhf.scoring import Scorer
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
+EMBEDDED_JUDGE = Path(__file__).parent / "embedded" / "judge"  # that one, after reward_models.train_prm
 SMOLLM2 = "smollm2-135m"
 
 
@@ -44,6 +45,8 @@ def find_model(name: str) -> Source:
     """
     if name == "embedded":
         return Source(str(EMBEDDED))
+    if name == "embedded-judge":
+        return Source(str(EMBEDDED_JUDGE))
     if name == SMOLLM2:
         return _smollm2()
     folder = Path(name)
