@@ -1,1 +1,1 @@
-"""The embedded model: shipped in `model/`, made by `instruction_tuning/configs/embedded.yaml`; see `PROVENANCE.md`."""
+"""The embedded models, in `model/` and `judge/`: made by this project's own commands, see `PROVENANCE.md`."""

@@ -1,10 +1,13 @@
 """Models with heads: our scores against transformers' own on padded rows."""
 
+import hashlib
+
 import pytest
 import torch
 from tiny_models import tiny_model
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from reward_models.scoring import RewardModel
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.heads import (
@@ -16,7 +19,7 @@ from rlhf.heads import (
     read,
     takes_shared_rows,
 )
-from rlhf.models import load_tokenizer
+from rlhf.models import EMBEDDED_JUDGE, load_tokenizer
 
 CPU, ALL = torch.device("cpu"), 10**6
 
@@ -121,6 +124,23 @@ def test_pad_is_never_the_end_token(folder, tmp_path, pad) -> None:
         HeadScorer(loaded), [Group([10], [[11, 12, end], [end]])], token_budget=ALL, shared_prefix=True, device=CPU
     )
     torch.testing.assert_close(torch.stack([last[0] for _, last in found]), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_the_embedded_judge() -> None:
+    """The weights that PROVENANCE.md tells of. As a process model it finds a mistake; an outcome model that starts from
+    it takes its layers and leaves its head behind."""
+    written = (EMBEDDED_JUDGE.parent / "PROVENANCE.md").read_text()
+    assert hashlib.sha256((EMBEDDED_JUDGE / "model.safetensors").read_bytes()).hexdigest() in written
+    steps = ("2*4=8\n7+8\n7+8=15", "2*4=9\n7+9\n7+9=16")
+    answers = [f"<think>{own}</think><answer>{own[-2:]}</answer>" for own in steps]
+    asked = [{"role": "user", "content": "Calculate step by step: 7+2*4"}]
+    ((right, wrong),) = RewardModel(["embedded-judge"]).score([(asked, answers)])
+    assert right > 0.8
+    assert wrong < 0.2
+    started, _ = load_with_head("embedded-judge", extra_layers=1)
+    assert started.score.weight.shape[0] == 1
+    judge = load_trained("embedded-judge")[0].base_model.state_dict()
+    assert all(torch.equal(started.base_model.state_dict()[name], value) for name, value in judge.items())
 
 
 def test_a_policy_is_no_reward_model() -> None:
