@@ -48,6 +48,7 @@ class Options:
     batch: int
     steps: int  # timed; 0 is a whole epoch
     max_length: int
+    token_budget: int
     trl_micro_batch: int
     trl_kernels: str
     trl_reference: str
@@ -128,7 +129,6 @@ def run_ours(turn: Connection, options: Options) -> None:
     from accelerate.utils import set_seed
 
     from direct_alignment.batches import compare, cut, lengths, score_all, sequence_logp
-    from direct_alignment.config import DirectAlignmentConfig
     from direct_alignment.data import Example
     from direct_alignment.diagnostics import StepSums
     from direct_alignment.losses import losses
@@ -137,7 +137,7 @@ def run_ours(turn: Connection, options: Options) -> None:
     from rlhf.scoring import Scorer
 
     loss, settings = losses["dpo"], {"beta": BETA}
-    layout: Layout = {"token_budget": DirectAlignmentConfig.model_fields["token_budget"].default, "shared_prefix": True}
+    layout: Layout = {"token_budget": options.token_budget, "shared_prefix": True}
     model, tokenizer = load(options.model, seed=options.seed)
     groups = make_groups(tokenizer, options)
     accelerator = make_accelerator(device="cpu", precision=options.precision, trackers=[], run_path=Path())
@@ -386,6 +386,7 @@ def main() -> None:
     add("--batch", type=int, default=16, help="pairs in an optimizer step")
     add("--steps", type=int, default=0, help="timed steps, after one that warms up; 0 is an epoch")
     add("--max_length", type=int, default=1024, help="longer prompts are shortened at their start, on both sides")
+    add("--token_budget", type=int, default=2048, help="tokens of our micro-batches, about as many as TRL's have")
     add("--trl_micro_batch", type=int, default=4, help="per_device_train_batch_size of TRL")
     add("--trl_kernels", choices=("ours", "default"), default="ours", help="fp32 matmul kernels that TRL runs with")
     add("--trl_reference", choices=("precompute", "live"), default="precompute", help="live is TRL's default")
