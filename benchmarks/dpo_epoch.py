@@ -10,9 +10,9 @@ What makes it a fair race (as benchmarks/grpo_step.py, whose parts this uses):
 - Both train the same model from `rlhf.models.load_policy` (fp32 weights, SDPA attention) on the same token ids: TRL's
   own tokenizing is skipped, so that neither template nor truncation can differ. Tokens read are counted and compared.
 - The first loss of both is ln 2 and the later ones are compared: the same maths was done.
-- TRL gets the fp32 matmul kernels that we choose (`--trl_kernels default` measures it as it comes), and keeps the
-  reference's log-probabilities too (precompute_ref_log_probs), which spares it a forward pass in every step;
-  `--trl_reference live` measures its default. Its cache on disk starts empty, as ours does.
+- TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu.py; `--trl_cpu default` measures it as it
+  comes), and keeps the reference's log-probabilities too (precompute_ref_log_probs), which spares it a forward pass in
+  every step; `--trl_reference live` measures its default. Its cache on disk starts empty, as ours does.
 - What other programs used of the processor during a step is measured and printed.
 
 TRL's settings, where they are not its defaults: gradient_checkpointing off (on by default, and slower), no reports,
@@ -37,6 +37,7 @@ from benchmarks.grpo_step import Side, cpu_of_others, forget_peak_memory, load, 
 
 SIDES = ("ours", "trl")
 LR, BETA, MAX_GRAD_NORM = 1e-6, 0.1, 1.0
+SAME_LOSS = {"fp32": 2e-3, "bf16": 2e-2}  # nats; padding rounds bf16 sums otherwise, and Adam's first steps are +-lr
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Options:
     max_length: int
     token_budget: int
     trl_micro_batch: int
-    trl_kernels: str
+    trl_cpu: str
     trl_reference: str
     seed: int
     patience: float
@@ -187,11 +188,11 @@ def run_trl(turn: Connection, options: Options) -> None:
     from transformers import PrinterCallback, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    from rlhf.models import choose_fp32_kernels
+    from rlhf.cpu import tune_cpu
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if options.trl_kernels == "ours":
-        choose_fp32_kernels()
+    if options.trl_cpu == "ours":
+        tune_cpu()
     model, tokenizer = load(options.model, seed=options.seed)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -317,7 +318,7 @@ def race(options: Options, sides: Sequence[str]) -> dict[str, Any]:
                 file=sys.stderr,
             )
         losses = [steps[name][-1].loss for name in sides if steps[name]]
-        if losses and not all(math.isclose(loss, losses[0], abs_tol=2e-3) for loss in losses):
+        if losses and not all(math.isclose(loss, losses[0], abs_tol=SAME_LOSS[options.precision]) for loss in losses):
             sys.exit(f"the sides computed different losses: {losses}")
     for runner in runners.values():
         runner.end()
@@ -388,7 +389,7 @@ def main() -> None:
     add("--max_length", type=int, default=1024, help="longer prompts are shortened at their start, on both sides")
     add("--token_budget", type=int, default=2048, help="tokens of our micro-batches, about as many as TRL's have")
     add("--trl_micro_batch", type=int, default=4, help="per_device_train_batch_size of TRL")
-    add("--trl_kernels", choices=("ours", "default"), default="ours", help="fp32 matmul kernels that TRL runs with")
+    add("--trl_cpu", choices=("ours", "default"), default="ours", help="fp32 kernels and allocator that TRL runs with")
     add("--trl_reference", choices=("precompute", "live"), default="precompute", help="live is TRL's default")
     add("--seed", type=int, default=0)
     add("--only", choices=SIDES)

@@ -13,8 +13,8 @@ What makes it a fair race:
   in ours by a wrapper of the sampler's chooser (the prompts' order may give a group's lengths to another group; the
   total is the same). `--lengths fixed` suppresses it throughout. What was sampled and read is counted and compared, and
   a difference is an error.
-- TRL gets the fp32 matmul kernels that we choose (rlhf/models.py, `choose_fp32_kernels`), though by itself it does not:
-  `--trl_kernels default` measures it as it comes.
+- TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu.py), though by itself it does not:
+  `--trl_cpu default` measures it as it comes.
 - Rewards come from the same verifier, plus a number in [0, 1) from a hash of the text: an untrained model is always
   wrong, and advantages of 0 would make the backward pass run on zeros.
 - What other programs used of the processor during a step is measured and printed: on a shared machine a step is many
@@ -81,7 +81,7 @@ class Options:
     lengths: str
     steps: int
     trl_micro_batch: int
-    trl_kernels: str
+    trl_cpu: str
     seed: int
     patience: float
 
@@ -356,12 +356,12 @@ def run_trl(turn: Connection, options: Options) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from rlhf.chat import end_tokens
+    from rlhf.cpu import tune_cpu
     from rlhf.evaluation import messages_for
-    from rlhf.models import choose_fp32_kernels
     from rlhf.tasks import Task
 
-    if options.trl_kernels == "ours":
-        choose_fp32_kernels()
+    if options.trl_cpu == "ours":
+        tune_cpu()
     b, g, meter = options.prompts, options.rollouts, Meter()
     model, tokenizer = load(options.model, seed=options.seed)
     if tokenizer.pad_token_id is None:
@@ -627,7 +627,7 @@ def main() -> None:
     add("--lengths", choices=("natural", "fixed"), default="natural", help="up to max_new_tokens, or all that long")
     add("--steps", type=int, default=3, help="timed steps, after one that warms up")
     add("--trl_micro_batch", type=int, default=0, help="per_device_train_batch_size of TRL; 0 is prompts * rollouts")
-    add("--trl_kernels", choices=("ours", "default"), default="ours", help="fp32 matmul kernels that TRL runs with")
+    add("--trl_cpu", choices=("ours", "default"), default="ours", help="fp32 kernels and allocator that TRL runs with")
     add("--seed", type=int, default=0)
     add("--only", choices=SIDES)
     add("--patience", type=float, default=0.0, help="minutes to wait for other programs to leave the machine alone")

@@ -79,12 +79,12 @@ def main() -> None:
     from reward_models.config import OutcomeConfig, PreferenceConfig
     from reward_models.data import Example
     from reward_models.objectives import outcome, preference
+    from rlhf.cpu import tune_cpu
     from rlhf.groups import Group
     from rlhf.heads import load_with_head
     from rlhf.loop import make_optimizer
-    from rlhf.models import choose_fp32_kernels
 
-    choose_fp32_kernels()
+    tune_cpu()
     torch.manual_seed(0)
     model, tokenizer = load_with_head(o.model_name)
     vocabulary = model.config.vocab_size

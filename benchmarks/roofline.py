@@ -27,7 +27,7 @@ def measure(repeats: int = 7) -> Roofline:
     """Best of `repeats`: interference only ever slows down."""
     import torch
 
-    from rlhf.models import choose_fp32_kernels
+    from rlhf.cpu import choose_fp32_kernels
 
     choose_fp32_kernels()
     rates = {}

@@ -111,10 +111,10 @@ def judged_by_model(
     from rlhf.evaluation import messages_for
     from rlhf.groups import Group
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.loop import device_of
+    from rlhf.loop import open_device
     from rlhf.preferences import Ranking
 
-    device = device_of("auto")
+    device = open_device("auto")
     model, tokenizer = load_trained(reward_model)
     model.to(device)
     if model.config.num_labels != 1:

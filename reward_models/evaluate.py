@@ -27,11 +27,11 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     from reward_models.metrics import pair_accuracy
     from reward_models.report import write_evaluation
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.loop import device_of
+    from rlhf.loop import open_device
 
     kind, config = _config(run)
     model, tokenizer = load_trained(str(run))
-    device = device_of(config.device)
+    device = open_device(config.device)
     model.to(device)
     subsets: list[str] = []
     if data is None:

@@ -15,7 +15,7 @@ from rlhf.chat import Message, encode_conversation, encode_prompt
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-from rlhf.loop import device_of
+from rlhf.loop import open_device
 
 type Combine = Literal["mean", "lower"]
 Conversation = tuple[Sequence[Message], Sequence[str]]  # a prompt with answers to it
@@ -45,7 +45,7 @@ class RewardModel:
         token_budget: int = 8192,
         device: str = "auto",
     ):
-        self.members = [_Member(name, steps, token_budget, device_of(device)) for name in names]
+        self.members = [_Member(name, steps, token_budget, open_device(device)) for name in names]
         self.combine = combine
         if not self.members:
             raise UserError("reward_model: no model is named")

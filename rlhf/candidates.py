@@ -14,8 +14,8 @@ import torch
 from rlhf.cache import cached, fingerprint, key
 from rlhf.chat import Message, decode, encode_prompt, end_tokens
 from rlhf.evaluation import messages_for
-from rlhf.loop import device_of
-from rlhf.models import choose_fp32_kernels, choose_precision, load_policy, load_tokenizer
+from rlhf.loop import open_device
+from rlhf.models import choose_precision, load_policy, load_tokenizer
 from rlhf.preferences import Ranking
 from rlhf.sampling import sample
 from rlhf.tasks import Problem, Verdict
@@ -58,9 +58,7 @@ def sample_candidates(
     )
 
     def make() -> list[list[str]]:
-        device = device_of("auto")
-        if device.type == "cpu":
-            choose_fp32_kernels()
+        device = open_device("auto")
         tokenizer, model = load_tokenizer(model_name), load_policy(model_name).to(device)
         prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
         bf16 = device.type == "cuda" and choose_precision("auto", device) == "bf16"

@@ -15,15 +15,15 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType, gather_object
 from torch import Tensor, nn
 
+from rlhf.cpu import tune_cpu
 from rlhf.errors import UserError
-from rlhf.models import choose_fp32_kernels
 
 
 def make_accelerator(*, device: str, precision: str, trackers: Sequence[str], run_path: Path) -> Accelerator:
     """Devices, processes and autocast. One process, or as many as `accelerate launch` started."""
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     if cpu:
-        choose_fp32_kernels()
+        tune_cpu()
     return Accelerator(
         cpu=cpu,
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
@@ -37,6 +37,14 @@ def device_of(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
+
+
+def open_device(wanted: str) -> torch.device:
+    """`device_of`, ready to compute: for what runs without an accelerator."""
+    device = device_of(wanted)
+    if device.type == "cpu":
+        tune_cpu()
+    return device
 
 
 def make_optimizer(

@@ -171,31 +171,6 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-@torch.no_grad()
-def choose_fp32_kernels() -> bool:
-    """Have PyTorch multiply fp32 matrices with oneDNN instead of MKL where that is faster at the same precision.
-
-    MKL keeps its fast kernels from processors that are not Intel's. oneDNN is asked by allowing it bf16, which it takes
-    on AMX units only; elsewhere it computes in fp32, with a kernel about 1.7 times as fast. Whether that is so here is
-    found out by multiplying: a product that is not exact to fp32 takes the permission back.
-
-    Returns:
-        Whether the kernels changed.
-    """
-    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 256, 256, generator=generator)
-    exact = a.double() @ b.double()
-    matmul = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute] - made when torch is loaded
-    allowed = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    if bool((a @ b - exact).abs().max() < 1e-4):  # rounded to bf16 it would be 0.1
-        return True
-    matmul.fp32_precision = allowed
-    return False
-
-
 # ------------------------------------------------------------------------- what an architecture can do, by trying it
 
 

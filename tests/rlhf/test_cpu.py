@@ -1,0 +1,49 @@
+"""What is chosen for a CPU: as exact as before, and memory that is not asked for again and again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rlhf.cpu import choose_fp32_kernels
+
+TENSORS = """
+import resource, torch
+{first}
+def use():
+    torch.ones(24 * 2**20).add_(1)  # 96 MB
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(first: str) -> int:
+    """Of using and freeing 96 MB five times, in a process of its own, as the choice holds for a whole process."""
+    run = subprocess.run(
+        [sys.executable, "-c", TENSORS.format(first=first)], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    assert page_faults("") > 1000  # otherwise there is nothing to mend
+    assert page_faults("from rlhf.cpu import tune_cpu; tune_cpu()") < 100
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    from rlhf import cpu
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not cpu.keep_freed_memory()
+
+
+def test_products_stay_exact_to_fp32():
+    choose_fp32_kernels()
+    a, b = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), atol=1e-4, rtol=0)
