@@ -26,11 +26,12 @@ from rlhf import models
 from rlhf.chat import encode_conversation, end_tokens
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
-from rlhf.models import find_model, load_policy, load_tokenizer
+from rlhf.models import checkpoint_activations, find_model, load_policy, load_tokenizer
 from rlhf.scoring import hidden_states
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
+TOLD = ("step_separator", "step_judged_at", "reward_statistics")  # what our reward models say of themselves in a config
 PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
 
 
@@ -78,11 +79,13 @@ def load_with_head(
         if "Unrecognized configuration class" in reason:  # followed by a hundred that are recognized
             reason = f"transformers has no class of that kind for it ({kind.__name__})"
         raise UserError(f"model_name: '{name}' could not be loaded: {reason}") from error
+    for key in TOLD:  # of the reward model that this one starts from
+        if hasattr(model.config, key):
+            delattr(model.config, key)
     _choose_pad(model, tokenizer)
     add_layers(model, extra_layers)
     if gradient_checkpointing:
-        model.train()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 

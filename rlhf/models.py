@@ -123,10 +123,15 @@ def load_policy(
         transformers_logging.set_verbosity(quiet)
     refuse_other_heads(model, name)
     if gradient_checkpointing:
-        model.train()  # transformers checkpoints in training mode alone, and from_pretrained leaves it
-        former = model.gradient_checkpointing_enable  # the only name in early transformers 5; later it warns
-        getattr(model, "activation_checkpointing_enable", former)({"use_reentrant": False})
+        checkpoint_activations(model)
     return with_lora(model, lora_rank) if lora_rank else model
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep only the inputs of layers, and compute the rest again in the backward pass."""
+    model.train()  # transformers checkpoints in training mode alone, and from_pretrained leaves it
+    former = model.gradient_checkpointing_enable  # the only name in early transformers 5; later it warns
+    getattr(model, "activation_checkpointing_enable", former)({"use_reentrant": False})
 
 
 def with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:

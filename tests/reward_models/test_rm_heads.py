@@ -128,7 +128,7 @@ def test_pad_is_never_the_end_token(folder, tmp_path, pad) -> None:
 
 def test_the_embedded_judge() -> None:
     """The weights that PROVENANCE.md tells of. As a process model it finds a mistake; an outcome model that starts from
-    it takes its layers and leaves its head behind."""
+    it takes its layers, and leaves its head and what it says of steps behind."""
     written = (EMBEDDED_JUDGE.parent / "PROVENANCE.md").read_text()
     assert hashlib.sha256((EMBEDDED_JUDGE / "model.safetensors").read_bytes()).hexdigest() in written
     steps = ("2*4=8\n7+8\n7+8=15", "2*4=9\n7+9\n7+9=16")
@@ -139,6 +139,7 @@ def test_the_embedded_judge() -> None:
     assert wrong < 0.2
     started, _ = load_with_head("embedded-judge", extra_layers=1)
     assert started.score.weight.shape[0] == 1
+    assert not {"step_separator", "step_judged_at", "reward_statistics"} & set(started.config.to_dict())
     judge = load_trained("embedded-judge")[0].base_model.state_dict()
     assert all(torch.equal(started.base_model.state_dict()[name], value) for name, value in judge.items())
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
 
 from rlhf.groups import Group, micro_batches
-from rlhf.models import takes_shared_rows
+from rlhf.models import checkpoint_activations, takes_shared_rows
 from rlhf.scoring import Scorer, score
 
 CPU = torch.device("cpu")
@@ -210,9 +210,8 @@ def test_a_micro_batch_in_which_nothing_counts(qwen3: nn.Module) -> None:
 def test_gradient_checkpointing_changes_nothing(model: nn.Module, truth) -> None:
     calls = []
     hook = model.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model)
     try:
-        model.train()
         logp, gradient = gradients(model, micro_batches(GROUPS, token_budget=ALL))
     finally:
         model.activation_checkpointing_disable()

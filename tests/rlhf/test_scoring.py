@@ -6,6 +6,7 @@ from tiny_models import tiny_model
 
 from rlhf import scoring
 from rlhf.groups import Group, micro_batches
+from rlhf.models import checkpoint_activations
 from rlhf.scoring import Scorer, attention_kernel
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10, 1], [11, 1]]), Group([5, 9], [[12, 13, 1], [7, 1]])]
@@ -36,9 +37,7 @@ def test_only_short_rows_without_checkpointing_get_matrix_products() -> None:
 
     assert products_alone(scoring.SHORT)
     assert not products_alone(scoring.SHORT + 1)
-    former = model.gradient_checkpointing_enable  # the only name in early transformers 5
-    getattr(model, "activation_checkpointing_enable", former)({"use_reentrant": False})
-    model.train()
+    checkpoint_activations(model)
     assert not products_alone(scoring.SHORT)
     (rows,) = micro_batches(GROUPS, token_budget=1000)
     Scorer(model)(rows).logp.sum().backward()
