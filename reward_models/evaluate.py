@@ -23,9 +23,11 @@ KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "prefere
 
 
 def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int) -> None:
+    from reward_models.data import outcome_data, preference_data, process_data
     from reward_models.evaluation import by_subset, outcome_result, preference_result, process_result
     from reward_models.metrics import pair_accuracy
     from reward_models.report import write_evaluation
+    from reward_models.shortcuts import of_outcome, of_preference, of_process
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.loop import open_device
 
@@ -33,23 +35,29 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     model, tokenizer = load_trained(str(run))
     device = open_device(config.device)
     model.to(device)
-    subsets: list[str] = []
+    load, shortcuts, judge = {
+        "preference": (preference_data, of_preference, preference_result),
+        "outcome": (outcome_data, of_outcome, outcome_result),
+        "process": (process_data, of_process, process_result),
+    }[kind]
+    subsets, tried = [], []
     if data is None:
-        examples, name = _held_out(kind, config, tokenizer), "held-out"
+        own, name = load(config, tokenizer, print), "held-out"
+        examples, tried = own.held_out, shortcuts(own.train, own.held_out, data=name)
     else:
         examples, subsets = _of_file(kind, config, tokenizer, data, split)
         name = Path(data).name
     groups = [example.group for example in examples]
     shared = takes_shared_rows(model)
     found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=device)
-    result = {"preference": preference_result, "outcome": outcome_result, "process": process_result}[kind](
-        found, examples, name
-    )
+    result = judge(found, examples, name)
     if subsets:
         import numpy as np
 
         pairs = np.array([float(last[0]) for _, last in found]).reshape(-1, 2)
         result.records.extend(by_subset(pair_accuracy(pairs[:, 0], pairs[:, 1]), subsets, data=name))
+    result.records.extend(shortcut.surpassed_by(result) for shortcut in tried)
+    result.baselines.extend(shortcut.record for shortcut in tried)
     output.mkdir(parents=True, exist_ok=True)
     records = [*result.records, *result.baselines]
     (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -73,13 +81,6 @@ def _config(run: Path) -> "tuple[str, Any]":
         raise UserError(f"'{run}' is a run, but not of a reward model")
     config_class = {"outcome": OutcomeConfig, "process": ProcessConfig, "preference": PreferenceConfig}[kind]
     return kind, read_command(config_class, ["--config", str(file)], prog="", description="").config
-
-
-def _held_out(kind: str, config: Any, tokenizer: "PreTrainedTokenizerBase") -> "list[Example]":
-    from reward_models.data import outcome_data, preference_data, process_data
-
-    load = {"preference": preference_data, "outcome": outcome_data, "process": process_data}[kind]
-    return load(config, tokenizer, print).held_out
 
 
 def _of_file(

@@ -1,6 +1,6 @@
 """Held-out examples, read by a model, as numbers and as what a picture needs. The same for training and `evaluate`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Result:
     """Of one evaluation."""
 
     records: list[dict[str, Any]]  # as eval.jsonl wants them, less the step
+    statistic: Callable[[Array], float]  # the first record's metric over some of the items, by number
     baselines: list[dict[str, Any]] = field(default_factory=list)  # the same, of what does not depend on the model
     histograms: dict[str, list[float]] = field(default_factory=dict)  # scores by group: chosen, rejected
     reliability: list[dict[str, float]] = field(default_factory=list)
@@ -89,15 +90,20 @@ def pairs_result(reward: Array, pairs: Pairs, *, data: str) -> Result:
     right = pair_accuracy(chosen, rejected)
     sure = 1 / (1 + np.exp(-np.abs(chosen - rejected)))  # how sure the model is of its own choice
     all_rewards = np.concatenate([chosen, rejected])
+
+    def accuracy(items: Array) -> float:
+        return float(right[items].mean())
+
     length = np.concatenate([pairs.chosen_length, pairs.rejected_length])
     both = np.concatenate([pairs.question, pairs.question])
     records = [
-        estimate(lambda i: float(right[i].mean()), pairs.question, data=data, metric="accuracy"),
+        estimate(accuracy, pairs.question, data=data, metric="accuracy"),
         estimate(lambda i: calibration_error(sure[i], right[i]), pairs.question, data=data, metric="calibration_error"),
         estimate(lambda i: length_correlation(all_rewards[i], length[i]), both, data=data, metric="length_correlation"),
     ]
     return Result(
         records,
+        accuracy,
         histograms={"chosen": chosen.tolist(), "rejected": rejected.tolist()},
         reliability=reliability(sure, right),
     )
@@ -147,8 +153,12 @@ def outcome_result(found: Read, examples: Sequence[Example], data: str) -> Resul
     question, right = solutions.question, solutions.right
     logit = np.array([float(last[0]) for _, last in found])
     probability = 1 / (1 + np.exp(-logit))
+
+    def area(items: Array) -> float:
+        return auc(logit[items], right[items])
+
     records = [
-        estimate(lambda i: auc(logit[i], right[i]), question, data=data, metric="auc"),
+        estimate(area, question, data=data, metric="auc"),
         estimate(lambda i: float(((logit[i] > 0) == right[i]).mean()), question, data=data, metric="accuracy"),
         estimate(
             lambda i: calibration_error(probability[i], right[i]), question, data=data, metric="calibration_error"
@@ -168,6 +178,7 @@ def outcome_result(found: Read, examples: Sequence[Example], data: str) -> Resul
     best, others = ends(curves)
     return Result(
         [*records, *best],
+        area,
         [majority, *others],
         histograms={"right": logit[right].tolist(), "wrong": logit[~right].tolist()},
         reliability=reliability(probability, right),
@@ -223,8 +234,12 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
     by_trace = [logits.softmax(-1).double().numpy() for logits, _ in found]
     predicted = np.concatenate(by_trace).argmax(1) - 1
     question, label = steps.question, steps.label
+
+    def mean_f1(items: Array) -> float:
+        return macro_f1(predicted[items], label[items], CLASSES)
+
     records = [
-        estimate(lambda i: macro_f1(predicted[i], label[i], CLASSES), question, data=data, metric="macro_f1"),
+        estimate(mean_f1, question, data=data, metric="macro_f1"),
         *(
             estimate(
                 lambda i, c=c: f1_by_class(predicted[i], label[i], CLASSES)[c], question, data=data, metric=f"f1_{name}"
@@ -267,6 +282,7 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
     shown.sort(key=lambda i: without[i])  # traces with a mistake say more
     return Result(
         records,
+        mean_f1,
         others,
         histograms={"wrong steps": mistakes[wrong].tolist(), "other steps": mistakes[~wrong].tolist()},
         reliability=reliability(mistakes, wrong),

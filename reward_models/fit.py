@@ -17,6 +17,7 @@ from reward_models.data import Example, Split
 from reward_models.evaluation import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
 from reward_models.report import write_evaluation
+from reward_models.shortcuts import Shortcut
 from rlhf import checkpoints
 from rlhf.data import in_epochs
 from rlhf.errors import UserError
@@ -58,7 +59,7 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     split: Split,
     objective: Objective,
-    shortcuts: list[dict[str, Any]],
+    shortcuts: list[Shortcut],
 ) -> int:
     """Train, stop where validation stops getting better, report on what was held out. Returns the exit code."""
     accelerator, device = session.accelerator, session.accelerator.device
@@ -89,7 +90,8 @@ def fit(
         """On the held-out part: before training and after it, never in between. What no training changes: before."""
         found = reading(split.held_out)
         result = objective.evaluate(found, split.held_out, "held-out")
-        result.baselines.extend(shortcuts)
+        result.records.extend(shortcut.surpassed_by(result) for shortcut in shortcuts)
+        result.baselines.extend(shortcut.record for shortcut in shortcuts)
         session.evaluated(step, result.records if step else [*result.records, *result.baselines])
         if config.samples:
             session.samples(step, step_samples(found, split.held_out, config.samples))

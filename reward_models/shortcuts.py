@@ -5,7 +5,9 @@ the shortcut it is blind. A reward model is worth what it is better than them. L
 the training part, measured on the held-out part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from reward_models.data import Example
-from reward_models.evaluation import Pairs, Solutions, Steps
+from reward_models.evaluation import Pairs, Result, Solutions, Steps
 from reward_models.metrics import auc, estimate, macro_f1, pair_accuracy
 from reward_models.steps import CLASSES
 
@@ -24,28 +26,52 @@ HALF_WAY = 0.5  # from chance to perfect: beyond this a shortcut explains most o
 type Array = np.ndarray
 
 
-def of_preference(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Shortcut:
+    """A classifier that understands nothing, on held-out data."""
+
+    name: str
+    metric: str
+    statistic: Callable[[Array], float]  # the metric over items by number, as a `Result` of the same examples has it
+    question: Array  # of each item
+    data: str
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return estimate(self.statistic, self.question, data=self.data, metric=f"{self.metric}_{self.name}")
+
+    def surpassed_by(self, result: Result) -> dict[str, Any]:
+        """How much better the model is. Both are judged on the same resampled questions (paired bootstrap), so that
+        questions which are hard for both do not widen the interval."""
+
+        def gain(items: Array) -> float:
+            return result.statistic(items) - self.statistic(items)
+
+        return estimate(gain, self.question, data=self.data, metric=f"{self.metric}_above_{self.name}")
+
+
+def of_preference(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[Shortcut]:
     """Pair accuracy of the sign of the length difference, and of token counts."""
     learned, judged = Pairs.of(_some(train)), Pairs.of(held_out)
     length = [p.chosen_length - p.rejected_length for p in (learned, judged)]
     words = _vocabulary([*learned.chosen_tokens, *learned.rejected_tokens])
     bags = [_bags(p.chosen_tokens, words) - _bags(p.rejected_tokens, words) for p in (learned, judged)]
     return [
-        _pair_record(name, features, judged.question, data)
+        _of_pairs(name, features, judged.question, data)
         for name, features in (("length", [x[:, None].astype(float) for x in length]), ("bag_of_tokens", bags))
     ]
 
 
-def _pair_record(name: str, features: list[Array], question: Array, data: str) -> dict[str, Any]:
+def _of_pairs(name: str, features: list[Array], question: Array, data: str) -> Shortcut:
     x, test = features
     both, which = np.concatenate([x, -x]), np.concatenate([np.ones(len(x)), np.zeros(len(x))]).astype(int)
     score = _fit(both, which, test, classes=2)[:, 1] - 0.5
     score[np.abs(test).sum(1) == 0] = 0.0  # no difference, no preference
     right = pair_accuracy(score, np.zeros_like(score))
-    return estimate(lambda i: float(right[i].mean()), question, data=data, metric=f"accuracy_{name}")
+    return Shortcut(name, "accuracy", lambda items: float(right[items].mean()), question, data)
 
 
-def of_outcome(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[dict[str, Any]]:
+def of_outcome(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[Shortcut]:
     """AUC of the length (either way round), and of token counts."""
     learned, judged = Solutions.of(_some(train)), Solutions.of(held_out)
     words = _vocabulary(learned.tokens)
@@ -53,15 +79,23 @@ def of_outcome(train: Sequence[Example], held_out: Sequence[Example], *, data: s
         "length": [s.length[:, None].astype(float) for s in (learned, judged)],
         "bag_of_tokens": [_bags(s.tokens, words) for s in (learned, judged)],
     }
-    records = []
-    for name, (x, test) in features.items():
-        score = _fit(x, learned.right.astype(int), test, classes=2)[:, 1]
-        statistic = lambda i, score=score: auc(score[i], judged.right[i])  # noqa: E731
-        records.append(estimate(statistic, judged.question, data=data, metric=f"auc_{name}"))
-    return records
+
+    def statistic(score: Array) -> Callable[[Array], float]:
+        return lambda items: auc(score[items], judged.right[items])
+
+    return [
+        Shortcut(
+            name,
+            "auc",
+            statistic(_fit(x, learned.right.astype(int), test, classes=2)[:, 1]),
+            judged.question,
+            data,
+        )
+        for name, (x, test) in features.items()
+    ]
 
 
-def of_process(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[dict[str, Any]]:
+def of_process(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[Shortcut]:
     """Macro-F1 of always saying the most common class, of the step's length and place, and of its token counts."""
     learned, judged = Steps.of(_some(train)), Steps.of(held_out)
     words = _vocabulary(learned.tokens)
@@ -73,24 +107,20 @@ def of_process(train: Sequence[Example], held_out: Sequence[Example], *, data: s
     predicted = {"majority": np.full(len(judged.label), most_common)}
     for name, (x, test) in features.items():
         predicted[name] = _fit(x, learned.label + 1, test, classes=len(CLASSES)).argmax(1) - 1
-    return [
-        estimate(
-            lambda i, guess=guess: macro_f1(guess[i], judged.label[i], CLASSES),
-            judged.question,
-            data=data,
-            metric=f"macro_f1_{name}",
-        )
-        for name, guess in predicted.items()
-    ]
+
+    def statistic(guess: Array) -> Callable[[Array], float]:
+        return lambda items: macro_f1(guess[items], judged.label[items], CLASSES)
+
+    return [Shortcut(name, "macro_f1", statistic(guess), judged.question, data) for name, guess in predicted.items()]
 
 
-def warnings(records: Sequence[dict[str, Any]], *, chance: float) -> list[str]:
+def warnings(shortcuts: Sequence[Shortcut], *, chance: float) -> list[str]:
     """A warning for each shortcut that comes more than half the way from chance to perfect."""
     return [
         f"a shortcut explains most of the label: {r['metric']} {r['value']:.2f} on held-out data, where chance is "
         f"{chance:.2f}. The reward model may learn nothing else: balance the data (answers of one policy to the same "
         "question, judged by what they say)"
-        for r in records
+        for r in (shortcut.record for shortcut in shortcuts)
         if r["value"] > chance + HALF_WAY * (1 - chance)
     ]
 

@@ -29,10 +29,10 @@ def train(command: Command[OutcomeConfig]) -> int:
         model, tokenizer = load_model(session, config)
         split = outcome_data(config, tokenizer, session.console.say)
         session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
-        baselines = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
-        for text in shortcuts.warnings(baselines, chance=0.5):
+        tried = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(tried, chance=0.5):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, outcome(config), baselines)
+        return fit(session, config, model, tokenizer, split, outcome(config), tried)
 
 
 def main() -> int | None:

@@ -30,10 +30,10 @@ def train(command: Command[PreferenceConfig]) -> int:
         model, tokenizer = load_model(session, config)
         split = preference_data(config, tokenizer, session.console.say)
         session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
-        baselines = shortcuts.of_preference(split.train, split.held_out, data="held-out")
-        for text in shortcuts.warnings(baselines, chance=0.5):
+        tried = shortcuts.of_preference(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(tried, chance=0.5):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, preference(config), baselines)
+        return fit(session, config, model, tokenizer, split, preference(config), tried)
 
 
 def main() -> int | None:

@@ -32,10 +32,10 @@ def train(command: Command[ProcessConfig]) -> int:
         model.config.step_separator, model.config.step_judged_at = config.separator, config.judged_at
         split = process_data(config, tokenizer, session.console.say)
         session.describe(data=f"steps of {split.name}", data_fingerprint=split.fingerprint)
-        baselines = shortcuts.of_process(split.train, split.held_out, data="held-out")
-        for text in shortcuts.warnings(baselines[1:], chance=baselines[0]["value"]):
+        tried = shortcuts.of_process(split.train, split.held_out, data="held-out")
+        for text in shortcuts.warnings(tried[1:], chance=tried[0].record["value"]):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, process(), baselines)
+        return fit(session, config, model, tokenizer, split, process(), tried)
 
 
 def main() -> int | None:

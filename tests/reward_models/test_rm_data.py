@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from reward_models.config import DataConfig, OutcomeConfig, ProcessConfig
@@ -19,8 +20,9 @@ from reward_models.data import (
     separator_token,
     traces_to_examples,
 )
+from reward_models.evaluation import Result
 from reward_models.questions import LastNumber, parse_question
-from reward_models.shortcuts import of_outcome, of_preference, of_process, warnings
+from reward_models.shortcuts import Shortcut, of_outcome, of_preference, of_process, warnings
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models import load_tokenizer
@@ -235,21 +237,35 @@ def pairs(count: int, chosen, rejected) -> list[Example]:
     return [Example(f"q{i}", Group([1], [chosen(i), rejected(i)]), ["", ""]) for i in range(count)]
 
 
-def of(records: list[dict]) -> dict[str, float]:
-    return {record["metric"]: record["value"] for record in records}
+def of(shortcuts: list[Shortcut]) -> dict[str, float]:
+    return {shortcut.record["metric"]: shortcut.record["value"] for shortcut in shortcuts}
 
 
 def test_shortcuts_of_pairs_are_found():
     """Longer is better; a token that only chosen answers have; neither."""
     longer = pairs(60, lambda i: [5] * (i % 7 + 3), lambda i: [5] * (i % 7 + 1))
-    found = of(of_preference(longer[:40], longer[40:], data="d"))
-    assert found["accuracy_length"] == 1.0
-    assert warnings([{"metric": "accuracy_length", "value": 1.0}], chance=0.5)
+    tried = of_preference(longer[:40], longer[40:], data="d")
+    assert of(tried)["accuracy_length"] == 1.0
+    assert len(warnings(tried[:1], chance=0.5)) == 1
     marked = pairs(60, lambda i: [5, 9, 6 + i % 2], lambda i: [5, 8, 7 - i % 2])
     found = of(of_preference(marked[:40], marked[40:], data="d"))
     assert (found["accuracy_length"], found["accuracy_bag_of_tokens"]) == (0.5, 1.0)
     order = pairs(60, lambda i: [5, 6], lambda i: [6, 5])  # only the order tells
     assert set(of(of_preference(order[:40], order[40:], data="d")).values()) == {0.5}
+
+
+def test_what_surpasses_a_shortcut_is_compared_question_by_question():
+    """A model that is right wherever the shortcut is, and once more: the gain is one of all, and its interval that of
+    one rare question; their own intervals are far wider."""
+    right = np.array([True, False] * 50)
+    by_shortcut, by_model = right.copy(), right.copy()
+    by_model[1] = True
+    shortcut = Shortcut("length", "accuracy", lambda items: float(by_shortcut[items].mean()), np.arange(100), "d")
+    gain = shortcut.surpassed_by(Result([], lambda items: float(by_model[items].mean())))
+    assert gain["metric"] == "accuracy_above_length"
+    assert gain["value"] == pytest.approx(0.01)
+    assert (gain["low"], gain["high"]) == (0.0, pytest.approx(0.03))
+    assert shortcut.record["high"] - shortcut.record["low"] > 0.15
 
 
 def test_shortcuts_of_solutions_and_steps_are_found():
