@@ -45,7 +45,8 @@ class RewardModel:
         token_budget: int = 8192,
         device: str = "auto",
     ):
-        self.members = [_Member(name, steps, token_budget, open_device(device)) for name in names]
+        opened = open_device(device)
+        self.members = [_Member(name, steps, token_budget, opened) for name in names]
         self.combine = combine
         if not self.members:
             raise UserError("reward_model: no model is named")

@@ -83,16 +83,8 @@ def of_outcome(train: Sequence[Example], held_out: Sequence[Example], *, data: s
     def statistic(score: Array) -> Callable[[Array], float]:
         return lambda items: auc(score[items], judged.right[items])
 
-    return [
-        Shortcut(
-            name,
-            "auc",
-            statistic(_fit(x, learned.right.astype(int), test, classes=2)[:, 1]),
-            judged.question,
-            data,
-        )
-        for name, (x, test) in features.items()
-    ]
+    scores = {name: _fit(x, learned.right.astype(int), test, classes=2)[:, 1] for name, (x, test) in features.items()}
+    return [Shortcut(name, "auc", statistic(score), judged.question, data) for name, score in scores.items()]
 
 
 def of_process(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[Shortcut]:

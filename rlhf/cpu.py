@@ -43,8 +43,8 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what large tensors free for the next ones, instead of giving it back to the system.
 
     glibc takes every block over 32 MB from the system and returns it when it is freed, so each micro-batch has its
-    memory cleared by the kernel again, page by page: a fifth of a training step. The peak is the same; what is lower is
-    only what the process holds between two steps.
+    memory cleared by the kernel again, page by page: a sixth of a training step. The peak is about the same; a process
+    then holds it between two steps too.
 
     Returns:
         Whether there was a glibc that took it.

@@ -21,11 +21,8 @@ from rlhf.errors import UserError
 
 def make_accelerator(*, device: str, precision: str, trackers: Sequence[str], run_path: Path) -> Accelerator:
     """Devices, processes and autocast. One process, or as many as `accelerate launch` started."""
-    cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    if cpu:
-        tune_cpu()
     return Accelerator(
-        cpu=cpu,
+        cpu=open_device(device).type == "cpu",
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
         log_with=list[str | LoggerType | GeneralTracker](trackers) or None,
         project_dir=str(run_path),
@@ -40,7 +37,7 @@ def device_of(wanted: str) -> torch.device:
 
 
 def open_device(wanted: str) -> torch.device:
-    """`device_of`, ready to compute: for what runs without an accelerator."""
+    """`device_of`, ready to compute."""
     device = device_of(wanted)
     if device.type == "cpu":
         tune_cpu()

@@ -255,10 +255,10 @@ def test_shortcuts_of_pairs_are_found():
 
 
 def test_what_surpasses_a_shortcut_is_compared_question_by_question():
-    """A model that is right wherever the shortcut is, and once more: the gain is one of all, and its interval that of
-    one rare question; their own intervals are far wider."""
-    right = np.array([True, False] * 50)
-    by_shortcut, by_model = right.copy(), right.copy()
+    """A model that is right wherever the shortcut is, and once more: the gain is one in a hundred, and its
+    interval that of one question; the shortcut's own is far wider."""
+    by_shortcut = np.array([True, False] * 50)
+    by_model = by_shortcut.copy()
     by_model[1] = True
     shortcut = Shortcut("length", "accuracy", lambda items: float(by_shortcut[items].mean()), np.arange(100), "d")
     gain = shortcut.surpassed_by(Result([], lambda items: float(by_model[items].mean())))
