@@ -339,6 +339,7 @@ def run_ours(turn: Connection, options: Options) -> None:
         ForcedChooser, chooser=sampling._Chooser, ends=end_tokens(tokenizer), lengths=wanted_lengths(options)
     )
     timed = meter.around("generation", rollout.sample)
+    sampling.shares_prompts(model)  # found out once for each model, by trying, with the chooser as it is
     with patch.object(sampling, "_Chooser", forced), patch.object(rollout, "sample", timed):
         forget_peak_memory()
         turn.send(describe(model))
