@@ -15,9 +15,9 @@ What makes it a fair race (as benchmarks/grpo_step.py, whose parts this uses):
   every step; `--trl_reference live` measures its default. Its cache on disk starts empty, as ours does.
 - What other programs used of the processor during a step is measured and printed.
 
-TRL's settings, where they are not its defaults: gradient_checkpointing off (on by default, and slower), no reports,
-saves, evaluation or progress bar. `--trl_micro_batch` pairs go through it at a time, padded to the longest of them; the
-optimizer steps on all pairs of a batch.
+TRL's settings, where they are not its defaults: gradient_checkpointing off (`--trl_checkpointing on` is its default,
+and slower), no reports, saves, evaluation or progress bar. `--trl_micro_batch` pairs go through it at a time (8 is its
+default, 2 the fastest seen), padded to the longest of them; the optimizer steps on all pairs of a batch.
 """
 
 import argparse
@@ -52,6 +52,7 @@ class Options:
     token_budget: int
     trl_micro_batch: int
     trl_cpu: str
+    trl_checkpointing: str
     trl_reference: str
     seed: int
     patience: float
@@ -129,11 +130,11 @@ def run_ours(turn: Connection, options: Options) -> None:
     """The loop of direct_alignment/train.py, less logging and saving."""
     from accelerate.utils import set_seed
 
-    from direct_alignment.batches import compare, cut, lengths, score_all, sequence_logp
+    from direct_alignment.batches import compare, lengths, score_all, sequence_logp
     from direct_alignment.data import Example
     from direct_alignment.diagnostics import StepSums
     from direct_alignment.losses import losses
-    from rlhf.groups import Layout
+    from rlhf.groups import Layout, whole_micro_batches
     from rlhf.loop import check_finite, gradients_flow, make_accelerator, make_optimizer, optimizer_step
     from rlhf.scoring import Scorer
 
@@ -160,7 +161,7 @@ def run_ours(turn: Connection, options: Options) -> None:
     def one_step(number: int) -> Step:
         clock, sums, step_loss = Clock(), StepSums(loss, settings), 0.0
         batch = examples[number * options.batch : (number + 1) * options.batch]
-        parts = cut([example.group for example in batch], **layout)
+        parts = whole_micro_batches([example.group for example in batch], **layout)
         for i, part in enumerate(parts):
             with gradients_flow(accelerator, scorer, last=i == len(parts) - 1):
                 logp = sequence_logp(scorer(part.rows), part.rows)
@@ -261,7 +262,7 @@ def run_trl(turn: Connection, options: Options) -> None:
                 # for speed
                 per_device_train_batch_size=options.trl_micro_batch,
                 gradient_accumulation_steps=accumulate,
-                gradient_checkpointing=False,
+                gradient_checkpointing=options.trl_checkpointing == "on",
                 report_to="none",
                 logging_strategy="no",
                 save_strategy="no",
@@ -387,9 +388,10 @@ def main() -> None:
     add("--batch", type=int, default=16, help="pairs in an optimizer step")
     add("--steps", type=int, default=0, help="timed steps, after one that warms up; 0 is an epoch")
     add("--max_length", type=int, default=1024, help="longer prompts are shortened at their start, on both sides")
-    add("--token_budget", type=int, default=2048, help="tokens of our micro-batches, about as many as TRL's have")
-    add("--trl_micro_batch", type=int, default=4, help="per_device_train_batch_size of TRL")
+    add("--token_budget", type=int, default=1024, help="tokens of our micro-batches, about as many as TRL's have")
+    add("--trl_micro_batch", type=int, default=2, help="per_device_train_batch_size of TRL")
     add("--trl_cpu", choices=("ours", "default"), default="ours", help="fp32 kernels and allocator that TRL runs with")
+    add("--trl_checkpointing", choices=("off", "on"), default="off", help="activation checkpointing; on is its default")
     add("--trl_reference", choices=("precompute", "live"), default="precompute", help="live is TRL's default")
     add("--seed", type=int, default=0)
     add("--only", choices=SIDES)

@@ -4,8 +4,9 @@
 
 Both sides run in this process, in turns, with the same fp32 kernels, optimizer and token ids, of lengths that differ as
 those of texts do (--spread 0: all the same). A turn is one optimizer step: forward, backward, AdamW. Losses of the same
-weights are compared before anything is timed. TRL's step is its own `training_step` on a batch of its own collator. It
-has no outcome model: there, the other side is this project with padded rows, one a solution, which is what a plain
+weights are compared before anything is timed. TRL's step is its own `training_step` on batches of its own collator, of
+`--trl_micro_batch` pairs; activation checkpointing, which it does by default and which is slower, is off. It has no
+outcome model: there, the other side is this project with padded rows, one a solution, which is what a plain
 implementation computes.
 """
 
@@ -68,6 +69,7 @@ def main() -> None:
     add("--context", type=int, default=640, help="outcome: tokens of a question with its worked examples")
     add("--solution", type=int, default=80, help="outcome: tokens of a solution, on average")
     add("--token_budget", type=int, default=2048, help="of our micro-batches")
+    add("--trl_micro_batch", type=int, default=8, help="per_device_train_batch_size of TRL; 8 is its default")
     add("--rounds", type=int, default=3, help="timed rounds, after one that warms up")
     add("--output", type=Path, help="also write the numbers as JSON")
     o = parser.parse_args()
@@ -108,23 +110,24 @@ def main() -> None:
     ]
     with TemporaryDirectory() as folder:
         arguments = RewardConfig(
-            output_dir=folder, per_device_train_batch_size=o.pairs, learning_rate=1e-6, use_cpu=True, bf16=False,
+            output_dir=folder, per_device_train_batch_size=o.trl_micro_batch, learning_rate=1e-6, use_cpu=True, bf16=False,
             gradient_checkpointing=False, report_to="none", max_length=None, eos_token=tokenizer.eos_token,
             pad_token=tokenizer.pad_token,
         )  # fmt: skip
         data = Dataset.from_list(rows)
         trainer = RewardTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=data)
-        batch = next(iter(trainer.get_train_dataloader()))
+        batches = list(trainer.get_train_dataloader())
         model.train()
         with torch.no_grad():
-            theirs = float(trainer.compute_loss(model, dict(batch)))
+            theirs = statistics.mean(float(trainer.compute_loss(model, dict(batch))) for batch in batches)
         ours = our_step(model, None, objective, pairs, token_budget=o.token_budget, shared_prefix=True)
         assert abs(ours - theirs) < 1e-4, f"the losses differ: {ours} and {theirs}"
 
-        trainer.current_gradient_accumulation_steps = 1  # what its own loop would set before a step
+        trainer.current_gradient_accumulation_steps = len(batches)  # what its own loop would set before a step
 
         def trl_step() -> None:
-            trainer.training_step(model, dict(batch))
+            for batch in batches:
+                trainer.training_step(model, dict(batch))
             optimizer.step()
             model.zero_grad()
 

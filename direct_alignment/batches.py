@@ -1,7 +1,6 @@
 """Examples to micro-batches, and micro-batches to what a loss compares."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -10,44 +9,12 @@ from torch import Tensor, nn
 
 from direct_alignment.data import Example
 from direct_alignment.losses import Completions, Loss
-from rlhf.groups import Group, Layout, Rows, micro_batches
+from rlhf.groups import Group, Layout, Rows
 from rlhf.loop import gather, share
 from rlhf.scoring import Scores, score
 from rlhf.tensors import masked_sum
 
 AT_ONCE = 1024  # groups scored in one call: bounds the (n, t) tensors, whatever the size of the data
-
-
-class Part(NamedTuple):
-    """A micro-batch: some of a step's examples, in one forward pass."""
-
-    numbers: list[int]  # of the step's examples
-    rows: Rows
-
-
-def cut(groups: Sequence[Group], *, token_budget: int, shared_prefix: bool) -> list[Part]:
-    """Micro-batches of at most `token_budget` tokens that never part a pair, since its loss needs both sides at once.
-
-    Longest first. A pair too long for the budget goes alone.
-    """
-
-    def tokens(group: Group) -> int:
-        lengths = [len(completion) for completion in group.completions]
-        if shared_prefix:
-            return len(group.prompt) + sum(lengths)
-        return len(lengths) * (len(group.prompt) + max(lengths))
-
-    order = sorted(range(len(groups)), key=lambda i: -tokens(groups[i]))
-    parts, start = [], 0
-    while start < len(order):
-        longest = tokens(groups[order[start]])
-        numbers = order[start : start + max(1, token_budget // longest)]
-        chosen = [groups[i] for i in numbers]
-        whole = max(token_budget, longest) * len(chosen)  # room for all of them in one
-        (rows,) = micro_batches(chosen, token_budget=whole, shared_prefix=shared_prefix)
-        parts.append(Part(numbers, rows))
-        start += len(numbers)
-    return parts
 
 
 def sequence_logp(scores: Scores, rows: Rows) -> Float[Tensor, " c"]:

@@ -18,7 +18,7 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     import torch
 
     from direct_alignment import online
-    from direct_alignment.batches import compare, count, cut, lengths, sequence_logp, whole_step
+    from direct_alignment.batches import compare, count, lengths, sequence_logp, whole_step
     from direct_alignment.data import Example, class_weights, load
     from direct_alignment.diagnostics import METRICS, Adviser, StepSums
     from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, mismatched, write
@@ -27,7 +27,7 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     from rlhf import checkpoints
     from rlhf.chat import encode_prompt
     from rlhf.evaluation import evaluate_task, messages_for
-    from rlhf.groups import Layout
+    from rlhf.groups import Layout, whole_micro_batches
     from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
     from rlhf.mixture import open_task
     from rlhf.models import load_tokenizer
@@ -139,7 +139,7 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
             sums, step_loss = StepSums(loss, settings), 0.0
             with session.watch("update"):
                 mine, denominator = share(examples, accelerator), count(loss, examples)
-                parts = cut([example.group for example in mine], **layout)
+                parts = whole_micro_batches([example.group for example in mine], **layout)
                 slopes = None
                 if "whole step" in loss.needs and (len(parts) > 1 or accelerator.num_processes > 1):
                     step_loss, slopes = whole_step(loss, settings, Scorer(model), examples, accelerator, layout)

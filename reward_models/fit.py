@@ -21,13 +21,11 @@ from reward_models.shortcuts import Shortcut
 from rlhf import checkpoints
 from rlhf.data import in_epochs
 from rlhf.errors import UserError
-from rlhf.groups import Layout, Rows, micro_batches
+from rlhf.groups import Layout, Rows, whole_micro_batches
 from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
 from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
 from rlhf.models import choose_attention
 from rlhf.session import Session
-
-ALL = 10**9  # a token budget that everything fits in
 
 
 def load_model(
@@ -182,26 +180,8 @@ def into_micro_batches(
     examples: Sequence[Example], *, token_budget: int, shared_prefix: bool
 ) -> list[tuple[Rows, list[Example]]]:
     """Whole examples, at most `token_budget` tokens with padding, the longest first; an example over it goes alone."""
-    order = sorted(examples, key=lambda e: -_widest(e, shared_prefix))
-    chunks: list[list[Example]] = []
-    widest = rows = 0
-    for example in order:
-        own = 1 if shared_prefix else len(example.group.completions)
-        if not chunks or (rows + own) * widest > token_budget:
-            chunks.append([])
-            widest, rows = _widest(example, shared_prefix), 0
-        chunks[-1].append(example)
-        rows += own
-    made = []
-    for chunk in chunks:
-        (whole,) = micro_batches([e.group for e in chunk], token_budget=ALL, shared_prefix=shared_prefix)
-        made.append((whole, chunk))
-    return made
-
-
-def _widest(example: Example, shared_prefix: bool) -> int:
-    """The longest row that the example needs."""
-    return example.tokens if shared_prefix else len(example.group.prompt) + max(map(len, example.group.completions))
+    parts = whole_micro_batches([e.group for e in examples], token_budget=token_budget, shared_prefix=shared_prefix)
+    return [(part.rows, [examples[i] for i in part.numbers]) for part in parts]
 
 
 def in_order(readings: Readings, rows: Rows) -> Readings:

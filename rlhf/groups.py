@@ -11,9 +11,10 @@ A padded row is the special case of one group with one completion: plain causal 
 architectures without custom masks fall back to, and the oracle of the tests.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Bool, Int
@@ -72,6 +73,13 @@ class _Piece:
         return len(self.group.prompt) + sum(map(len, self.group.completions))
 
 
+class Part(NamedTuple):
+    """A micro-batch of whole groups."""
+
+    numbers: list[int]  # of the groups that it holds, in the order in which its rows count completions
+    rows: Rows
+
+
 class Layout(TypedDict):
     """How groups become rows, as `micro_batches` and `score` take it."""
 
@@ -90,16 +98,53 @@ def micro_batches(
     """
     pieces = sorted(_pieces(groups, token_budget, shared_prefix), key=lambda piece: -piece.tokens)
     packed = _pack(pieces, pack_to)
-    batches, start = [], 0
-    while start < len(packed):
-        longest = sum(piece.tokens for piece in packed[start])
-        count = max(1, token_budget // longest)
-        batches.append(_rows(packed[start : start + count]))
-        start += count
-    return batches
+    sizes = [(1, sum(piece.tokens for piece in row)) for row in packed]
+    return [_rows([packed[i] for i in numbers]) for numbers in _cut(sizes, token_budget)]
 
 
-def _pieces(groups: Sequence[Group], budget: int, shared_prefix: bool) -> Iterable[_Piece]:
+def whole_micro_batches(groups: Sequence[Group], *, token_budget: int, shared_prefix: bool = True) -> list[Part]:
+    """`micro_batches` that never split a group, for losses that compare its completions. One too long goes alone."""
+
+    def size(group: Group) -> tuple[int, int]:
+        lengths = [len(completion) for completion in group.completions]
+        together = (1, len(group.prompt) + sum(lengths))
+        return together if shared_prefix else (len(lengths), len(group.prompt) + max(lengths))
+
+    parts = []
+    for numbers in _cut([size(group) for group in groups], token_budget):
+        pieces = _pieces([groups[i] for i in numbers], math.inf, shared_prefix)
+        rows = _rows([[piece] for piece in sorted(pieces, key=lambda piece: -piece.tokens)])
+        parts.append(Part(numbers, rows))
+    return parts
+
+
+def _cut(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+    """Which of these (rows, width) go through the model together: the cut of them, by width, that costs least.
+
+    A micro-batch costs its rows times its widest width, so padding counts, and a sixteenth of the budget besides: its
+    calls, and its pass over all gradients. Without that each would go alone. The cheapest cut of what comes from
+    `start` on is found from the last to the first.
+    """
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i][1])
+    cheapest, stop = [0.0] * (len(order) + 1), [0] * len(order)
+    for start in reversed(range(len(order))):
+        rows, width = 0, sizes[order[start]][1]
+        cheapest[start] = math.inf
+        for end in range(start + 1, len(order) + 1):
+            rows += sizes[order[end - 1]][0]
+            if rows * width > budget and end > start + 1:
+                break
+            cost = rows * width + budget / 16 + cheapest[end]
+            if cost <= cheapest[start]:
+                cheapest[start], stop[start] = cost, end
+    cut, start = [], 0
+    while start < len(order):
+        cut.append(order[start : stop[start]])
+        start = stop[start]
+    return cut
+
+
+def _pieces(groups: Sequence[Group], budget: float, shared_prefix: bool) -> Iterable[_Piece]:
     first = 0
     for group in groups:
         if not group.prompt or not all(group.completions):

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from alignment_commands import pairs
 from torch import nn
 
-from direct_alignment.batches import compare, count, cut, lengths, score_all, sequence_logp, whole_step
+from direct_alignment.batches import compare, count, lengths, score_all, sequence_logp, whole_step
 from direct_alignment.data import (
     Example,
     Preferences,
@@ -19,7 +19,7 @@ from direct_alignment.data import (
 from direct_alignment.diagnostics import Adviser, StepSums, implicit_reward, ranked_right
 from direct_alignment.evaluation import average
 from direct_alignment.losses import Completions, losses
-from rlhf.groups import Group
+from rlhf.groups import Group, whole_micro_batches
 from rlhf.models import load_tokenizer
 from rlhf.preferences import parse_preference
 from rlhf.scoring import Scorer
@@ -59,7 +59,7 @@ def by_hand(model: nn.Module, group: Group) -> list[float]:
 @pytest.mark.parametrize("token_budget", [1, 40, 100, 10**6])
 def test_no_budget_parts_a_pair(qwen3: nn.Module, token_budget: int, shared_prefix: bool) -> None:
     made = examples()
-    parts = cut([e.group for e in made], token_budget=token_budget, shared_prefix=shared_prefix)
+    parts = whole_micro_batches([e.group for e in made], token_budget=token_budget, shared_prefix=shared_prefix)
     assert sorted(i for part in parts for i in part.numbers) == list(range(7))
     if token_budget == 1:
         assert len(parts) == 7
@@ -93,14 +93,14 @@ def test_a_step_seen_whole_has_its_own_gradient(qwen3: nn.Module, name: str) -> 
             g.clone() for g in torch.autograd.grad(value, list(qwen3.parameters()), allow_unused=True) if g is not None
         ]
 
-    (whole,) = cut([e.group for e in made], **LAYOUT)
+    (whole,) = whole_micro_batches([e.group for e in made], **LAYOUT)
     logp = sequence_logp(Scorer(qwen3)(whole.rows), whole.rows)
     together = compare(logp, lengths(whole.rows), [made[i] for i in whole.numbers])
     expected = loss(together, **settings).sum() / count(loss, made)
     value, slopes = whole_step(loss, settings, Scorer(qwen3), made, accelerator, LAYOUT)
     assert value == pytest.approx(float(expected.detach()), abs=1e-4)
     pieces = torch.zeros(())
-    for part in cut([e.group for e in made], token_budget=40, shared_prefix=True):
+    for part in whole_micro_batches([e.group for e in made], token_budget=40, shared_prefix=True):
         logp = sequence_logp(Scorer(qwen3)(part.rows), part.rows)
         pieces = pieces + (logp * torch.cat([slopes[i] for i in part.numbers])).sum()
     for a, b in zip(gradient(pieces), gradient(expected), strict=True):

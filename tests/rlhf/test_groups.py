@@ -1,11 +1,14 @@
 """Rows, micro-batches and scores, against a plain forward pass of transformers over each completion alone."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
 
-from rlhf.groups import Group, micro_batches
+from rlhf.groups import Group, micro_batches, whole_micro_batches
 from rlhf.models import checkpoint_activations, takes_shared_rows
 from rlhf.scoring import Scorer, score
 
@@ -183,6 +186,54 @@ def test_micro_batches_cover_everything_within_the_budget(shared_prefix: bool, p
         for i, (_, completion) in enumerate(COMPLETIONS):
             for j in (rows.sequence == i).nonzero():
                 assert rows.target[int(j)][rows.mask[int(j)]].tolist() == list(completion)
+
+
+def cost(sizes: list[int], budget: int) -> float:
+    """What a cut of groups of these tokens costs: tokens with padding, and a sixteenth of the budget for each part."""
+    groups = [Group([1], [[2] * (size - 1)]) for size in sizes]
+    batches = micro_batches(groups, token_budget=budget)
+    return sum(rows.input_ids.numel() + budget / 16 for rows in batches)
+
+
+def cheapest(sizes: list[int], budget: int) -> float:
+    """The same of the best of all cuts, by trying them."""
+    ordered, best = sorted(sizes, reverse=True), math.inf
+    for cuts in itertools.product([False, True], repeat=len(sizes) - 1):
+        stops = [i + 1 for i, cut in enumerate(cuts) if cut]
+        parts = [ordered[a:b] for a, b in itertools.pairwise([0, *stops, len(sizes)])]
+        if all(len(part) * part[0] <= budget or len(part) == 1 for part in parts):
+            best = min(best, sum(len(part) * part[0] + budget / 16 for part in parts))
+    return best
+
+
+@pytest.mark.parametrize("sizes", [[40, 40, 39, 12, 11, 10, 3, 2], [90, 9, 9, 9, 9, 9, 9], [25] * 9, [200, 30, 2]])
+@pytest.mark.parametrize("budget", [16, 50, 100, 400])
+def test_no_cut_pads_less_for_its_number_of_micro_batches(sizes: list[int], budget: int) -> None:
+    assert cost(sizes, budget) == cheapest(sizes, budget)
+
+
+def test_padding_is_weighed_against_another_micro_batch() -> None:
+    """Budget 160, so a micro-batch counts as ten tokens: 3 tokens of padding are kept, 24 are not."""
+
+    def shapes(*sizes: int) -> list[list[int]]:
+        groups = [Group([1], [[2] * (size - 1)]) for size in sizes]
+        return [list(rows.input_ids.shape) for rows in micro_batches(groups, token_budget=160)]
+
+    assert shapes(30, 27, 30) == [[3, 30]]
+    assert shapes(30, 6, 30) == [[2, 30], [1, 6]]
+
+
+def test_whole_groups_stay_whole() -> None:
+    """In whichever layout; numbers lead back to the groups, and rows count completions through these."""
+    for shared_prefix, budget in itertools.product([True, False], [1, 20, 40, ALL]):
+        parts = whole_micro_batches(GROUPS, token_budget=budget, shared_prefix=shared_prefix)
+        assert sorted(i for part in parts for i in part.numbers) == [0, 1, 2, 3]
+        for numbers, rows in parts:
+            assert rows.input_ids.numel() <= budget or len(numbers) == 1
+            assert len(rows.input_ids) == (len(numbers) if shared_prefix else len(rows.sequence))
+            held = [completion for i in numbers for completion in GROUPS[i].completions]
+            for sequence, target, mask in zip(rows.sequence.tolist(), rows.target, rows.mask, strict=True):
+                assert target[mask].tolist() == held[sequence]
 
 
 def test_plain_causal_rows_carry_no_mask() -> None:
