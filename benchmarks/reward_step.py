@@ -110,9 +110,9 @@ def main() -> None:
     ]
     with TemporaryDirectory() as folder:
         arguments = RewardConfig(
-            output_dir=folder, per_device_train_batch_size=o.trl_micro_batch, learning_rate=1e-6, use_cpu=True, bf16=False,
-            gradient_checkpointing=False, report_to="none", max_length=None, eos_token=tokenizer.eos_token,
-            pad_token=tokenizer.pad_token,
+            output_dir=folder, per_device_train_batch_size=o.trl_micro_batch, learning_rate=1e-6, use_cpu=True,
+            bf16=False, gradient_checkpointing=False, report_to="none", max_length=None,
+            eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token,
         )  # fmt: skip
         data = Dataset.from_list(rows)
         trainer = RewardTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=data)

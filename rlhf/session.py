@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf import checkpoints
 from rlhf.config import Command, to_yaml
 from rlhf.console import Console
+from rlhf.cpu import has_bf16_kernels
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.loop import Interrupted, Stopwatch, device_of, make_accelerator, peak_memory_gb
 from rlhf.models import (
@@ -107,6 +108,8 @@ class Session:
                 "run": str(self.path),
             },
         )
+        if self.precision == "bf16" and self.device.type == "cpu" and not has_bf16_kernels():
+            self.console.say("bf16 is very slow on this processor: --precision fp32 is ten times as fast and more")
 
     def load_policy(self, scratch: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model to train, on its device, with its tokenizer; `scratch` gives the sizes of a new one instead."""

@@ -110,6 +110,26 @@ def test_sft_learns_rows_of_a_file(commands, tmp_path):
         assert losses[-1] < 0.1 < losses[0]
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_slow_bf16_is_named(commands, tmp_path, monkeypatch, kernels):
+    """On a processor without kernels for it a run would seem to hang."""
+    monkeypatch.setattr("rlhf.session.has_bf16_kernels", lambda: kernels)
+    arguments = ["--profile", "laptop", "--device", "cpu", "--precision", "bf16", "--data.held_out", "2"]
+    outcome = commands.instruction_tuning(
+        *arguments,
+        "--max_steps",
+        "1",
+        "--batch_size",
+        "2",
+        "--eval_max_new_tokens",
+        "2",
+        "--output_dir",
+        tmp_path / "r",
+    )
+    assert outcome.code == 0, outcome.err
+    assert ("--precision fp32 is ten times as fast" in outcome.out + outcome.err) != kernels
+
+
 def test_imports_run_one_way():
     """rlhf imports no family; families do not import each other, but that a policy may be trained on a reward model."""
     allowed = {"policy_gradients": {"reward_models"}}
