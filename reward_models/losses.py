@@ -3,8 +3,7 @@
 Shapes: b rankings of k answers; n completions of t tokens; m labelled steps. Rewards and logits are fp32.
 """
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
@@ -29,18 +28,13 @@ def centring(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Floa
     return (chosen + rejected).square()
 
 
-def plackett_luce(reward: Float[Tensor, "b k"], mask: Bool[Tensor, "b k"]) -> Float[Tensor, " b"]:
+def plackett_luce(reward: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """- sum_{i<k} log( exp r_i / sum_{j>=i} exp r_j ), rewards best first: each answer is chosen from those left.
 
     Plackett, "The analysis of permutations", 1975; Luce, 1959. With two answers it is Bradley-Terry.
-
-    Args:
-        mask: True where a ranking has an answer; shorter rankings are padded at the end.
     """
-    hidden = reward.masked_fill(~mask, -torch.inf)
-    # log sum_{j>=i}: a cumulative sum from the worst answer on
-    left = hidden.flip(1).logcumsumexp(1).flip(1)
-    return torch.where(mask, left - reward, 0.0).sum(1)
+    left = reward.flip(1).logcumsumexp(1).flip(1)  # log sum_{j>=i}: a cumulative sum from the worst answer on
+    return (left - reward).sum(1)
 
 
 def outcome(logit: Float[Tensor, "n t"], right: Float[Tensor, " n"]) -> Float[Tensor, "n t"]:

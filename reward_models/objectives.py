@@ -43,7 +43,7 @@ def preference(config: PreferenceConfig) -> Objective:
 
     def _preference(reward: Float[Tensor, " k"], example: Example) -> Float[Tensor, ""]:
         if len(reward) > 2 and not example.right:
-            ranked = losses.plackett_luce(reward[None], torch.ones_like(reward[None], dtype=torch.bool))[0]
+            ranked = losses.plackett_luce(reward[None])[0]
             return ranked + config.centring * losses.centring(reward[:1], reward[-1:])[0]
         better, worse = (reward[list(side)] for side in zip(*example.pairs, strict=True))
         margin = torch.full_like(better, config.margin_scale * example.margin)
