@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from commands import SMALL, Commands
 from transformers import AutoModelForCausalLM
 
@@ -110,22 +111,22 @@ def test_sft_learns_rows_of_a_file(commands, tmp_path):
         assert losses[-1] < 0.1 < losses[0]
 
 
+@pytest.fixture
+def another_precision():
+    """accelerate keeps the precision of a process's first run for all that follow."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.usefixtures("another_precision")
 def test_slow_bf16_is_named(commands, tmp_path, monkeypatch, kernels):
     """On a processor without kernels for it a run would seem to hang."""
     monkeypatch.setattr("rlhf.session.has_bf16_kernels", lambda: kernels)
     arguments = ["--profile", "laptop", "--device", "cpu", "--precision", "bf16", "--data.held_out", "2"]
-    outcome = commands.instruction_tuning(
-        *arguments,
-        "--max_steps",
-        "1",
-        "--batch_size",
-        "2",
-        "--eval_max_new_tokens",
-        "2",
-        "--output_dir",
-        tmp_path / "r",
-    )
+    short = ["--max_steps", "1", "--batch_size", "2", "--eval_max_new_tokens", "2"]
+    outcome = commands.instruction_tuning(*arguments, *short, "--output_dir", tmp_path / "r")
     assert outcome.code == 0, outcome.err
     assert ("--precision fp32 is ten times as fast" in outcome.out + outcome.err) != kernels
 
