@@ -67,7 +67,7 @@ def records(run: Path) -> list[dict]:
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    for _ in range(1200):
+    for _ in range(3600):  # three minutes: the machine may be busy
         if len(read_records(run / "metrics.jsonl")) >= step:
             return
         time.sleep(0.05)
