@@ -17,7 +17,7 @@ What makes it a fair race (as benchmarks/grpo_step.py, whose parts this uses):
 
 TRL's settings, where they are not its defaults: gradient_checkpointing off (`--trl_checkpointing on` is its default,
 and slower), no reports, saves, evaluation or progress bar. `--trl_micro_batch` pairs go through it at a time (8 is its
-default, 2 the fastest seen), padded to the longest of them; the optimizer steps on all pairs of a batch.
+default; fewer pad less), padded to the longest of them; the optimizer steps on all pairs of a batch.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,15 +70,16 @@ class Step:
     others: float  # cores that other programs kept busy
     loss: float
     memory_gb: float  # peak so far, loading the model left out
+    tokens: int  # read by the model, padding included
 
 
 class Clock:
     def __init__(self) -> None:
         self.start, self.others = time.perf_counter(), cpu_of_others()
 
-    def step(self, loss: float) -> Step:
+    def step(self, loss: float = 0.0, tokens: int = 0) -> Step:
         seconds = time.perf_counter() - self.start
-        return Step(seconds, max(0.0, cpu_of_others() - self.others) / seconds, loss, peak_memory_gb())
+        return Step(seconds, max(0.0, cpu_of_others() - self.others) / seconds, loss, peak_memory_gb(), tokens)
 
 
 # ---------------------------------------------------------------- the same pairs for both sides
@@ -154,7 +155,7 @@ def run_ours(turn: Connection, options: Options) -> None:
     warm = score_all(scorer, groups[: options.batch], accelerator, layout)  # warms up, and does not count
     clock = Clock()
     reference = [*warm, *score_all(scorer, groups[options.batch :], accelerator, layout)]
-    turn.send(clock.step(0.0))
+    turn.send(clock.step())
     model.train()
     examples = [Example(g, (True, False), logp_ref=sums) for g, sums in zip(groups, reference, strict=True)]
 
@@ -173,7 +174,7 @@ def run_ours(turn: Connection, options: Options) -> None:
             sums.add(completions, pairs=True)
         sums.means(accelerator)
         optimizer_step(accelerator, model, optimizer, lr=LR, max_grad_norm=MAX_GRAD_NORM)
-        return clock.step(step_loss)
+        return clock.step(step_loss, sum(part.rows.input_ids.numel() for part in parts))
 
     while (number := turn.recv()) is not None:
         turn.send(one_step(number))
@@ -211,8 +212,9 @@ def run_trl(turn: Connection, options: Options) -> None:
             self.wait(control)
 
         def on_step_end(self, args, state, control, **_):
-            turn.send(self.clock.step(sum(step_losses)))
+            turn.send(self.clock.step(sum(step_losses), sum(step_tokens)))
             step_losses.clear()
+            step_tokens.clear()
             self.wait(control)
 
         def wait(self, control) -> None:
@@ -221,6 +223,7 @@ def run_trl(turn: Connection, options: Options) -> None:
             self.clock = Clock()
 
     step_losses: list[float] = []
+    step_tokens: list[int] = []
     accumulate = options.batch // options.trl_micro_batch
     seconds = [0.0]
     original = DPOTrainer._precompute_ref_logps
@@ -269,15 +272,16 @@ def run_trl(turn: Connection, options: Options) -> None:
                 disable_tqdm=True,
             ),
         )
-        step = clock.step(0.0)
+        step = clock.step()
         # All pairs were scored, those that warm up too: the share of the others counts.
         share = options.pairs / len(groups)
-        turn.send(Step(seconds[0] * share, step.others, 0.0, step.memory_gb))
+        turn.send(replace(step, seconds=seconds[0] * share))
         trainer.remove_callback(PrinterCallback)
         compute = trainer.compute_loss
 
-        def noted(*args, **kwargs):
-            loss = compute(*args, **kwargs)
+        def noted(model, inputs, *args, **kwargs):
+            loss = compute(model, inputs, *args, **kwargs)
+            step_tokens.append(inputs["input_ids"].numel())
             step_losses.append(float(loss.detach()) / accumulate)
             return loss
 
@@ -331,7 +335,7 @@ def race(options: Options, sides: Sequence[str]) -> dict[str, Any]:
         "steps": {name: [asdict(step) for step in made] for name, made in steps.items()},
         "theirs / ours": {
             key: results["trl"][key]["median"] / results["ours"][key]["median"]
-            for key in ("step", "epoch", "with reference", "memory_gb")
+            for key in ("step", "epoch", "with reference", "tokens", "memory_gb")
             if len(sides) == 2
         },
     }
@@ -346,6 +350,7 @@ def summary(reference: Step, steps: Sequence[Step], options: Options) -> dict[st
         "reference": spread([reference.seconds]),
         "epoch": spread([epoch]),
         "with reference": spread([epoch + reference.seconds]),
+        "tokens": spread([sum(step.tokens for step in steps)]),
         "memory_gb": spread([max(step.memory_gb for step in [reference, *steps])]),
         "others": spread([step.others for step in steps]),
     }
@@ -364,6 +369,7 @@ def show(record: dict[str, Any]) -> None:
         "reference, all pairs once, s": "reference",
         "epoch without the reference, s": "epoch",
         "epoch with the reference, s": "with reference",
+        "tokens of the timed steps, padded": "tokens",
         "peak memory, GB": "memory_gb",
         "cores used by others": "others",
     }
