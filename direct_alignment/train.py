@@ -9,7 +9,7 @@ import sys
 
 from direct_alignment.config import DirectAlignmentConfig, read
 from rlhf.config import Command, show
-from rlhf.errors import UserError, run_main
+from rlhf.errors import run_main
 
 
 def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
@@ -28,7 +28,7 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     from rlhf.chat import encode_prompt
     from rlhf.evaluation import evaluate_task, messages_for
     from rlhf.groups import Layout, whole_micro_batches
-    from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
+    from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
     from rlhf.mixture import open_task
     from rlhf.models import load_tokenizer
     from rlhf.scoring import Scorer
@@ -49,10 +49,6 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
         model, tokenizer = session.load_policy()
         layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
         reference = None
-        if config.batch_size % accelerator.num_processes:
-            raise UserError(
-                f"batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes"
-            )
         if config.reference == "initial":
             every, mix = config.sync_reference_every, config.sync_reference_mix
             reference = Reference(session, model, layout, every=every, mix=mix, keep=bool(config.online_every))
@@ -144,18 +140,16 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
                 if "whole step" in loss.needs and (len(parts) > 1 or accelerator.num_processes > 1):
                     step_loss, slopes = whole_step(loss, settings, Scorer(model), examples, accelerator, layout)
                     slopes = share(slopes, accelerator)
-                for i, part in enumerate(parts):
+                for part in in_turn(parts, accelerator, scorer):
                     rows = part.rows.to(accelerator.device)
-                    with gradients_flow(accelerator, scorer, last=i == len(parts) - 1):
-                        logp = sequence_logp(scorer(rows), rows)
-                        completions = compare(logp, lengths(rows), [mine[n] for n in part.numbers], s_mismatched)
-                        if slopes is None:
-                            value = loss(completions, **settings).sum() / denominator
-                            step_loss += float(value.detach())
-                        else:
-                            value = (logp * torch.cat([slopes[n] for n in part.numbers])).sum()
-                        check_finite(value, session.run.path, rows=rows, completions=completions)
-                        accelerator.backward(value * accelerator.num_processes)  # DDP takes the mean over processes
+                    logp = sequence_logp(scorer(rows), rows)
+                    completions = compare(logp, lengths(rows), [mine[n] for n in part.numbers], s_mismatched)
+                    if slopes is None:
+                        value = loss(completions, **settings).sum() / denominator
+                        step_loss += float(value.detach())
+                    else:
+                        value = (logp * torch.cat([slopes[n] for n in part.numbers])).sum()
+                    backward(value, accelerator, session.run.path, rows=rows, completions=completions)
                     sums.add(completions, pairs=pairs)
                 lr = learning_rate(
                     step,
@@ -189,10 +183,10 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
                 evaluate(done)
             if last:
                 evaluate(done, greedy=True)
-            if last or done % config.save_every == 0 or session.interrupted:
+            if last or done % config.save_every == 0 or session.stopping:
                 state = {"fresh": online.to_state(fresh)}
                 checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
-            if session.interrupted:
+            if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer, next_command=f"uv run python -m rlhf.report {session.path} OTHER_RUN")
     return 0

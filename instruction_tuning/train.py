@@ -24,7 +24,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
     from rlhf.aggregate import Totals, token_mean
     from rlhf.evaluation import evaluate_task
     from rlhf.groups import Layout, micro_batches
-    from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
+    from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
     from rlhf.scoring import Scorer, score
     from rlhf.session import open_session
     from rlhf.tensors import masked_sum
@@ -73,12 +73,10 @@ def train(command: Command[InstructionTuningConfig]) -> int:
                 totals = Totals(sequences=len(groups), tokens=tokens, max_new_tokens=config.max_length)
             step_loss = 0.0
             with session.watch("update"):
-                for i, rows in enumerate(batches):
-                    with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
-                        scores = scorer(rows.to(accelerator.device))
-                        loss = token_mean(-scores.logp, scores.mask, totals)
-                        check_finite(loss, session.run.path, rows=rows)
-                        accelerator.backward(loss * accelerator.num_processes)
+                for rows in in_turn(batches, accelerator, scorer):
+                    scores = scorer(rows.to(accelerator.device))
+                    loss = token_mean(-scores.logp, scores.mask, totals)
+                    backward(loss, accelerator, session.run.path, rows=rows)
                     step_loss += float(loss.detach())
                 lr = learning_rate(
                     step,
@@ -94,9 +92,9 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             last = done == config.max_steps
             if last or (config.eval_every and done % config.eval_every == 0):
                 evaluate(done)
-            if last or done % config.save_every == 0 or session.interrupted:
+            if last or done % config.save_every == 0 or session.stopping:
                 checkpoints.save(accelerator, session.run.path, done, {}, keep=config.keep_checkpoints)
-            if session.interrupted:
+            if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer)
     return 0

@@ -1,7 +1,7 @@
 """What can be set for policy gradients. Light: `--help` and bad input are answered before torch is loaded."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,8 @@ class CriticConfig(Section):
 
 class PolicyGradientConfig(TrainerConfig):
     """Policy gradients"""
+
+    shared_size: ClassVar[tuple[str, str]] = ("prompts_per_step", "steps_per_batch")
 
     algorithm: str = Field("grpo", description=f"One of {', '.join(ALGORITHM_NAMES)}.")
 

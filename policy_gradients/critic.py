@@ -19,7 +19,7 @@ from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rollout import Batch
 from rlhf.aggregate import Totals, token_mean
 from rlhf.groups import Layout, Rows, micro_batches
-from rlhf.loop import check_finite, gradients_flow, make_optimizer, optimizer_step, total
+from rlhf.loop import backward, in_turn, make_optimizer, optimizer_step, total
 from rlhf.scoring import hidden_states
 
 
@@ -131,15 +131,13 @@ class CriticLearner:
         (tokens,) = total([int(batch.mask[first : part.stop * self.group_size].sum())], self.accelerator)
         totals = Totals(sequences=1, tokens=max(1, int(tokens)), max_new_tokens=1)
         batches, step_loss = micro_batches(batch.groups[part.start : part.stop], **self.layout), 0.0
-        for i, rows in enumerate(batches):
+        for rows in in_turn(batches, self.accelerator, self.critic):
             rows = rows.to(target.device)
             n, t = rows.sequence + first, rows.mask.shape[1]
-            with gradients_flow(self.accelerator, self.critic, last=i == len(batches) - 1):
-                value = self.critic(rows)
-                loss = value_loss(value, value_old[n, :t], target[n, :t], value_clip=self.settings.value_clip)
-                loss = token_mean(loss, rows.mask, totals)
-                check_finite(loss, self.run, rows=rows)
-                self.accelerator.backward(loss * self.accelerator.num_processes)
+            value = self.critic(rows)
+            loss = value_loss(value, value_old[n, :t], target[n, :t], value_clip=self.settings.value_clip)
+            loss = token_mean(loss, rows.mask, totals)
+            backward(loss, self.accelerator, self.run, rows=rows)
             step_loss += float(loss.detach())
         how = {"lr": self.settings.lr, "max_grad_norm": self.settings.max_grad_norm}
         return step_loss, optimizer_step(self.accelerator, self.critic, self.optimizer, **how)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from policy_gradients.config import PolicyGradientConfig
 from rlhf.config import Command, read_command, show
-from rlhf.errors import UserError, run_main
+from rlhf.errors import run_main
 
 DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
 
@@ -34,9 +34,9 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from rlhf.groups import Layout, micro_batches
     from rlhf.kl import estimators, k3
     from rlhf.loop import (
-        check_finite,
+        backward,
         gather,
-        gradients_flow,
+        in_turn,
         learning_rate,
         make_optimizer,
         optimizer_step,
@@ -65,11 +65,6 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     title = config.algorithm.upper()
     with open_session(command, described, title=title, headline=["reward/exact", "length/mean"]) as session:
         accelerator, device = session.accelerator, session.accelerator.device
-        if config.prompts_per_step % (accelerator.num_processes * config.steps_per_batch):
-            raise UserError(
-                f"prompts_per_step {config.prompts_per_step} is not a multiple of {accelerator.num_processes} "
-                f"processes x steps_per_batch {config.steps_per_batch}"
-            )
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         judge = Judge(task, config.reward_weights, config.reward_functions, load_reward_model(config))
         model, tokenizer = session.load_policy()
@@ -114,29 +109,25 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             sequences, tokens = total([int(mask.any(1).sum()), int(mask.sum())], accelerator)
             totals = Totals(max(1, int(sequences)), max(1, int(tokens)), config.max_new_tokens)
             batches, step_loss = micro_batches(batch.groups[part.start : part.stop], **layout), 0.0
-            for i, rows in enumerate(batches):
+            for rows in in_turn(batches, accelerator, scorer):
                 rows = rows.to(device)
                 n, t = rows.sequence + first, rows.mask.shape[1]
                 a, logp_sampler = adv[n, :t], batch.logp_sampler[n, :t]
-                with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
-                    scores = scorer(rows, config.temperature)
-                    # The first step on a fresh batch is on-policy: its own log-probabilities are the old ones.
-                    old = scores.logp.detach() if logp_old is None else logp_old[n, :t]
-                    ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-                    loss = algorithm.surrogate(scores.logp, ratio, a, **of_surrogate)
-                    weight = None
-                    if (
-                        config.importance != "none"
-                    ):  # the ratio, if any, covers what has moved since `old`; this the rest
-                        moved = scores.logp if ratio is None else old
-                        how = {"correction": config.importance, "cap": config.importance_cap}
-                        weight = importance(moved, logp_sampler, scores.mask, **how)
-                        loss = loss * weight
-                    if reference is not None and config.kl_in == "loss":
-                        loss = loss + reference.coef * kl_estimate(scores.logp, logp_ref[n, :t])
-                    loss = aggregate(loss, scores.mask, totals)
-                    check_finite(loss, session.run.path, rows=rows, adv=a)
-                    accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+                scores = scorer(rows, config.temperature)
+                # The first step on a fresh batch is on-policy: its own log-probabilities are the old ones.
+                old = scores.logp.detach() if logp_old is None else logp_old[n, :t]
+                ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
+                loss = algorithm.surrogate(scores.logp, ratio, a, **of_surrogate)
+                weight = None
+                if config.importance != "none":  # the ratio covers what has moved since `old`; this the rest
+                    moved = scores.logp if ratio is None else old
+                    how = {"correction": config.importance, "cap": config.importance_cap}
+                    weight = importance(moved, logp_sampler, scores.mask, **how)
+                    loss = loss * weight
+                if reference is not None and config.kl_in == "loss":
+                    loss = loss + reference.coef * kl_estimate(scores.logp, logp_ref[n, :t])
+                loss = aggregate(loss, scores.mask, totals)
+                backward(loss, accelerator, session.run.path, rows=rows, adv=a)
                 step_loss += float(loss.detach())
                 kl = None if reference is None else k3(scores.logp, logp_ref[n, :t])
                 clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
@@ -252,13 +243,13 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 evaluate(done)
             if last:
                 evaluate(done, greedy=True)
-            if last or done % config.save_every == 0 or session.interrupted:
+            if last or done % config.save_every == 0 or session.stopping:
                 state = {"baseline": baseline, "number": number, "any_contrast": any_contrast}
                 state["waiting"] = [sampler.to_state(it) for it in waiting]
                 if reference is not None:
                     state["kl_coef"] = reference.coef
                 checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
-            if session.interrupted:
+            if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer, next_command=f"uv run python -m rlhf.report {session.path} OTHER_RUN")
     return 0

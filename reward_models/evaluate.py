@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
 
 
-def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int) -> None:
+def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int, device: str) -> None:
     from reward_models.data import outcome_data, preference_data, process_data
     from reward_models.evaluation import by_subset, outcome_result, preference_result, process_result
     from reward_models.metrics import pair_accuracy
@@ -32,9 +32,9 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     from rlhf.loop import open_device
 
     kind, config = _config(run)
+    opened = open_device(device)
     model, tokenizer = load_trained(str(run))
-    device = open_device(config.device)
-    model.to(device)
+    model.to(opened)
     load, shortcuts, judge = {
         "preference": (preference_data, of_preference, preference_result),
         "outcome": (outcome_data, of_outcome, outcome_result),
@@ -49,7 +49,7 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
         name = Path(data).name
     groups = [example.group for example in examples]
     shared = takes_shared_rows(model)
-    found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=device)
+    found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=opened)
     result = judge(found, examples, name)
     if subsets:
         import numpy as np
@@ -134,9 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="train", help="split of a Hub set (default: train)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: RUN)")
     parser.add_argument("--token_budget", type=int, default=8192, help="tokens in a micro-batch")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto is CUDA if it is there, else CPU"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
-    evaluate(o.run, o.data, split=o.split, output=o.output or o.run, token_budget=o.token_budget)
+    output = o.output or o.run
+    evaluate(o.run, o.data, split=o.split, output=output, token_budget=o.token_budget, device=o.device)
 
 
 if __name__ == "__main__":

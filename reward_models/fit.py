@@ -23,7 +23,7 @@ from rlhf.data import in_epochs
 from rlhf.errors import UserError
 from rlhf.groups import Layout, Rows, whole_micro_batches
 from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
-from rlhf.loop import check_finite, gradients_flow, learning_rate, make_optimizer, optimizer_step, share, total
+from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
 from rlhf.models import choose_attention
 from rlhf.session import Session
 
@@ -61,8 +61,6 @@ def fit(
 ) -> int:
     """Train, stop where validation stops getting better, report on what was held out. Returns the exit code."""
     accelerator, device = session.accelerator, session.accelerator.device
-    if config.batch_size % accelerator.num_processes:
-        raise UserError(f"batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes")
     if len(split.train) < config.batch_size:
         raise UserError(f"data: {len(split.train)} examples to train on are fewer than batch_size {config.batch_size}")
     optimizer = make_optimizer(
@@ -123,12 +121,10 @@ def fit(
         # 2. Loss and gradient, in micro-batches that together make the step.
         step_loss = 0.0
         with session.watch("update"):
-            for i, (rows, chunk) in enumerate(chunks):
+            for rows, chunk in in_turn(chunks, accelerator, scorer):
                 rows = rows.to(device)
-                with gradients_flow(accelerator, scorer, last=i == len(chunks) - 1):
-                    loss = objective.loss(in_order(scorer(rows), rows), chunk).sum() / units
-                    check_finite(loss, session.run.path, rows=rows)
-                    accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+                loss = objective.loss(in_order(scorer(rows), rows), chunk).sum() / units
+                backward(loss, accelerator, session.run.path, rows=rows)
                 step_loss += float(loss.detach())
             lr = learning_rate(
                 done,
@@ -156,10 +152,10 @@ def fit(
             elif config.patience and done - best_step >= config.patience * (config.eval_every or config.max_steps):
                 session.console.say(f"validation has not got better since step {best_step}: stopping")
                 finished = True
-        if finished or done % config.save_every == 0 or session.interrupted:
+        if finished or done % config.save_every == 0 or session.stopping:
             state = {"best": best, "best_step": best_step, "stopped_early": finished and done < config.max_steps}
             checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
-        if session.interrupted:
+        if session.stopping:
             return session.leave(done)
 
     if config.patience and best_step < done:

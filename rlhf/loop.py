@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,28 +13,95 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import LoggerType, gather_object
+from accelerate.utils import LoggerType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from rlhf.cpu import tune_cpu
 from rlhf.errors import UserError
+from rlhf.groups import Group, micro_batches
+
+# How many processes a launcher says that there are, and which of them this is: MPI's variables, then torchrun's.
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "RANK")
 
 
 def make_accelerator(*, device: str, precision: str, trackers: Sequence[str], run_path: Path) -> Accelerator:
-    """Devices, processes and autocast. One process, or as many as `accelerate launch` started."""
-    return Accelerator(
-        cpu=open_device(device).type == "cpu",
+    """Devices, processes and autocast: exactly those asked for.
+
+    Raises:
+        UserError: the launcher was asked for several processes and this one knows of no other; or the device is not
+            there.
+    """
+    asked, opened = processes_asked(), open_device(device)
+    accelerator = Accelerator(
+        cpu=opened.type == "cpu",
         mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
         log_with=list[str | LoggerType | GeneralTracker](trackers) or None,
         project_dir=str(run_path),
     )
+    if accelerator.device.type != opened.type:
+        raise UserError(f"device: {opened.type} was wanted, but accelerate chose {accelerator.device.type}")
+    if accelerator.num_processes != asked:
+        raise UserError(
+            f"processes: the launcher started {asked}, but on {opened.type} each would train by itself",
+            hint="Start one, or use --device cpu or cuda.",
+        )
+    return accelerator
+
+
+def processes_asked() -> int:
+    """How many processes the launcher started, by the variables that it set; 1 where there was no launcher.
+
+    Raises:
+        UserError: several were asked for, but this process cannot find the others.
+    """
+    said = os.environ.get
+    size = next((int(said(name, "")) for name in SIZES if said(name)), None)
+    # For several processes on a CPU, accelerate's launcher sets an address to meet at, then starts one, with no number.
+    if size is None and said("ACCELERATE_MIXED_PRECISION") and said("MASTER_ADDR"):
+        raise UserError(
+            "processes: accelerate launch was asked for several, but on a CPU it starts one",
+            hint=f"Start them with torchrun: {command_for_several()}",
+        )
+    if size is not None and size > 1 and not any(said(name) for name in RANKS):
+        raise UserError(
+            f"processes: WORLD_SIZE is {size}, but no RANK says which of them this is",
+            hint=f"Start them with torchrun, or unset WORLD_SIZE: {command_for_several()}",
+        )
+    return size or 1
+
+
+def command_for_several() -> str:
+    """This command, for several processes."""
+    command = " ".join(sys.orig_argv[1:] or ["-m", "policy_gradients.train"])
+    return f"uv run torchrun --standalone --nproc_per_node N {command}"
 
 
 def device_of(wanted: str) -> torch.device:
-    """What `make_accelerator` will choose. `auto` is CUDA or CPU: small models are slower on MPS than on the CPU."""
+    """The device that was asked for. `auto` alone falls back: CUDA, else CPU (MPS is slower for small models).
+
+    Raises:
+        UserError: it is not there.
+    """
+    cpu_launcher = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+        return torch.device("cuda" if torch.cuda.is_available() and not cpu_launcher else "cpu")
+    device = torch.device(wanted)
+    if device.type != "cpu" and cpu_launcher:
+        raise UserError(f"device: {wanted} was asked for, and the CPU of the launcher (ACCELERATE_USE_CPU)")
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type in there and not there[device.type]():
+        raise UserError(
+            f"device: there is no {wanted} device here", hint="--device auto takes CUDA where it is, and else the CPU."
+        )
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and max(device.index or 0, local) >= count:
+        raise UserError(
+            f"device: {wanted} for process {local} of this machine is not there: {count} CUDA devices are",
+            hint="Start one process a device.",
+        )
+    return device
 
 
 def open_device(wanted: str) -> torch.device:
@@ -111,6 +179,31 @@ def check_finite(loss: Tensor, run_path: Path, **batch) -> None:
         raise NotFiniteError(f"the loss is {float(loss.detach().sum())}")
 
 
+def backward(loss: Tensor, accelerator: Accelerator, run_path: Path, **batch) -> None:
+    """Add the gradient of a micro-batch's share of the step's loss. `batch`: what to save if the loss is not finite.
+
+    The step's denominator is that of all processes, and DDP takes the mean over them: hence their number.
+    """
+    check_finite(loss, run_path, **batch)
+    accelerator.backward(loss * accelerator.num_processes)
+
+
+def in_turn[T](parts: Sequence[T], accelerator: Accelerator, module: nn.Module) -> Generator[T]:
+    """The micro-batches of an optimizer step, for a loop that calls `module` and `backward` once with each.
+
+    A process that has none takes part in the exchange of gradients all the same, with a gradient of exactly 0: the
+    others would wait for it for ever.
+    """
+    for i, part in enumerate(parts):
+        with gradients_flow(accelerator, module, last=i == len(parts) - 1):
+            yield part
+    if not parts:
+        (rows,) = micro_batches([Group([0], [[0]], counts=[[False]])], token_budget=2)
+        output = module(rows.to(accelerator.device))
+        values = output if isinstance(output, Tensor) else output[0]
+        accelerator.backward(values.sum() * 0.0)
+
+
 @contextmanager
 def gradients_flow(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Generator[None]:
     """Gradients are exchanged between processes in the last backward of a step only: processes may hold different
@@ -120,6 +213,36 @@ def gradients_flow(accelerator: Accelerator, model: nn.Module, *, last: bool) ->
     else:
         with accelerator.no_sync(model):
             yield
+
+
+def refuse_uneven(key: str, size: int, accelerator: Accelerator, *, parts: int = 1) -> None:
+    """Every process takes the same share of each of a step's `parts`, so that none is ever without work.
+
+    Raises:
+        UserError: the step cannot be shared out like that.
+    """
+    processes = accelerator.num_processes
+    if size % (processes * parts):
+        several = f" x {parts} optimizer steps" if parts > 1 else ""
+        enough = -(-size // (processes * parts)) * processes * parts
+        raise UserError(
+            f"{key} {size} is not a multiple of {processes} processes{several}",
+            hint=f"Every process takes the same share of a step: --{key} {enough}, say, or fewer processes.",
+        )
+
+
+@contextmanager
+def led_by_main(accelerator: Accelerator) -> Generator[None]:
+    """What the main process alone does in this block, the others wait for; if it fails, they end too."""
+    failed = [True]
+    try:
+        yield
+        failed = [False]
+    finally:
+        if accelerator.num_processes > 1:
+            broadcast_object_list(failed)
+    if failed[0]:
+        raise SystemExit(2)  # the main process says why
 
 
 def share(items: list, accelerator: Accelerator) -> list:
@@ -162,14 +285,17 @@ def peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     import resource
-    import sys
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class Interrupted:
-    """SIGINT and SIGTERM asked for an end: the loop looks at it between steps, saves and leaves. A second one kills."""
+    """SIGINT and SIGTERM asked for an end: the loop looks at it between steps, saves and leaves. A second one kills.
+
+    With several processes, `heard_by_any` is what a loop must look at: each hears a signal at another moment, or only
+    one does, and those that go on would wait for those that save.
+    """
 
     def __init__(self):
         self.signal: int | None = None
@@ -186,6 +312,13 @@ class Interrupted:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def heard_by_any(self, accelerator: Accelerator) -> bool:
+        """The same answer in all processes, which must ask together."""
+        (heard,) = total([float(bool(self))], accelerator)
+        if heard and self.signal is None:
+            self.signal = signal.SIGTERM
+        return heard > 0
 
     @property
     def exit_code(self) -> int:

@@ -168,7 +168,13 @@ def choose_attention(wanted: str, device: torch.device) -> str:
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """`bf16` or `fp32`. auto: bf16 where the hardware multiplies it natively."""
+    """`bf16` or `fp32`. auto: bf16 where the hardware multiplies it natively.
+
+    Raises:
+        UserError: bf16 is asked for where it cannot be had, not even slowly.
+    """
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("precision: this CUDA device has no bf16", hint="Use --precision fp32 or auto.")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

@@ -86,7 +86,7 @@ def score(
     shared_prefix: bool = True,
 ) -> Scores:
     """Score whole batches without gradient, in the order of the groups' completions."""
-    longest = max(len(c) for group in groups for c in group.completions)
+    longest = max((len(c) for group in groups for c in group.completions), default=0)
     n = sum(len(group.completions) for group in groups)
     logp, entropy = torch.zeros(n, longest, device=device), torch.zeros(n, longest, device=device)
     mask = torch.zeros(n, longest, dtype=torch.bool, device=device)

@@ -5,7 +5,6 @@ A loop opens a session, asks it for a model, tells it what happened, and stays a
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,15 @@ from rlhf.config import Command, to_yaml
 from rlhf.console import Console
 from rlhf.cpu import has_bf16_kernels
 from rlhf.embedded.make import character_tokenizer, new_model
-from rlhf.loop import Interrupted, Stopwatch, device_of, make_accelerator, peak_memory_gb
+from rlhf.loop import (
+    Interrupted,
+    Stopwatch,
+    device_of,
+    led_by_main,
+    make_accelerator,
+    peak_memory_gb,
+    refuse_uneven,
+)
 from rlhf.models import (
     attention_window,
     choose_attention,
@@ -50,31 +57,33 @@ class Session:
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
         self.created = False  # whether this process made the run directory
+        self.stopping = False  # whether the run ends after this step, in all processes alike
 
     def _open(self) -> None:
         config = self.config
-        main = int(os.environ.get("RANK", "0")) == 0
         # Every check that can fail comes before anything is written.
         if config.model_name:
             find_model(config.model_name)
         trackers = wanted_trackers(
             wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
         )
-        if main:
-            self.run = open_run(
-                self.path,
-                resume=self.command.resume,
-                overwrite=self.command.overwrite,
-                config_yaml=to_yaml(config),
-                provenance=self._provenance("", ""),
-            )
-            self.created = not self.command.resume
-        else:
-            self.run = Run(self.path, writes=False)
         self.accelerator = make_accelerator(
             device=self.device.type, precision=self.precision, trackers=trackers, run_path=self.path
         )
-        self.accelerator.wait_for_everyone()
+        size, parts = config.shared_size
+        refuse_uneven(size, getattr(config, size), self.accelerator, parts=getattr(config, parts) if parts else 1)
+        main = self.accelerator.is_main_process
+        self.run = Run(self.path, writes=False)
+        with led_by_main(self.accelerator):
+            if main:
+                self.run = open_run(
+                    self.path,
+                    resume=self.command.resume,
+                    overwrite=self.command.overwrite,
+                    config_yaml=to_yaml(config),
+                    provenance=self._provenance("", ""),
+                )
+                self.created = not self.command.resume
         set_seed(config.seed)
         self.console = Console(quiet=self.command.quiet, main=main, max_steps=config.max_steps)
         self.trackers = Trackers(self.accelerator, config=config, run=self.run)
@@ -84,6 +93,7 @@ class Session:
             title=f"{self.title} on {data}" if data else self.title,
             seed=self.config.seed,
             profile=self.command.profile,
+            processes=self.accelerator.num_processes,
             data_fingerprint=fingerprint,
             metrics=self.metrics,
             headline=self.headline,
@@ -165,7 +175,7 @@ class Session:
     def log(
         self, step: int, metrics: Mapping[str, float], *, tokens: int, show: Mapping[str, str] | None = None
     ) -> None:
-        """Record a step. `tokens`: how many the step trained on, for the speed."""
+        """Record a step, in all processes together. `tokens`: how many the step trained on, for the speed."""
         seconds = dict(self.watch.seconds)
         self.watch.seconds.clear()
         speed = tokens / max(1e-9, sum(seconds.values()))
@@ -179,6 +189,7 @@ class Session:
         self.trackers.log(step, metrics)
         shown = show or {key: f"{metrics[key]:.3f}" for key in self.headline}
         self.console.step(step, {**shown, "tok/s": f"{speed:,.0f}"})
+        self.stopping = self.interrupted.heard_by_any(self.accelerator)
 
     def evaluated(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
         for result in results:

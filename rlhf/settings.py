@@ -1,6 +1,6 @@
 """The config keys that every trainer has."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,10 @@ from rlhf.config import Config
 
 class TrainerConfig(Config):
     """Training"""
+
+    # The key that says how much a step takes, of which every process has the same share; and the key that says in how
+    # many optimizer steps that is cut, if there is one.
+    shared_size: ClassVar[tuple[str, str]] = ("batch_size", "")
 
     # the model
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto is CUDA if it is there, else CPU.")

@@ -137,7 +137,14 @@ def discard_if_empty(path: Path) -> None:
 
 
 def provenance(
-    *, title: str, seed: int, profile: str, data_fingerprint: str, metrics: Mapping[str, Any], headline: list[str]
+    *,
+    title: str,
+    seed: int,
+    profile: str,
+    processes: int,
+    data_fingerprint: str,
+    metrics: Mapping[str, Any],
+    headline: list[str],
 ) -> dict[str, Any]:
     """What is needed to say where a number came from."""
     return {
@@ -149,6 +156,7 @@ def provenance(
         "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "seed": seed,
         "profile": profile,
+        "processes": processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "data_fingerprint": data_fingerprint,
         "metrics": metrics,

@@ -7,8 +7,28 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
-from rlhf.loop import NotFiniteError, check_finite, learning_rate, make_optimizer, optimizer_step, share
+from rlhf.errors import UserError
+from rlhf.groups import Group, micro_batches
+from rlhf.heads import HeadScorer
+from rlhf.loop import (
+    RANKS,
+    SIZES,
+    NotFiniteError,
+    backward,
+    check_finite,
+    device_of,
+    in_turn,
+    learning_rate,
+    make_accelerator,
+    make_optimizer,
+    optimizer_step,
+    processes_asked,
+    refuse_uneven,
+    share,
+)
+from rlhf.scoring import Scorer
 
 
 def rates(schedule: str, warmup: int, steps: int) -> list[float]:
@@ -118,3 +138,139 @@ def test_shares_cover_everything_once() -> None:
     parts = [share(items, Process(i, 3)) for i in range(3)]
     assert sorted(item for part in parts for item in part) == items
     assert parts[1] == [1, 4, 7, 10]
+
+
+# ------------------------------------------------------------------------------------- what was asked for is there
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*SIZES, *RANKS, "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("said", "processes"),
+    [
+        ({}, 1),
+        ({"MASTER_ADDR": "node0"}, 1),  # a cluster's own
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}, 1),  # accelerate launch --num_processes 1
+        ({"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1"}, 3),  # torchrun
+        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "x", "ACCELERATE_MIXED_PRECISION": "no"}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, 2),  # mpirun
+    ],
+)
+def test_processes_asked_for_are_counted(no_launcher, said: dict[str, str], processes: int) -> None:
+    for name, value in said.items():
+        no_launcher.setenv(name, value)
+    assert processes_asked() == processes
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        # What `accelerate launch --cpu --num_processes 2` gives to the one process that it starts.
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "asked for several.*starts one"),
+        ({"WORLD_SIZE": "2"}, "no RANK says which"),
+    ],
+)
+def test_one_process_for_several_is_refused(no_launcher, tmp_path, said: dict[str, str], message: str) -> None:
+    for name, value in said.items():
+        no_launcher.setenv(name, value)
+    with pytest.raises(UserError, match=message) as refused:
+        make_accelerator(device="cpu", precision="fp32", trackers=[], run_path=tmp_path)
+    assert "torchrun --standalone --nproc_per_node N" in str(refused.value.hint)
+
+
+def one_on_cpu(**_) -> SimpleNamespace:
+    """What Accelerate makes of settings that it cannot have."""
+    return SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+
+
+def test_processes_that_would_train_apart_are_refused(no_launcher, tmp_path) -> None:
+    """Two were started, but Accelerate knows of one, as on a device that it cannot spread over processes."""
+    no_launcher.setattr(
+        "rlhf.loop.Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    )
+    no_launcher.setenv("WORLD_SIZE", "2")
+    no_launcher.setenv("RANK", "0")
+    with pytest.raises(UserError, match="started 2, but on cpu each would train by itself"):
+        make_accelerator(device="cpu", precision="fp32", trackers=[], run_path=tmp_path)
+
+
+def machine(patch: pytest.MonkeyPatch, *, cuda: int, mps: bool) -> None:
+    patch.setattr("torch.cuda.is_available", lambda: cuda > 0)
+    patch.setattr("torch.cuda.device_count", lambda: cuda)
+    patch.setattr("torch.backends.mps.is_available", lambda: mps)
+
+
+def test_auto_alone_falls_back(no_launcher) -> None:
+    machine(no_launcher, cuda=0, mps=True)
+    assert device_of("auto").type == "cpu"
+    assert device_of("mps").type == "mps"
+    for wanted in ("cuda", "cuda:7"):
+        with pytest.raises(UserError, match=f"there is no {wanted} device here"):
+            device_of(wanted)
+    machine(no_launcher, cuda=2, mps=False)
+    assert device_of("auto").type == device_of("cuda").type == device_of("cuda:1").type == "cuda"
+    with pytest.raises(UserError, match="no mps device"):
+        device_of("mps")
+    with pytest.raises(UserError, match="2 CUDA devices are"):
+        device_of("cuda:2")
+    no_launcher.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 2 of this machine is not there: 2 CUDA devices are"):
+        device_of("cuda")
+
+
+def test_the_device_of_the_launcher_holds(no_launcher, tmp_path) -> None:
+    machine(no_launcher, cuda=1, mps=False)
+    no_launcher.setenv("ACCELERATE_USE_CPU", "true")
+    assert device_of("auto").type == "cpu"
+    with pytest.raises(UserError, match="cuda was asked for, and the CPU of the launcher"):
+        device_of("cuda")
+    no_launcher.delenv("ACCELERATE_USE_CPU")
+    no_launcher.setattr(
+        "rlhf.loop.Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    )
+    with pytest.raises(UserError, match="cuda was wanted, but accelerate chose cpu"):
+        make_accelerator(device="cuda", precision="fp32", trackers=[], run_path=tmp_path)
+
+
+def test_every_process_has_the_same_share() -> None:
+    refuse_uneven("batch_size", 6, Process(0, 3))
+    refuse_uneven("prompts_per_step", 12, Process(0, 3), parts=2)
+    with pytest.raises(UserError, match="batch_size 7 is not a multiple of 3 processes") as refused:
+        refuse_uneven("batch_size", 7, Process(0, 3))
+    assert "--batch_size 9" in str(refused.value.hint)
+    with pytest.raises(UserError, match="prompts_per_step 9 is not a multiple of 3 processes x 2 optimizer steps"):
+        refuse_uneven("prompts_per_step", 9, Process(0, 3), parts=2)
+
+
+@pytest.mark.parametrize("kind", ["policy", "judge"])
+def test_a_process_without_work_has_a_gradient_of_zero(qwen3: nn.Module, accelerator: Accelerator, kind: str) -> None:
+    """Exactly 0 and not None, in every weight: that is what the exchange of gradients waits for."""
+    judge = Qwen3ForSequenceClassification(
+        Qwen3Config(**{**qwen3.config.to_dict(), "num_labels": 1, "pad_token_id": 0})
+    )
+    module = Scorer(qwen3) if kind == "policy" else HeadScorer(judge)
+    assert list(in_turn([], accelerator, module)) == []
+    gradients = [p.grad for p in module.parameters()]
+    assert gradients
+    assert all(g is not None and not g.any() for g in gradients)
+    module.zero_grad()
+
+
+def test_a_step_in_turn_is_the_step_at_once(qwen3: nn.Module, accelerator: Accelerator, tmp_path) -> None:
+    scorer = Scorer(qwen3)
+
+    def gradient(budget: int) -> list[torch.Tensor]:
+        groups = [Group([1, 2], [[3, 4], [5]]), Group([2], [[6, 7, 8]])]
+        scorer.zero_grad()
+        for rows in in_turn(micro_batches(groups, token_budget=budget), accelerator, scorer):
+            backward(-scorer(rows).logp.sum(), accelerator, tmp_path)
+        return [p.grad.clone() for p in scorer.parameters() if p.grad is not None]
+
+    whole, parts = gradient(1000), gradient(5)
+    scorer.zero_grad()
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))

@@ -129,6 +129,13 @@ def test_precision() -> None:
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
 
 
+def test_bf16_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: False)
+    assert choose_precision("auto", torch.device("cuda")) == "fp32"
+    with pytest.raises(UserError, match="this CUDA device has no bf16"):
+        choose_precision("bf16", torch.device("cuda"))
+
+
 def test_the_embedded_model() -> None:
     """It is there without network, its tokenizer fits, and it takes shared rows."""
     tokenizer, model = load_tokenizer("embedded"), load_policy("embedded")
