@@ -9,11 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import rlhf.arithmetic  # noqa: F401 - registers step_arithmetic
 from rlhf.errors import UserError, nearest
 from rlhf.gym import DATASETS, create_dataset
+from rlhf.numbers import last_number, write_number
 
 HELD_OUT_SHARE = 0.2
 # reasoning-gym makes draw number i of seed s from the one number s + i. Streams must therefore start far apart: problem
@@ -48,7 +50,7 @@ class Task:
 
     Args:
         answer_in: `think_tags`: <think>...</think><answer>...</answer>; `answer_tag`: an <answer>...</answer> anywhere;
-            `last_number`: the last number in the completion; `text`: the whole completion is the answer.
+            `last_number`: the last number in the completion (rlhf/numbers.py); `text`: the whole completion.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any] | None = None, *, answer_in: str = "think_tags"):
@@ -120,7 +122,9 @@ def is_held_out(question: str) -> bool:
 
 
 THINK_THEN_ANSWER = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+PLAIN_NUMBER = re.compile(
+    r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?"
+)  # handed on as it was written: 0.50 is not 0.5 to every verifier
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -131,8 +135,11 @@ def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
     policy is right and whether it is tidy are two measurements.
     """
     if answer_in == "last_number":
-        numbers = NUMBER.findall(completion.replace(",", ""))
-        return (numbers[-1], True) if numbers else (None, False)
+        number = last_number(completion)
+        if number is None:
+            return None, False
+        *_, plain = ["", *PLAIN_NUMBER.findall(completion)]
+        return (plain if plain and Fraction(plain) == number else write_number(number)), True
     if answer_in == "text":
         return completion.strip() or None, bool(completion.strip())
     found: Sequence[str] = ANSWER.findall(completion)

@@ -4,13 +4,13 @@ Speaks as `rlhf.tasks.Task` does, so that training and evaluation need not know 
 """
 
 import hashlib
-import re
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from rlhf.data import Row, in_epochs, load_rows, usable
+from rlhf.data import MAX_UNUSABLE, Row, in_epochs, load_rows, usable
 from rlhf.errors import UserError, nearest
+from rlhf.numbers import last_number, read_number
 from rlhf.tasks import Problem, Verdict, extract_answer, is_held_out
 
 NAME = "word_problems"
@@ -66,15 +66,16 @@ class WordProblems:
         return self._held_out[:count]
 
     def verify(self, problem: Problem, completion: str) -> Verdict:
-        """Right if the number is equal, however it is written: 1,000 = 1000.0 = $1000."""
+        """Right if the number is equal, however it is written: 1,000 = 1000.0 = $1000 = 1000 dollars."""
         answer, well_formed = extract_answer(completion, self.answer_in)
-        right = answer is not None and (number := to_number(answer)) is not None and number == to_number(problem.answer)
+        number = read_number(answer) if answer is not None else None
+        right = number is not None and number == read_number(problem.answer)
         return Verdict(exact=float(right), format=float(well_formed), partial=float(right))
 
     def _read(self, path: str) -> list[Problem]:
         rows = load_rows(path, split=self.parameters["split"])
         parsed = usable(rows, self._parse, say=print)
-        return list({problem.question: problem for problem in parsed}.values())
+        return one_answer_each(parsed, path, say=print)
 
     def _parse(self, row: Row) -> Problem:
         columns = [self.parameters["question"], self.parameters["answer"]]
@@ -83,14 +84,30 @@ class WordProblems:
                 raise ValueError(f"column '{column}' is missing, empty or no text; there are {sorted(row)}")
         question, worked = (str(row[column]) for column in columns)
         answer = worked.rsplit("####")[-1].strip()
-        if to_number(answer) is None:
+        if read_number(answer) is None:
             raise ValueError(f"the answer '{answer[:40]}' is not a number")
         return Problem(question, answer, {})
 
 
-def to_number(text: str) -> Decimal | None:
-    """'$1,000.50 ' -> 1000.50; None if it is no number. Decimal, so that equal texts are equal numbers."""
-    try:
-        return Decimal(re.sub(r"[,$%\s]|\.$", "", text))
-    except InvalidOperation:
-        return None
+def one_answer_each(problems: Iterable[Problem], path: str, *, say: Callable[[str], None]) -> list[Problem]:
+    """Each question once. Questions with answers that contradict each other are left out, since none can be trusted.
+
+    Raises:
+        UserError: more than 5 % of the questions have several answers.
+    """
+    first: dict[str, Problem] = {}
+    contradicted: dict[str, Problem] = {}
+    for problem in problems:
+        known = first.setdefault(problem.question, problem)
+        if last_number(known.answer) != last_number(problem.answer):
+            contradicted.setdefault(problem.question, problem)
+    if contradicted:
+        question, other = next(iter(contradicted.items()))
+        found = (
+            f"{len(contradicted)} of {len(first)} questions have answers that contradict each other "
+            f"({question[:60]!r}: {first[question].answer[-20:]!r} and {other.answer[-20:]!r})"
+        )
+        if len(contradicted) > MAX_UNUSABLE * len(first):
+            raise UserError(f"'{path}': {found}", hint="Mend or remove them; a run starts with at most 5 % of such.")
+        say(f"data: {found}; left out")
+    return [problem for question, problem in first.items() if question not in contradicted]

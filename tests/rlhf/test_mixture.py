@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from reward_models.questions import load_questions
 from rlhf.errors import UserError
 from rlhf.mixture import OF_TASK, Mixture, open_task
-from rlhf.word_problems import WordProblems, to_number
+from rlhf.word_problems import WordProblems
 
 
 @pytest.fixture
@@ -18,15 +19,6 @@ def file(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("1,000", 1000), ("$1000.00 ", 1000), ("-3", -3), ("0.5", 0.5), ("72.", 72), ("12%", 12), ("x", None), ("", None)],
-)
-def test_numbers_however_they_are_written(text: str, number: float | None) -> None:
-    found = to_number(text)
-    assert (found is None and number is None) or float(found) == number
 
 
 def test_word_problems(file: Path) -> None:
@@ -59,6 +51,29 @@ def test_word_problems_with_a_held_out_file(file: Path, tmp_path: Path) -> None:
 def test_bad_word_problems(parameters: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         WordProblems(parameters, answer_in="last_number")
+
+
+def test_questions_with_two_answers_are_left_out_or_refused(tmp_path: Path, capsys) -> None:
+    """One of 40 is left out, with a word; two of 20 are more than 5 %. The same number written twice is one answer."""
+    path = tmp_path / "two.jsonl"
+    rows = [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(40)]
+    same, other = {"question": rows[0]["question"], "answer": "1.0"}, {"question": rows[1]["question"], "answer": "7"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, same, other]))
+    task = WordProblems({"path": str(path)}, answer_in="last_number")
+    assert (
+        "1 of 40 questions have answers that contradict each other ('What is 1+1?': '2' and '7')"
+        in capsys.readouterr().out
+    )
+    asked = {p.question for p in task.train_problems(seed=0, first=0, count=100)} | {
+        p.question for p in task.held_out_problems(5)
+    }
+    assert "What is 0+1?" in {p.question for p in task._train + task._held_out}
+    assert "What is 1+1?" not in asked
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:20], {**rows[2], "answer": "9"}, other]))
+    with pytest.raises(UserError, match="2 of 20 questions have answers that contradict"):
+        WordProblems({"path": str(path)}, answer_in="last_number")
+    with pytest.raises(UserError, match="2 of 20 questions have answers that contradict"):
+        load_questions(str(path), split="train", size=5)
 
 
 def test_rows_without_a_number_are_refused(tmp_path: Path) -> None:
