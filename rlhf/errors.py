@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
+from rlhf.output import output_always_gets_through
+
 # Beyond this many, a list of accepted names hides the answer rather than giving it.
 _FEW = 12
 
@@ -41,18 +43,20 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 def run_main(main: Callable[[], int | None], *, debug: bool) -> int:
     """Call `main` and return the exit code of the process: `sys.exit(run_main(main, debug="--debug" in sys.argv))`.
 
-    0 or what `main` returned; 2 for a UserError; 1 for any other failure; 130 for Ctrl-C, as in a shell.
+    0 or what `main` returned; 2 for a UserError; 1 for any other failure; 130 for Ctrl-C, as in a shell. Output that
+    cannot be written is no failure (see rlhf/output.py).
     """
-    try:
-        return main() or 0
-    except KeyboardInterrupt:
-        _say("interrupted", None)
-        return 130
-    except Exception as error:
-        if debug:
-            traceback.print_exception(error)
-        _say(*_explain(error))
-        return 2 if isinstance(error, UserError) else 1
+    with output_always_gets_through():
+        try:
+            return main() or 0
+        except KeyboardInterrupt:
+            _say("interrupted", None)
+            return 130
+        except Exception as error:
+            if debug:
+                traceback.print_exception(error)
+            _say(*_explain(error))
+            return 2 if isinstance(error, UserError) else 1
 
 
 def _explain(error: Exception) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rlhf.errors import UserError
 
@@ -179,12 +180,22 @@ def wanted_trackers(*, wandb_project: str | None, wandb_mode: str, tensorboard: 
     trackers = ["tensorboard"] if tensorboard else []
     if wandb_project is None or wandb_mode == "disabled":
         return trackers
-    netrc = Path.home() / ".netrc"
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
-    if wandb_mode == "online" and not has_key:
+    if wandb_mode == "online" and not _has_wandb_key():
         print("W&B: no WANDB_API_KEY, so this run is logged in its own directory only (wandb_project: null is silent)")
         return trackers
     return [*trackers, "wandb"]
+
+
+def _has_wandb_key() -> bool:
+    """In the environment, or in .netrc for the server that W&B will ask; a file that cannot be read has none."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    try:
+        netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")  # no home: RuntimeError
+        return (server or "api.wandb.ai") in netrc.read_text(encoding="utf-8", errors="replace")
+    except (OSError, RuntimeError):
+        return False
 
 
 class Trackers:
@@ -192,24 +203,25 @@ class Trackers:
 
     def __init__(self, accelerator, *, config, run: Run):
         self.accelerator, self.alive = accelerator, bool(accelerator.log_with)
-        if not self.alive:
-            return
-        import wandb
+        if self.alive:
+            self._try("start", lambda: self._start(config, run))
 
-        os.environ.setdefault("WANDB_SILENT", "true")
-        name = config.wandb_run_name or run.path.name
-        arguments = {
-            "wandb": {
-                "name": name,
+    def _start(self, config, run: Run) -> None:
+        arguments = {}
+        if "wandb" in [str(getattr(kind, "value", kind)) for kind in self.accelerator.log_with]:
+            import wandb
+
+            os.environ.setdefault("WANDB_SILENT", "true")
+            arguments["wandb"] = {
+                "name": config.wandb_run_name or run.path.name,
                 "entity": config.wandb_entity,
                 "mode": config.wandb_mode,
                 "dir": str(run.path),
                 # Seconds that an unreachable server may take of the start and of the end; the records stay on disk.
                 "settings": wandb.Settings(init_timeout=10, finish_timeout=60, silent=True),
             }
-        }
         flat = {key: value for key, value in config.model_dump().items() if isinstance(value, int | float | str | bool)}
-        self._try("start", lambda: accelerator.init_trackers(config.wandb_project or "rlhf-lab", flat, arguments))
+        self.accelerator.init_trackers(config.wandb_project or "rlhf-lab", flat, arguments)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self.alive:
@@ -222,7 +234,7 @@ class Trackers:
     def _try(self, what: str, action) -> None:
         try:
             action()
-        except Exception as error:  # whatever a tracker throws: key refused, network gone, disk full
+        except (Exception, SystemExit) as error:  # whatever a tracker throws: key refused, network gone, disk full
             self.alive = False
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             print(f"trackers: could not {what} ({reason}); going on without them")

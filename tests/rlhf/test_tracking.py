@@ -6,6 +6,7 @@ A limit on the size of files is a disk that fills up: a write stores what fits, 
 import errno
 import json
 import resource
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from rlhf import checkpoints
 from rlhf.checkpoints import not_written
 from rlhf.errors import UserError
-from rlhf.tracking import Run, discard_if_empty, open_run, read_records, write_whole
+from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, read_records, wanted_trackers, write_whole
 
 
 @contextmanager
@@ -114,3 +115,71 @@ def test_a_disk_that_fills_up_is_called_that(tmp_path: Path, monkeypatch) -> Non
     assert refused.message == "it could not be written: the disk is full"
     assert str(refused.hint).startswith("5 MB are free")
     assert not partial.exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- W&B
+
+
+@pytest.fixture
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return monkeypatch
+
+
+def trackers() -> list[str]:
+    return wanted_trackers(wandb_project="p", wandb_mode="online", tensorboard=False)
+
+
+def test_a_key_is_found_where_wandb_looks(no_key: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert trackers() == []
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password 1\n")
+    assert trackers() == ["wandb"]
+    no_key.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
+    assert trackers() == []
+    no_key.setenv("NETRC", str(tmp_path / "other"))
+    (tmp_path / "other").write_text("machine wandb.example.org login user password 1")
+    assert trackers() == ["wandb"]
+
+
+def test_keys_that_cannot_be_read_are_no_keys(no_key: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not UTF-8; a folder of that name; no permission; no home."""
+    (tmp_path / ".netrc").write_bytes(b"machine \xff\xfe\n")
+    assert trackers() == []
+    no_key.setenv("NETRC", str(tmp_path))
+    assert trackers() == []
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError
+
+    with no_key.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        assert trackers() == []
+    no_key.delenv("NETRC")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    no_key.setattr(Path, "home", homeless)
+    assert trackers() == []
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), SystemExit(1), OSError("gone")])
+@pytest.mark.parametrize("where", ["import", "init_trackers", "log", "end_training"])
+def test_no_tracker_fails_a_run(error: BaseException, where: str, monkeypatch, tmp_path: Path, capsys) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    works = SimpleNamespace(log_with=["wandb"], init_trackers=lambda *_: None)
+    works.log = works.end_training = lambda *_, **__: None
+    setattr(works, where, fails)
+    fake = SimpleNamespace(Settings=fails if where == "import" else dict)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = SimpleNamespace(wandb_run_name=None, wandb_entity=None, wandb_mode="online", wandb_project="p")
+    config.model_dump = dict
+    trackers = Trackers(works, config=config, run=Run(tmp_path))
+    trackers.log(1, {"loss": 1.0})
+    trackers.log(2, {"loss": 1.0})
+    trackers.finish()
+    assert capsys.readouterr().out.count("going on without them") == 1
