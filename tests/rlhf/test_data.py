@@ -1,4 +1,4 @@
-"""Rows of files: what is broken is named by its line, and little of it is let through."""
+"""What is let through of a file's rows, and what is said of the rest. How files are read: test_row_files.py."""
 
 import gzip
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.data import load_rows, usable
+from rlhf.data import TooLong, load_rows, settle, sift, sift_rows, usable
 from rlhf.errors import UserError
 
 
@@ -96,14 +96,69 @@ def test_wrong_paths(tmp_path: Path) -> None:
         load_rows(str(odd))
 
 
-def test_csv_and_json(tmp_path: Path) -> None:
-    table = tmp_path / "a.csv"
-    table.write_text("prompt,completion\nx,y\nz,w\n")
-    assert load_rows(str(table)) == [
-        ("row 0", {"prompt": "x", "completion": "y"}),
-        ("row 1", {"prompt": "z", "completion": "w"}),
-    ]
-    broken = tmp_path / "b.json"
-    broken.write_text('{"a": ')
-    with pytest.raises(UserError, match="cannot be read as a file"):
-        load_rows(str(broken))
+@pytest.mark.parametrize("odd", [["a", "list"], None, 3, "text"])
+def test_a_row_that_is_no_object_is_counted(odd: object) -> None:
+    """In every reader, since it never sees one."""
+    said: list[str] = []
+    rows: list = [*numbered(list(range(39))), ("row 39", odd)]
+    assert usable(rows, parse, say=said.append) == list(range(39))
+    (text,) = said
+    assert text.startswith("data: 1 of 40 rows are left out (row 39: wanted an object with columns, found ")
+
+
+def test_half_a_character_makes_a_row_unusable(tmp_path: Path) -> None:
+    """Half an emoji as JSON escapes it, anywhere in the row; whole ones, in either form, are text."""
+    file = tmp_path / "a.jsonl"
+    whole = [*['{"a": 1, "b": "x"}'] * 50, '{"a": 1, "b": "\\ud83d\\ude00 é"}', '{"a": 1, "b": "\U0001f600"}']
+    half = ['{"a": 1, "b": [{"c": "see \\ud83d"}]}', '{"a": 1, "\\ude00": 2}']
+    file.write_text("\n".join([*whole, *half]))
+    said: list[str] = []
+    assert len(usable(load_rows(str(file)), parse, say=said.append)) == 52
+    assert "2 of 54 rows are left out" in said[0]
+    assert "line 53: half a character" in said[0]
+    assert "behind 'see '" in said[0]
+
+
+def test_a_row_of_a_csv_with_too_many_cells_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n" + "1,2\n" * 30 + "1,2,3\n")
+    said: list[str] = []
+    assert len(usable(load_rows(str(file)), lambda row: row["a"], say=said.append)) == 30
+    assert "line 32: 3 cells for 2 columns" in said[0]
+
+
+def test_what_no_row_can_mend_keeps_its_own_advice() -> None:
+    """An error of the user's that every row meets."""
+
+    def refuse(row: dict) -> int:
+        raise UserError("no template", hint="Take another model.")
+
+    with pytest.raises(UserError, match="row 0: no template") as caught:
+        usable(numbered([1, 2]), refuse, say=print)
+    assert caught.value.hint == "Take another model."
+
+
+def test_too_long_rows_name_the_length_that_would_do() -> None:
+    """Rows of 1, 2, ..., 100 tokens in 60: 95 of 100 fit into 95."""
+
+    def fit(row: dict) -> int:
+        if row["a"] > 60:
+            raise TooLong(row["a"], 60)
+        return row["a"]
+
+    with pytest.raises(UserError, match=r"40 of 100 rows cannot be used .*takes 61 tokens, max_length is 60") as caught:
+        usable(numbered(list(range(1, 101))), fit, say=print)
+    assert "Raise max_length: 95 fits" in str(caught.value.hint)
+
+
+def test_stages_count_together() -> None:
+    """4 of 100 refused, then 4 of the 96 left: 8 of 100 in all. Of a choice of 48 the same 2: 1 - 0.96 * 46 / 48."""
+    first = sift_rows(numbered([*range(96), -1, -1, -1, -1]), parse)
+    for chosen, refused in ((first.kept, 4), (first.kept[:48], 2)):
+        second = sift(chosen, lambda a: parse({"a": -1 if a in (0, 1, 50, 51) else a}), what="rankings")
+        assert len(second.refused) == refused
+        with pytest.raises(UserError, match=rf"4 of 100 rows and {refused} of {len(chosen)} rankings cannot be used"):
+            settle([first, second], say=print)
+    third, said = sift(first.kept, lambda a: a), list[str]()
+    settle([first, third], say=said.append)
+    assert said[0].startswith("data: 4 of 100 rows are left out")
