@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.columns import MEANING, kind_of, cell_number, cell_truth, refuse_unused
+from rlhf.columns import MEANING, cell_number, cell_truth, kind_of, refuse_unused
 
 
 @pytest.mark.parametrize("name", MEANING)
