@@ -56,7 +56,8 @@ def main() -> int | None:
 
 def displacement_table(paths: Sequence[Path]) -> str:
     """Markdown: what became of both sides' log-probability, how far the policy went, and how long it writes."""
-    from rlhf.report_data import Target, group_runs, read_run, t_interval
+    from rlhf.report_data import Target, group_runs, read_run
+    from rlhf.statistics import over_seeds_text, t_interval
 
     shown = {
         "chosen logp, nats": Target("chosen", "logp"),
@@ -73,8 +74,7 @@ def displacement_table(paths: Sequence[Path]) -> str:
                 cells.append("-")
                 continue
             before, after = (t_interval([curve[end].estimate.value for curve in curves]) for end in (0, -1))
-            between = "" if after.low is None else f" [{after.low:.1f}, {after.high:.1f}]"
-            cells.append(f"{before.value:.1f} -> {after.value:.1f}{between}")
+            cells.append(f"{before.value:.1f} -> {over_seeds_text(after, digits=1)}")
         lines.append("| " + " | ".join(cells) + " |")
     return "Held-out pairs, and completions sampled from the policy:\n\n" + "\n".join(lines) + "\n"
 

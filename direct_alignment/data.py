@@ -32,6 +32,7 @@ class Example:
     mismatched: Group | None = None  # the same prompt with another prompt's completions
     logp_ref: tuple[float, ...] | None = None  # of the group's completions, summed over tokens, nats
     logp_ref_mismatched: tuple[float, ...] | None = None
+    question: str = ""  # examples that share it are not independent
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,15 @@ def to_examples(
     ]
     kept, groups = to_groups(tokenizer, shaped, max_length=max_length, truncation=truncation, say=say)
     if labels is None:
-        return [Example(group, (True, False)) for group in groups]
+        return [
+            Example(group, (True, False), question=ranking.question)
+            for ranking, group in zip(kept, groups, strict=True)
+        ]
     label_of = {id(ranking): label for ranking, label in zip(shaped, labels, strict=True)}
-    return [Example(group, (label_of[id(ranking)],)) for ranking, group in zip(kept, groups, strict=True)]
+    return [
+        Example(group, (label_of[id(ranking)],), question=ranking.question)
+        for ranking, group in zip(kept, groups, strict=True)
+    ]
 
 
 def _with_system(prompt: list[Message], system_prompt: str | None) -> list[Message]:

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from direct_alignment.losses import Completions, Loss
-from rlhf.loop import total
+from rlhf.loop import gather
 
 METRICS = {
     "loss": {"description": "Mean over the step's pairs (over completions where the loss needs no pairs)", "unit": ""},
     "reward/accuracy": {
         "description": "Share of pairs whose chosen completion has the higher implicit reward; ties count one half. "
-        "Of data without pairs: share of completions whose reward has the sign of their label",
+        "Of data without pairs: share of completions on the right side of the loss's own threshold",
         "unit": "",
     },
     "reward/margin": {"description": "Implicit reward of the chosen less that of the rejected", "unit": ""},
@@ -50,42 +50,66 @@ def implicit_reward(loss: Loss, completions: Completions, settings: Mapping[str,
     return settings.get("beta", 1.0) * completions.get(loss.score).detach()
 
 
-def ranked_right(reward: Float[Tensor, " c"], desirable: Bool[Tensor, " c"], *, pairs: bool) -> Float[Tensor, " k"]:
-    """1 for each pair, or completion, that the reward is right about, 0 where it is wrong, 1/2 for a tie."""
+def ranked_right(
+    reward: Float[Tensor, " c"], desirable: Bool[Tensor, " c"], *, pairs: bool, threshold: float = 0.0
+) -> Float[Tensor, " k"]:
+    """1 for each pair, or completion, that the reward is right about, 0 where it is wrong, 1/2 for a tie.
+
+    A pair: the chosen's is the higher. A completion alone: it is on the right side of `threshold`, the loss's own.
+    """
     if pairs:
         margin = reward[0::2] - reward[1::2]
         return (margin.sign() + 1) / 2
-    return (reward.sign() * torch.where(desirable, 1.0, -1.0) + 1) / 2
+    return ((reward - threshold).sign() * torch.where(desirable, 1.0, -1.0) + 1) / 2
+
+
+def judged_right(
+    loss: Loss, completions: Completions, settings: Mapping[str, float], *, pairs: bool
+) -> Float[Tensor, " k"]:
+    """`ranked_right` by the loss's implicit reward and threshold, of all completions of a step or of an evaluation."""
+    reward = implicit_reward(loss, completions, settings)
+    threshold = 0.0 if pairs else loss.threshold(completions, settings)
+    return ranked_right(reward, completions.desirable, pairs=pairs, threshold=threshold)
 
 
 class StepSums:
-    """Sums over the completions of all micro-batches of a step, then means over all processes."""
+    """The completions of all micro-batches of a step, then means over all processes."""
 
     def __init__(self, loss: Loss, settings: Mapping[str, float]):
         self.loss, self.settings = loss, settings
-        self.sums = torch.zeros(2, 4, dtype=torch.float64)  # (chosen, rejected) by (count, reward, logp, length)
-        self.right, self.judged, self.tokens = 0.0, 0, 0
+        self.parts: list[Completions] = []
+        self.pairs, self.tokens = True, 0
 
     def add(self, completions: Completions, *, pairs: bool) -> None:
-        reward = implicit_reward(self.loss, completions, self.settings)
-        right = ranked_right(reward, completions.desirable, pairs=pairs)
-        self.right += float(right.sum())
-        self.judged += len(right)
+        self.pairs = pairs
         self.tokens += int(completions.length.sum())
-        each = torch.stack([torch.ones_like(reward), reward, completions.logp.detach(), completions.length]).double()
-        for row, kind in enumerate((completions.desirable, ~completions.desirable)):
-            self.sums[row] += each[:, kind].sum(1).cpu()
+        self.parts.append(completions.detached())
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        right, judged, *flat = total([self.right, self.judged, *self.sums.flatten().tolist()], accelerator)
-        metrics = {"reward/accuracy": right / judged}
-        for side, (number, *values) in zip(("chosen", "rejected"), (flat[:4], flat[4:]), strict=True):
-            if number:
-                keys = (f"reward/{side}", f"logp/{side}", f"length/{side}")
-                metrics |= {key: value / number for key, value in zip(keys, values, strict=True)}
+        """Of the whole step: the threshold that unpaired completions are judged by may depend on all of them."""
+        whole = together(gather(self.parts, accelerator))
+        reward = implicit_reward(self.loss, whole, self.settings)
+        right = judged_right(self.loss, whole, self.settings, pairs=self.pairs)
+        metrics = {"reward/accuracy": float(right.double().mean())}
+        for side, kind in (("chosen", whole.desirable), ("rejected", ~whole.desirable)):
+            if kind.any():
+                values = {"reward": reward, "logp": whole.logp, "length": whole.length}
+                metrics |= {f"{key}/{side}": float(value[kind].double().mean()) for key, value in values.items()}
         if "reward/chosen" in metrics and "reward/rejected" in metrics:
             metrics["reward/margin"] = metrics["reward/chosen"] - metrics["reward/rejected"]
         return metrics
+
+
+def together(parts: Sequence[Completions]) -> Completions:
+    """The completions of several micro-batches as one."""
+    reference = [part.logp_ref for part in parts if part.logp_ref is not None]
+    return Completions(
+        torch.cat([part.logp for part in parts]),
+        torch.cat(reference) if reference else None,
+        torch.cat([part.length for part in parts]),
+        torch.cat([part.desirable for part in parts]),
+        parts[0].s_mismatched,  # of the whole step already
+    )
 
 
 class Adviser:

@@ -3,23 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from scipy.stats import norm
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from direct_alignment.batches import compare, count, score_all
 from direct_alignment.data import Example
-from direct_alignment.diagnostics import implicit_reward, ranked_right
+from direct_alignment.diagnostics import implicit_reward, judged_right
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
 from rlhf.chat import decode, end_tokens
-from rlhf.evaluation import EVALUATION_KEY, proportion
+from rlhf.evaluation import EVALUATION_KEY
 from rlhf.groups import Group, Layout
 from rlhf.loop import gather, share
 from rlhf.sampling import Sampled, sample
 from rlhf.scoring import Scorer
+from rlhf.statistics import record, t_interval, wilson
 
 PAIRS, SAMPLES = "held-out pairs", "samples"
 
@@ -45,16 +46,23 @@ def evaluate_pairs(
     completions = compare(logp, length, examples, s_mismatched)
     pairs = all(len(example.desirable) == 2 for example in examples)
     reward = implicit_reward(loss, completions, settings)
-    right = ranked_right(reward, completions.desirable, pairs=pairs)
+    right = judged_right(loss, completions, settings, pairs=pairs)
     value = loss(completions, **settings).sum() / count(loss, examples)
     name = PAIRS if pairs else "held-out completions"
-    sides = {"chosen": completions.desirable, "rejected": ~completions.desirable}
-    return [
-        proportion(float(right.sum()), len(right), data=name, metric="reward_accuracy"),
+    # Pairs, and completions, of one question are not independent: the intervals are over questions.
+    question = np.array([example.question for example in examples for _ in example.desirable])
+    of_right = question[0::2] if pairs else question
+    records = [
+        record(wilson(right, of_right), data=name, metric="reward_accuracy"),
         {"data": name, "metric": "loss", "value": float(value), "n": len(right)},
-        *([average(reward[0::2] - reward[1::2], data=name, metric="margin")] if pairs else []),
-        *(average(logp[kind], data=side, metric="logp") for side, kind in sides.items() if kind.any()),
     ]
+    if pairs:
+        records.append(record(t_interval(reward[0::2] - reward[1::2], of_right), data=name, metric="margin"))
+    sides = {"chosen": completions.desirable, "rejected": ~completions.desirable}
+    for side, kind in sides.items():
+        if kind.any():
+            records.append(record(t_interval(logp[kind], question[kind]), data=side, metric="logp"))
+    return records
 
 
 def mismatched(
@@ -100,12 +108,12 @@ def evaluate_samples(
     its interval is honest, where that of k3 hides behind a heavy tail.
     """
     length = torch.tensor([float(len(one.tokens[0])) for one in written])
-    records = [average(length, data=SAMPLES, metric="length")]
+    records = [record(t_interval(length), data=SAMPLES, metric="length")]
     if reference is not None:
         groups = [Group(prompt, one.tokens) for prompt, one in zip(prompts, written, strict=True)]
         logp = torch.tensor([sum(one.logp[0]) for one in written])
         logp_ref = torch.tensor(reference.initial_logp(groups)).squeeze(1)
-        records.append(average(logp - logp_ref, data=SAMPLES, metric="kl"))
+        records.append(record(t_interval(logp - logp_ref), data=SAMPLES, metric="kl"))
     return records
 
 
@@ -118,12 +126,3 @@ def as_sample(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], one: Sa
         "reward": {"logp": logp},
         "total": logp,
     }
-
-
-def average(values: Tensor, *, data: str, metric: str) -> dict[str, Any]:
-    """A mean with its normal 95 % interval over the n values."""
-    values = values.double()
-    n = len(values)
-    half = float(norm.ppf(0.975)) * float(values.std()) / n**0.5 if n > 1 else 0.0
-    mean = float(values.mean())
-    return {"data": data, "metric": metric, "value": mean, "n": n, "low": mean - half, "high": mean + half}

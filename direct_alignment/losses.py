@@ -12,7 +12,7 @@ Keyword-only parameters are the settings, with the published values as defaults.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -152,10 +152,20 @@ def kto(
         desirable_weight, undesirable_weight: lambda; with unequal numbers, choose them such that
             desirable_weight * n_desirable / (undesirable_weight * n_undesirable) is in [1, 4/3].
     """
-    z = s_mismatched.mean().clamp(min=0).detach()
+    z = kto_reference_point(s_mismatched)
     gain = desirable_weight * (1 - torch.sigmoid(beta * (s - z)))
     loss = undesirable_weight * (1 - torch.sigmoid(beta * (z - s)))
     return torch.where(desirable, gain, loss)
+
+
+def kto_reference_point(s_mismatched: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """z of `kto`, nats, without gradient."""
+    return s_mismatched.mean().clamp(min=0).detach()
+
+
+def kto_threshold(s_mismatched: Float[Tensor, " k"], *, beta: float) -> Float[Tensor, ""]:
+    """beta z: a completion whose implicit reward is above it is a gain."""
+    return beta * kto_reference_point(s_mismatched)
 
 
 def apo_zero(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
@@ -210,10 +220,14 @@ def bco(s: Each, desirable: Bool[Tensor, " c"], *, beta: float = 0.01) -> Each:
     shift d is the middle of both classes. The mean is the step's own: a running one would be state to keep.
     Jung et al., "Binary Classifier Optimization for Large Language Model Alignment", 2024, arXiv 2404.04656.
     """
-    reward = beta * s
-    present = [reward[kind].mean() for kind in (desirable, ~desirable) if kind.any()]
-    shifted = reward - torch.stack(present).mean().detach()
+    shifted = beta * s - bco_threshold(s, desirable, beta=beta)
     return -logsigmoid(torch.where(desirable, shifted, -shifted))
+
+
+def bco_threshold(s: Each, desirable: Bool[Tensor, " c"], *, beta: float) -> Float[Tensor, ""]:
+    """d of `bco`, without gradient; where there is one class alone, its mean reward."""
+    present = [beta * s[kind].mean() for kind in (desirable, ~desirable) if kind.any()]
+    return torch.stack(present).mean().detach()
 
 
 def sppo_hard(s_w: Pairs, s_l: Pairs, *, beta: float = 0.001) -> Pairs:
@@ -281,6 +295,11 @@ class Completions:
         assert self.logp_ref is not None
         return self.logp_ref[0::2] - self.logp_ref[1::2]
 
+    def detached(self) -> "Completions":
+        """Without gradient, on the CPU: to be kept and sent."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Completions(**{name: v if v is None else v.detach().cpu() for name, v in values.items()})
+
     def get(self, name: str) -> Any:
         """A quantity by the name that a loss has for it: `s_w` is `s` of the chosen."""
         if name.endswith(("_w", "_l")):
@@ -300,6 +319,8 @@ class Loss:
     # mismatched: log-ratios under prompts of others. whole step: statistics over all completions of an optimizer step.
     needs: frozenset[Need]
     variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
+    # Of a loss that needs no pairs: the implicit reward that parts the wanted from the unwanted; without, 0 does.
+    parting: Callable[..., Tensor] | None = None
 
     @cached_property
     def takes(self) -> list[str]:
@@ -315,9 +336,23 @@ class Loss:
     def __call__(self, completions: Completions, **settings: float) -> Float[Tensor, " k"]:
         return self.function(*map(completions.get, self.takes), **settings)
 
+    def threshold(self, completions: Completions, settings: Mapping[str, float]) -> float:
+        """The implicit reward that parts good completions from bad ones, given all completions of a step."""
+        if self.parting is None:
+            return 0.0
+        parameters = inspect.signature(self.parting).parameters.values()
+        given = [completions.get(p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        return float(self.parting(*given, **{p.name: settings[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}))
 
-def _loss(function: Callable[..., Tensor], score: Score, *needs: Need, **variants: Loss) -> Loss:
-    return Loss(function, score, frozenset(needs), variants)
+
+def _loss(
+    function: Callable[..., Tensor],
+    score: Score,
+    *needs: Need,
+    parting: Callable[..., Tensor] | None = None,
+    **variants: Loss,
+) -> Loss:
+    return Loss(function, score, frozenset(needs), variants, parting)
 
 
 losses: dict[str, Loss] = {
@@ -329,12 +364,12 @@ losses: dict[str, Loss] = {
     "hinge": _loss(hinge, "s", "reference", "pairs"),
     "simpo": _loss(simpo, "m", "pairs"),
     "orpo": _loss(orpo, "m", "pairs"),
-    "kto": _loss(kto, "s", "reference", "mismatched"),
+    "kto": _loss(kto, "s", "reference", "mismatched", parting=kto_threshold),
     "apo_zero": _loss(apo_zero, "s", "reference", "pairs"),
     "apo_down": _loss(apo_down, "s", "reference", "pairs"),
     "exo": _loss(exo, "s", "reference", "pairs"),
     "nca": _loss(nca, "s", "reference", "pairs"),
-    "bco": _loss(bco, "s", "reference", "whole step"),
+    "bco": _loss(bco, "s", "reference", "whole step", parting=bco_threshold),
     "sppo_hard": _loss(sppo_hard, "s", "reference", "pairs"),
     "aot": _loss(aot, "s", "reference", "pairs", "whole step"),
     "discopop": _loss(discopop, "s", "reference", "pairs"),

@@ -97,6 +97,7 @@ def from_state(state: list[dict[str, Any]]) -> list[Example]:
             mismatched=None if one["mismatched"] is None else Group(**one["mismatched"]),
             logp_ref=numbers(one["logp_ref"]),
             logp_ref_mismatched=numbers(one["logp_ref_mismatched"]),
+            question=one.get("question", ""),
         )
         for one in state
     ]

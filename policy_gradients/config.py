@@ -61,8 +61,11 @@ class PolicyGradientConfig(TrainerConfig):
     reward_model: str | list[str] | None = Field(
         None, description="A run of reward_models that judges the completions, or several: an ensemble."
     )
-    reward_model_combine: Literal["mean", "lower"] = Field(
-        "mean", description="Of an ensemble: the members' mean, or that less their standard deviation."
+    reward_model_combine: Literal["mean", "min", "mean_minus_variance", "mean_minus_std"] = Field(
+        "mean", description="Of an ensemble: the members' mean, the least of them, or the mean less their disagreement."
+    )
+    reward_model_variance_weight: float | None = Field(
+        None, ge=0, description="lambda of mean_minus_variance: mean - lambda * variance; null is 0.5."
     )
     reward_model_steps: Literal["min", "product", "last"] = Field(
         "min", description="Of a process model: how the scores of steps become one."
@@ -144,6 +147,10 @@ class PolicyGradientConfig(TrainerConfig):
             from rlhf.errors import nearest
 
             raise ValueError(f"algorithm: there is no '{self.algorithm}': {nearest(self.algorithm, ALGORITHM_NAMES)}")
+        if self.reward_model_combine != "mean" and len(self.judges) < 2:
+            raise ValueError(f"reward_model_combine: {self.reward_model_combine} needs several reward models")
+        if self.reward_model_variance_weight is not None and self.reward_model_combine != "mean_minus_variance":
+            raise ValueError("reward_model_variance_weight: only reward_model_combine mean_minus_variance has it")
         if self.prompts_per_step % self.steps_per_batch:
             raise ValueError(
                 f"prompts_per_step {self.prompts_per_step} cannot be cut into steps_per_batch {self.steps_per_batch}"

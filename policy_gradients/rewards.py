@@ -88,6 +88,7 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
     model = RewardModel(
         config.judges,
         combine=config.reward_model_combine,
+        variance_weight=config.reward_model_variance_weight,
         steps=config.reward_model_steps,
         token_budget=config.token_budget,
         device=config.device,

@@ -7,7 +7,8 @@ no question: to train on, to stop by (validation), and to report (held-out).
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from random import Random
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ class Example:
     labels: list[list[int]] = field(default_factory=list)  # of each answer's labelled steps: -1, 0 or 1
     steps: list[list[str]] = field(default_factory=list)
     margin: float = 0.0
+    step_ends: list[list[int]] = field(default_factory=list)  # of each answer: the last token of every step
+    whole: list[bool] = field(default_factory=list)  # of each answer: a solution, not another last step of one
 
     @property
     def tokens(self) -> int:
@@ -71,10 +74,9 @@ class Example:
         def pick[T](values: Sequence[T]) -> list[T]:
             return [values[i] for i in which] if values else []
 
+        each = ("texts", "right", "labels", "steps", "step_ends", "whole")
         group = Group(self.group.prompt, pick(self.group.completions), pick(self.group.counts))
-        return Example(
-            self.question, group, pick(self.texts), pick(self.right), pick(self.labels), pick(self.steps), self.margin
-        )
+        return replace(self, group=group, **{name: pick(getattr(self, name)) for name in each})
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,7 @@ class Trace:
     steps: list[str]
     labels: list[int | None]
     right: bool | None = None  # the whole solution, where that is known
+    alternative: bool = False  # not a solution of its own: another last step behind the history of one
 
 
 type Traces = tuple[str, list[Trace]]  # a question with traces
@@ -299,7 +302,8 @@ def process_data(config: ProcessConfig, tokenizer: PreTrainedTokenizerBase, say:
     else:
         name = data.path
         rows = usable(load_rows(data.path, split=data.split)[: data.size or None], parse_traces, say=say)
-        labelled = [(q, own) for q, traces in rows if (own := traces if config.alternatives else traces[:1])]
+        wanted = ((q, [t for t in traces if config.alternatives or not t.alternative]) for q, traces in rows)
+        labelled = [(q, traces) for q, traces in wanted if traces]
         if len(labelled) < len(rows):
             say(f"data: {len(rows) - len(labelled)} of {len(rows)} rows have no rated step")
         by_question: dict[str, list[Trace]] = {}
@@ -372,7 +376,7 @@ def _parse_prm800k(question: dict[str, Any], label: dict[str, Any]) -> Traces:
         for i, (other, its_rating) in enumerate(alternatives):
             followed = i == (chosen or 0) and not (chosen is None and human is not None)
             if its_rating is not None and not followed:
-                others.append(Trace([*history, other], [*[None] * len(history), its_rating]))
+                others.append(Trace([*history, other], [*[None] * len(history), its_rating], alternative=True))
         history.append(text)
         ratings.append(rating)
         if chosen is None and human is None:
@@ -414,19 +418,28 @@ def traces_to_examples(
     examples, left = [], 0
     for question, traces in questions:
         prompt = encode_prompt(tokenizer, [*_system(config.data), {"role": "user", "content": question}])
-        encoded = []
+        room, encoded = config.max_length - len(prompt), []
         for trace in traces:
-            tokens, counts, labels = encode_trace(
-                tokenizer, trace, separator, judged_at=config.judged_at, room=config.max_length - len(prompt)
-            )
+            steps = encode_steps(tokenizer, trace.steps, separator, room=room)
+            tokens, counts, labels = join_steps(steps, trace.labels, judged_at=config.judged_at)
             left += sum(label is not None for label in trace.labels) - len(labels)
             if labels:
-                encoded.append((tokens, counts, labels, trace))
+                ends = [end - 1 for end in accumulate(map(len, steps))]
+                encoded.append((tokens, counts, labels, ends, trace))
         if encoded:
-            tokens, counts, labels, kept = (list(column) for column in zip(*encoded, strict=True))
-            right, steps = [trace.right for trace in kept], [trace.steps for trace in kept]
-            texts = ["\n".join(own) for own in steps]
-            examples.append(Example(question, Group(prompt, tokens, counts), texts, right, labels, steps))
+            tokens, counts, labels, ends, kept = (list(column) for column in zip(*encoded, strict=True))
+            examples.append(
+                Example(
+                    question,
+                    Group(prompt, tokens, counts),
+                    ["\n".join(trace.steps) for trace in kept],
+                    [trace.right for trace in kept],
+                    labels,
+                    [trace.steps for trace in kept],
+                    step_ends=ends,
+                    whole=[not trace.alternative for trace in kept],
+                )
+            )
     if left:
         say(f"data: {left} labelled steps are left out: they lie behind max_length {config.max_length}")
     return _not_empty(examples, 0, config, say)
@@ -451,18 +464,36 @@ def encode_trace(
     tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, judged_at: JudgedAt, room: int
 ) -> tuple[list[int], list[bool], list[int]]:
     """Tokens, at which of them a labelled step is judged, and these steps' labels; the whole steps that fit."""
+    return join_steps(encode_steps(tokenizer, trace.steps, separator, room=room), trace.labels, judged_at=judged_at)
+
+
+def encode_steps(
+    tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], separator: int, *, room: int
+) -> list[list[int]]:
+    """The tokens of each step with its separator, as long as whole steps fit."""
+    encoded: list[list[int]] = []
+    for step in steps:
+        own = [*tokenizer(step, add_special_tokens=False)["input_ids"], separator]
+        room -= len(own)
+        if room < 0:
+            break
+        encoded.append(own)
+    return encoded
+
+
+def join_steps(
+    steps: Sequence[list[int]], labels: Sequence[int | None], *, judged_at: JudgedAt
+) -> tuple[list[int], list[bool], list[int]]:
+    """The tokens of all steps, at which of them a labelled step is judged, and these steps' labels."""
     tokens: list[int] = []
     counts: list[bool] = []
-    labels: list[int] = []
-    for step, label in zip(trace.steps, trace.labels, strict=True):
-        own = [*tokenizer(step, add_special_tokens=False)["input_ids"], separator]
-        if len(tokens) + len(own) > room:
-            break
+    known: list[int] = []
+    for own, label in zip(steps, labels, strict=False):
         tokens += own
         at = len(own) - (1 if judged_at == "separator" else 2)
         counts += [label is not None and i == at for i in range(len(own))]
-        labels += [] if label is None else [label]
-    return tokens, counts, labels
+        known += [] if label is None else [label]
+    return tokens, counts, known
 
 
 # ---------------------------------------------------------------------------------------------------------- samples

@@ -24,12 +24,12 @@ KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "prefere
 
 def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int, device: str) -> None:
     from reward_models.data import outcome_data, preference_data, process_data
-    from reward_models.evaluation import by_subset, outcome_result, preference_result, process_result
-    from reward_models.metrics import pair_accuracy
+    from reward_models.evaluation import outcome_result, preference_result, process_result, subset_records
     from reward_models.report import write_evaluation
-    from reward_models.shortcuts import of_outcome, of_preference, of_process
+    from reward_models.shortcuts import add_shortcuts, of_outcome, of_preference, of_process
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.loop import open_device
+    from rlhf.statistics import in_brackets
 
     kind, config = _config(run)
     opened = open_device(device)
@@ -52,18 +52,14 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=opened)
     result = judge(found, examples, name)
     if subsets:
-        import numpy as np
-
-        pairs = np.array([float(last[0]) for _, last in found]).reshape(-1, 2)
-        result.records.extend(by_subset(pair_accuracy(pairs[:, 0], pairs[:, 1]), subsets, data=name))
-    result.records.extend(shortcut.surpassed_by(result) for shortcut in tried)
-    result.baselines.extend(shortcut.record for shortcut in tried)
+        result.records.extend(subset_records(found, examples, subsets, name))
+    add_shortcuts(result, tried)
     output.mkdir(parents=True, exist_ok=True)
     records = [*result.records, *result.baselines]
     (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     for record in records:
-        interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if "low" in record else ""
-        print(f"{record['data']:<24} {record['metric']:<32} {record['value']:.3f}{interval}  n = {record['n']}")
+        value = f"{record['value']:.3f}{in_brackets(record)}"
+        print(f"{record['data']:<24} {record['metric']:<32} {value}  n = {record['n']}")
     print(write_evaluation(output, result, title=f"{kind.capitalize()} RM {run.name}"))
 
 

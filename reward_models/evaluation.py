@@ -1,5 +1,6 @@
 """Held-out examples, read by a model, as numbers and as what a picture needs. The same for training and `evaluate`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,9 @@ from reward_models.metrics import (
     macro_f1,
     pair_accuracy,
     reliability,
+    share,
 )
-from reward_models.steps import CLASSES, RIGHT, WRONG, aggregate, first_error
+from reward_models.steps import CLASS_NAMES, CLASSES, RIGHT, WRONG, aggregate_log, first_error, log_not_wrong
 
 OTHER_WAYS = ("random", "shortest")  # to choose the best of n without a model
 
@@ -97,7 +99,7 @@ def pairs_result(reward: Array, pairs: Pairs, *, data: str) -> Result:
     length = np.concatenate([pairs.chosen_length, pairs.rejected_length])
     both = np.concatenate([pairs.question, pairs.question])
     records = [
-        estimate(accuracy, pairs.question, data=data, metric="accuracy"),
+        share(right, pairs.question, data=data, metric="accuracy"),
         estimate(lambda i: calibration_error(sure[i], right[i]), pairs.question, data=data, metric="calibration_error"),
         estimate(lambda i: length_correlation(all_rewards[i], length[i]), both, data=data, metric="length_correlation"),
     ]
@@ -109,21 +111,22 @@ def pairs_result(reward: Array, pairs: Pairs, *, data: str) -> Result:
     )
 
 
-def by_subset(right: Array, subset: Sequence[str], *, data: str) -> list[dict[str, Any]]:
-    """RewardBench's way: the accuracy of each subset, and their mean."""
-    names = list(dict.fromkeys(subset))
-    where = {name: np.array([s == name for s in subset]) for name in names}
+def subset_records(found: Read, examples: Sequence[Example], subset: Sequence[str], data: str) -> list[dict[str, Any]]:
+    """Of examples that are a pair each, with the subset of each."""
+    pairs = Pairs.of(examples)
+    reward = np.array([float(last[0]) for _, last in found])
+    return by_subset(pair_accuracy(reward[pairs.better], reward[pairs.worse]), pairs.question, subset, data=data)
+
+
+def by_subset(right: Array, question: Array, subset: Sequence[str], *, data: str) -> list[dict[str, Any]]:
+    """RewardBench's way: the accuracy of each subset, and their mean. One entry of each argument a pair."""
+    of = np.array(subset)
+    masks = {name: of == name for name in dict.fromkeys(subset)}
     records = [
-        estimate(
-            lambda i, own=right[mask]: float(own[i].mean()),
-            np.arange(mask.sum()),
-            data=f"{data}: {name}",
-            metric="accuracy",
-        )
-        for name, mask in where.items()
+        share(right[mask], question[mask], data=f"{data}: {name}", metric="accuracy") for name, mask in masks.items()
     ]
     mean = {"data": data, "metric": "accuracy_mean_of_subsets", "n": len(right)}
-    return [*records, mean | {"value": float(np.mean([right[mask].mean() for mask in where.values()]))}]
+    return [*records, mean | {"value": float(np.mean([record["value"] for record in records]))}]
 
 
 # ---------------------------------------------------------------------------------------------------------- outcome
@@ -158,8 +161,8 @@ def outcome_result(found: Read, examples: Sequence[Example], data: str) -> Resul
         return auc(logit[items], right[items])
 
     records = [
-        estimate(area, question, data=data, metric="auc"),
-        estimate(lambda i: float(((logit[i] > 0) == right[i]).mean()), question, data=data, metric="accuracy"),
+        *([estimate(area, question, data=data, metric="auc")] if 0 < right.mean() < 1 else []),
+        share((logit > 0) == right, question, data=data, metric="accuracy"),
         estimate(
             lambda i: calibration_error(probability[i], right[i]), question, data=data, metric="calibration_error"
         ),
@@ -203,7 +206,7 @@ def ends(curves: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, Any]],
 
 @dataclass(frozen=True)
 class Steps:
-    """Every labelled step."""
+    """Every labelled step, with what a baseline may read of it: no more than the step itself."""
 
     question: Array
     label: Array
@@ -215,14 +218,15 @@ class Steps:
     def of(cls, examples: Sequence[Example]) -> "Steps":
         flat: list[tuple[int, int, int, Sequence[int]]] = []
         for number, example in zip(_numbered(examples), examples, strict=True):
-            for labels, tokens, counts in zip(
-                example.labels, example.group.completions, example.group.counts, strict=True
+            group = example.group
+            for labels, ends, tokens, counts in zip(
+                example.labels, example.step_ends, group.completions, group.counts, strict=True
             ):
-                ends = [i for i, counted in enumerate(counts) if counted]
-                starts = [0, *(end + 1 for end in ends[:-1])]
+                spans = zip([0, *(end + 1 for end in ends)], [end + 1 for end in ends], strict=False)
+                labelled = [(place, span) for place, span in enumerate(spans) if any(counts[slice(*span)])]
                 flat += [
-                    (number, label, place, tokens[start : end + 1])
-                    for place, (label, start, end) in enumerate(zip(labels, starts, ends, strict=True))
+                    (number, label, place, tokens[slice(*span)])
+                    for label, (place, span) in zip(labels, labelled, strict=True)
                 ]
         question, label, place, tokens = zip(*flat, strict=True)
         length = np.array([len(own) for own in tokens])
@@ -244,42 +248,17 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
             estimate(
                 lambda i, c=c: f1_by_class(predicted[i], label[i], CLASSES)[c], question, data=data, metric=f"f1_{name}"
             )
-            for c, name in zip(CLASSES, ("wrong", "neutral", "right"), strict=True)
+            for c, name in zip(CLASSES, CLASS_NAMES, strict=True)
+            if (label == c).any()
         ),
+        *_first_errors(by_trace, examples, data),
     ]
-    # Of whole traces: where the first mistake is, and which solution of a question is the best.
-    labels = [own for example in examples for own in example.labels]
-    of_trace = np.repeat(_numbered(examples), [len(example.labels) for example in examples])
-    placed = np.array([
-        first_error([int(c) for c in p.argmax(1) - 1]) == first_error(own)
-        for p, own in zip(by_trace, labels, strict=True)
-    ])  # fmt: skip
-    without = np.array([first_error(own) is None for own in labels])
-    records.append(estimate(lambda i: float(placed[i].mean()), of_trace, data=data, metric="first_error_accuracy"))
-    if (~without).any():
-        records.append(
-            estimate(
-                lambda i: float(placed[~without][i].mean()),
-                of_trace[~without],
-                data=data,
-                metric="first_error_accuracy_of_wrong",
-            )
-        )
-    fine = [1 - p[:, WRONG + 1] for p in by_trace]
-    right = [r for example in examples for r in example.right]
-    curves, others = {}, []
-    if all(r is not None for r in right):
-        ways = {how: np.array([aggregate(p.tolist(), how) for p in fine]) for how in ("min", "product", "last")}
-        length = np.array([len(tokens) for example in examples for tokens in example.group.completions])
-        scores = ways | {"random": np.zeros(len(right)), "shortest": -length}
-        curves = best_of_curve(scores, np.array(right, dtype=bool), of_trace, data=data)
+    curves, others = _best_of_traces(found, examples, data), []
+    if curves:
         best, others = ends(curves)
         records += best
     mistakes = np.concatenate([p[:, WRONG + 1] for p in by_trace])
     wrong = label == WRONG
-    texts = [own for example in examples for own in example.steps]
-    shown = [i for i in range(len(labels)) if len(texts[i]) == len(labels[i])][:200]
-    shown.sort(key=lambda i: without[i])  # traces with a mistake say more
     return Result(
         records,
         mean_f1,
@@ -287,10 +266,52 @@ def process_result(found: Read, examples: Sequence[Example], data: str) -> Resul
         histograms={"wrong steps": mistakes[wrong].tolist(), "other steps": mistakes[~wrong].tolist()},
         reliability=reliability(mistakes, wrong),
         best_of=curves,
-        traces=[
-            {"steps": texts[i], "labels": labels[i], "wrong": by_trace[i][:, WRONG + 1].tolist()} for i in shown[:12]
-        ],
+        traces=_shown(by_trace, examples),
     )
+
+
+def _first_errors(by_trace: Sequence[Array], examples: Sequence[Example], data: str) -> list[dict[str, Any]]:
+    """Whether the first wrong step of a solution is found, or that it has none.
+
+    A solution is what was followed from the first step to the last. Other last steps behind its history (PRM800K's
+    alternatives) are no solutions of their own: their history is judged already, and one step has no first mistake.
+    """
+    whole = np.array([own for example in examples for own in example.whole])
+    if not whole.any():
+        return []
+    labels = [own for example in examples for own in example.labels]
+    question = np.repeat(_numbered(examples), [len(example.labels) for example in examples])
+    first = [first_error(own) for own in labels]
+    placed = np.array([
+        first_error([int(c) for c in p.argmax(1) - 1]) == own for p, own in zip(by_trace, first, strict=True)
+    ])  # fmt: skip
+    records = [share(placed[whole], question[whole], data=data, metric="first_error_accuracy")]
+    wrong = whole & np.array([own is not None for own in first])
+    if wrong.any():
+        records.append(share(placed[wrong], question[wrong], data=data, metric="first_error_accuracy_of_wrong"))
+    return records
+
+
+def _best_of_traces(found: Read, examples: Sequence[Example], data: str) -> dict[str, list[dict[str, Any]]]:
+    """Best-of-n curves where it is known which solutions are right."""
+    right = [own for example in examples for own in example.right]
+    if any(own is None for own in right):
+        return {}
+    logs = [log_not_wrong(logits) for logits, _ in found]
+    scores = {how: np.array([aggregate_log(own, how) for own in logs]) for how in ("min", "product", "last")}
+    length = np.array([len(tokens) for example in examples for tokens in example.group.completions])
+    question = np.repeat(_numbered(examples), [len(example.right) for example in examples])
+    scores |= {"random": np.zeros(len(right)), "shortest": -length}
+    return best_of_curve(scores, np.array(right, dtype=bool), question, data=data)
+
+
+def _shown(by_trace: Sequence[Array], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Some of the first fully labelled traces, those with a mistake first: they say more."""
+    labels = [own for example in examples for own in example.labels]
+    texts = [own for example in examples for own in example.steps]
+    full = [i for i in range(len(labels)) if len(texts[i]) == len(labels[i])][:200]
+    full.sort(key=lambda i: first_error(labels[i]) is None)
+    return [{"steps": texts[i], "labels": labels[i], "wrong": by_trace[i][:, WRONG + 1].tolist()} for i in full[:12]]
 
 
 def step_samples(found: Read, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
@@ -300,7 +321,7 @@ def step_samples(found: Read, examples: Sequence[Example], count: int) -> list[d
         logits, last = found[at]
         at += len(example.group.completions)
         steps = bool(example.labels)
-        score = float((1 - logits.softmax(-1)[:, WRONG + 1]).min()) if steps else float(last[0])
+        score = math.exp(aggregate_log(log_not_wrong(logits), "min")) if steps else float(last[0])
         told: dict[str, Any] = {"score": score}
         if example.right and example.right[0] is not None:
             told["right"] = float(example.right[0])

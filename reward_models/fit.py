@@ -17,7 +17,7 @@ from reward_models.data import Example, Split
 from reward_models.evaluation import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
 from reward_models.report import write_evaluation
-from reward_models.shortcuts import Shortcut
+from reward_models.shortcuts import Shortcut, add_shortcuts
 from rlhf import checkpoints
 from rlhf.data import in_epochs
 from rlhf.errors import UserError
@@ -86,8 +86,7 @@ def fit(
         """On the held-out part: before training and after it, never in between. What no training changes: before."""
         found = reading(split.held_out)
         result = objective.evaluate(found, split.held_out, "held-out")
-        result.records.extend(shortcut.surpassed_by(result) for shortcut in shortcuts)
-        result.baselines.extend(shortcut.record for shortcut in shortcuts)
+        add_shortcuts(result, shortcuts)
         session.evaluated(step, result.records if step else [*result.records, *result.baselines])
         if config.samples:
             session.samples(step, step_samples(found, split.held_out, config.samples))
@@ -97,10 +96,9 @@ def fit(
         found = reading(split.validation)
         loss = mean_loss(losses_of(objective, found, split.validation))
         records = objective.evaluate(found, split.validation, "validation").records
-        value = next(record for record in records if record["metric"] == objective.criterion)
-        session.evaluated(
-            step, [value, {"data": "validation", "metric": "loss", "value": loss, "n": len(split.validation)}]
-        )
+        value = [record for record in records if record["metric"] == objective.criterion]
+        own = {"data": "validation", "metric": "loss", "value": loss, "n": len(split.validation)}
+        session.evaluated(step, [*value, own])
         return loss
 
     start, state = session.resume()

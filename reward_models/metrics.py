@@ -1,7 +1,7 @@
 """How good a reward model is: accuracy, AUC, F1, calibration, best-of-n, each with a 95 % interval over questions.
 
-Answers to one question are not independent, so intervals resample whole questions (cluster bootstrap; Efron and
-Tibshirani, 1993, chapter 8). Arrays are numpy, one entry an item; `question` numbers the question an item belongs to.
+Answers to one question are not independent, so the unit of every interval is the question (see `rlhf.statistics`).
+Arrays are numpy, one entry an item; `question` numbers the question an item belongs to.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,25 +11,20 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
+from rlhf.statistics import bootstrap, record, wilson
+
 type Array = np.ndarray
-RESAMPLES = 1000
 BINS = 10
-DIGITS = 5  # scores that agree so far are tied: traces with a step in common have the same minimum but for rounding
 
 
-def estimate(
-    statistic: Callable[[Array], float], question: Array, *, data: str, metric: str, n: int | None = None
-) -> dict[str, Any]:
-    """An eval.jsonl record of `statistic(indices of items)`, with its percentile interval over questions."""
-    items = [np.flatnonzero(question == q) for q in np.unique(question)]
-    rng = np.random.default_rng(0)
-    drawn = (np.concatenate([items[i] for i in rng.integers(len(items), size=len(items))]) for _ in range(RESAMPLES))
-    values = np.array([statistic(indices) for indices in drawn])
-    value = statistic(np.arange(len(question)))
-    low, high = np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (value, value)
-    # A percentile interval of a statistic at its bound may leave the value itself out by rounding.
-    low, high = min(float(low), value), max(float(high), value)
-    return {"data": data, "metric": metric, "value": value, "n": n or len(question), "low": low, "high": high}
+def estimate(statistic: Callable[[Array], float], question: Array, *, data: str, metric: str) -> dict[str, Any]:
+    """An eval.jsonl record of `statistic(indices of items)`, with its bootstrap interval over questions."""
+    return record(bootstrap(statistic, question), data=data, metric=metric)
+
+
+def share(values: Array, question: Array, *, data: str, metric: str) -> dict[str, Any]:
+    """An eval.jsonl record of the mean of values in [0, 1], with its Wilson interval over questions."""
+    return record(wilson(values, question), data=data, metric=metric)
 
 
 def pair_accuracy(chosen: Array, rejected: Array) -> Array:
@@ -46,18 +41,23 @@ def auc(score: Array, right: Array) -> float:
 
 
 def f1_by_class(predicted: Array, label: Array, classes: Sequence[int]) -> dict[int, float]:
-    """2 TP / (2 TP + FP + FN) of each class; 0 for a class that is never predicted."""
+    """2 TP / (2 TP + FP + FN) of each class; 0 for one never predicted rightly, nan for one that no label has."""
     found = {}
     for c in classes:
         hits = int(((predicted == c) & (label == c)).sum())
         misses = int(((predicted == c) ^ (label == c)).sum())
-        found[c] = 2 * hits / (2 * hits + misses) if hits else 0.0
+        found[c] = 2 * hits / (2 * hits + misses) if (label == c).any() else float("nan")
     return found
 
 
 def macro_f1(predicted: Array, label: Array, classes: Sequence[int]) -> float:
-    """The mean over the classes that occur in `classes`: each weighs the same, however rare."""
-    return float(np.mean(list(f1_by_class(predicted, label, classes).values())))
+    """The mean F1 over the classes that occur in the labels: each weighs the same, however rare.
+
+    A class that is only predicted has no F1 of its own to be averaged; each such prediction is a miss of the class that
+    it should have been. (scikit-learn's default averages over the classes of labels and predictions together, which
+    punishes one such slip with a whole class of F1 0; with `labels=np.unique(label)` it gives this number.)
+    """
+    return float(np.nanmean(list(f1_by_class(predicted, label, classes).values())))
 
 
 def reliability(probability: Array, happened: Array) -> list[dict[str, float]]:
@@ -91,9 +91,9 @@ def best_of(score: Array, right: Array, n: int) -> float:
     """E[right(the best-scored of n answers drawn without replacement)] over all subsets of n, exactly.
 
     With the N answers ordered by falling score, the one at place i (from 0) is the best of a random subset with
-    probability C(N-1-i, n-1) / C(N, n). Answers of equal score share their mean: ties are broken at random.
+    probability C(N-1-i, n-1) / C(N, n). Answers of equal score share their mean, the mean over their orders. Only equal
+    scores are ties, however close others are: probabilities of many steps are all close to 0.
     """
-    score = np.round(score, DIGITS)
     order = np.argsort(-score, kind="stable")
     values = right[order].astype(float)
     ordered = score[order]
@@ -107,22 +107,19 @@ def best_of(score: Array, right: Array, n: int) -> float:
 def best_of_curve(
     scores: Mapping[str, Array], right: Array, question: Array, *, data: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Best-of-n accuracy for n = 1, 2, 4, ... by each way to score; questions with fewer answers are left out."""
+    """Best-of-n accuracy for n = 1, 2, 4, ... by each way to score, up to the median number of answers to a question;
+    questions with fewer answers than the largest n are left out."""
     items = [np.flatnonzero(question == q) for q in np.unique(question)]
     most = int(np.median([len(own) for own in items]))
-    sizes = [2**i for i in range(most.bit_length()) if 2**i <= most]
+    sizes = [2**i for i in range(most.bit_length())]
     items = [own for own in items if len(own) >= sizes[-1]]
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, score in scores.items():
+        suffix = "" if name == "model" else f"_{name}"
         curves[name] = []
         for n in sizes:
             values = np.array([best_of(score[own], right[own], n) for own in items])
-            suffix = "" if name == "model" else f"_{name}"
-            record = estimate(
-                lambda i, values=values: float(values[i].mean()),
-                np.arange(len(values)),
-                data=data,
-                metric=f"best_of_{n}{suffix}",
+            curves[name].append(
+                share(values, np.arange(len(items)), data=data, metric=f"best_of_{n}{suffix}") | {"of": n}
             )
-            curves[name].append(record | {"of": n})
     return curves

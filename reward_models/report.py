@@ -11,8 +11,8 @@ import numpy as np
 from reward_models.evaluation import Result
 from rlhf import charts
 from rlhf import report_page as page
-from rlhf.report_data import Estimate
 from rlhf.report_page import Html, Page
+from rlhf.statistics import Estimate
 
 BARS = 30
 
@@ -36,7 +36,8 @@ def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
         figures.append(page.legend(names) + report.figure("Scores", spec, alt=f"Histogram of scores. {alt}"))
     if result.best_of:
         curve_rows = [
-            {"g": name, "s": r["of"], "v": r["value"], "l": r["low"], "h": r["high"], "n": f"{r['n']} questions"}
+            {"g": name, "s": r["of"], "v": r["value"], "n": f"{r['n']} questions"}
+            | ({"l": r["low"], "h": r["high"]} if "low" in r else {})
             for name, curve in result.best_of.items()
             for r in curve
         ]

@@ -39,12 +39,22 @@ def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
     return row, (prompt, answers)
 
 
-def score(models: Sequence[str], data: str, output: Path, *, combine: Any, steps: Any, device: str) -> None:
+def score(
+    models: Sequence[str],
+    data: str,
+    output: Path,
+    *,
+    combine: Any,
+    steps: Any,
+    device: str,
+    variance_weight: float | None = None,
+) -> None:
     from reward_models.scoring import RewardModel
     from rlhf.data import load_rows, usable
 
     rows = usable(load_rows(data), parse_answers, say=print)
-    rewards = RewardModel(models, combine=combine, steps=steps, device=device).score([c for _, c in rows])
+    model = RewardModel(models, combine=combine, variance_weight=variance_weight, steps=steps, device=device)
+    rewards = model.score([c for _, c in rows])
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     with beside.open("w") as file:
         for (row, _), own in zip(rows, rewards, strict=True):
@@ -59,7 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="+", metavar="RUN", help="reward models; several are an ensemble")
     parser.add_argument("--data", required=True, metavar="FILE", help=".jsonl, .json, .parquet or .csv with answers")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file to write")
-    parser.add_argument("--combine", choices=("mean", "lower"), default="mean", help="ensemble: mean, or lower bound")
+    parser.add_argument(
+        "--combine",
+        choices=("mean", "min", "mean_minus_variance", "mean_minus_std"),
+        default="mean",
+        help="ensemble: the members' mean, the least of them, or the mean less their disagreement",
+    )
+    parser.add_argument("--variance_weight", type=float, metavar="LAMBDA", help="of mean_minus_variance (default: 0.5)")
     parser.add_argument(
         "--steps", choices=("min", "product", "last"), default="min", help="process models: from steps to a solution"
     )
@@ -68,7 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     o = parser.parse_args(arguments)
     if not o.output.parent.is_dir():
         raise UserError(f"--output: there is no folder '{o.output.parent}'")
-    score(o.models, o.data, o.output, combine=o.combine, steps=o.steps, device=o.device)
+    score(
+        o.models,
+        o.data,
+        o.output,
+        combine=o.combine,
+        variance_weight=o.variance_weight,
+        steps=o.steps,
+        device=o.device,
+    )
 
 
 if __name__ == "__main__":

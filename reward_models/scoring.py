@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from reward_models.data import Trace, encode_trace, separator_token
-from reward_models.steps import WRONG, Aggregation, aggregate, split_steps
+from reward_models.steps import Aggregation, aggregate_log, log_not_wrong, split_steps
 from rlhf.chat import Message, encode_conversation, encode_prompt
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
 from rlhf.loop import open_device
 
-type Combine = Literal["mean", "lower"]
+type Combine = Literal["mean", "min", "mean_minus_variance", "mean_minus_std"]
 Conversation = tuple[Sequence[Message], Sequence[str]]  # a prompt with answers to it
 
 
@@ -30,9 +30,8 @@ class RewardModel:
     Args:
         names: run directories or model folders; several make an ensemble. Each member's rewards are put on one scale
             by the mean and spread that it had on its own validation data.
-        combine: of an ensemble: the members' mean, or their mean less their standard deviation, which distrusts what
-            they do not agree on (Coste et al., "Reward model ensembles help mitigate overoptimization", 2023, arXiv
-            2310.02743).
+        combine: how the members of an ensemble make one reward; see `combine`.
+        variance_weight: lambda of `mean_minus_variance`; None is 0.5.
         steps: how a process model's step scores become one.
     """
 
@@ -41,15 +40,22 @@ class RewardModel:
         names: Sequence[str],
         *,
         combine: Combine = "mean",
+        variance_weight: float | None = None,
         steps: Aggregation = "min",
         token_budget: int = 8192,
         device: str = "auto",
     ):
+        if not names:
+            raise UserError("reward_model: no model is named")
+        if combine != "mean" and len(names) < 2:
+            raise UserError(f"{combine}: an ensemble has several reward models, and one is named")
+        if variance_weight is not None and combine != "mean_minus_variance":
+            raise UserError(f"variance_weight belongs to mean_minus_variance, not to {combine}")
+        if variance_weight is not None and not 0 <= variance_weight < np.inf:
+            raise UserError(f"variance_weight: {variance_weight}, wanted a number >= 0")
         opened = open_device(device)
         self.members = [_Member(name, steps, token_budget, opened) for name in names]
-        self.combine = combine
-        if not self.members:
-            raise UserError("reward_model: no model is named")
+        self.combine, self.variance_weight = combine, 0.5 if variance_weight is None else variance_weight
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[float]]:
         """Rewards of the answers to each prompt."""
@@ -57,14 +63,30 @@ class RewardModel:
             flat = self.members[0].score(conversations)
         else:
             scores = np.array([member.scaled(member.score(conversations)) for member in self.members])
-            flat = combine(scores, self.combine)
+            flat = combine(scores, self.combine, variance_weight=self.variance_weight)
         ends = np.cumsum([len(answers) for _, answers in conversations])
         return [part.tolist() for part in np.split(flat, ends[:-1])]
 
 
-def combine(scores: np.ndarray, how: Combine) -> np.ndarray:
-    """(members, answers) -> (answers,): the mean, or the mean less the unbiased standard deviation over members."""
-    return scores.mean(0) - (scores.std(0, ddof=1) if how == "lower" else 0.0)
+def combine(scores: np.ndarray, how: Combine, *, variance_weight: float = 0.5) -> np.ndarray:
+    """(members, answers) -> (answers,). All but the mean distrust what the members do not agree on.
+
+    Args:
+        how: `mean`; `min`, the worst case; `mean_minus_variance`, mean - lambda * variance, uncertainty-weighted: the
+            three of Coste et al., "Reward Model Ensembles Help Mitigate Overoptimization", 2023, arXiv 2310.02743, who
+            take the variance over the k members (over k, not k - 1). `mean_minus_std`, mean - standard deviation
+            (over k - 1), is in the reward's own unit: another choice, which Eisenstein et al., "Helping or Herding?",
+            2023, arXiv 2312.09244, discuss.
+        variance_weight: lambda.
+    """
+    mean = scores.mean(0)
+    if how == "min":
+        return scores.min(0)
+    if how == "mean_minus_variance":
+        return mean - variance_weight * scores.var(0)
+    if how == "mean_minus_std":
+        return mean - scores.std(0, ddof=1)
+    return mean
 
 
 class _Member:
@@ -88,8 +110,7 @@ class _Member:
         )
         if not self.by_step:
             return np.array([float(last[0]) for _, last in found])
-        fine = [(1 - logits.softmax(-1)[:, WRONG + 1]).tolist() for logits, _ in found]
-        return np.array([aggregate(scores, self.steps) for scores in fine])
+        return np.exp([aggregate_log(log_not_wrong(logits), self.steps) for logits, _ in found])
 
     def scaled(self, scores: np.ndarray) -> np.ndarray:
         if self.by_step:

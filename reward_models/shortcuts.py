@@ -5,6 +5,7 @@ the shortcut it is blind. A reward model is worth what it is better than them. L
 the training part, measured on the held-out part.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,13 @@ class Shortcut:
             return result.statistic(items) - self.statistic(items)
 
         return estimate(gain, self.question, data=self.data, metric=f"{self.metric}_above_{self.name}")
+
+
+def add_shortcuts(result: Result, shortcuts: Sequence[Shortcut]) -> None:
+    """To a result: how much better than each shortcut it is, and what each scores, where that can be measured."""
+    above = [shortcut.surpassed_by(result) for shortcut in shortcuts]
+    result.records.extend(record for record in above if math.isfinite(record["value"]))
+    result.baselines.extend(s.record for s in shortcuts if math.isfinite(s.record["value"]))
 
 
 def of_preference(train: Sequence[Example], held_out: Sequence[Example], *, data: str) -> list[Shortcut]:

@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from rlhf.arithmetic import evaluate, split
 
 WRONG, NEUTRAL, RIGHT = -1, 0, 1
@@ -58,10 +61,15 @@ def first_error(labels: Sequence[int | None]) -> int | None:
     return next((i for i, label in enumerate(labels) if label == WRONG), None)
 
 
-def aggregate(scores: Sequence[float], how: Aggregation) -> float:
-    """From the probabilities that each step is not wrong to one of the whole solution.
+def log_not_wrong(logits: Float[Tensor, "s 3"]) -> list[float]:
+    """log P(not wrong) of each step, in fp64: from the logits, since 1 - P(wrong) has no digits left near 0."""
+    return logits.double().log_softmax(-1)[:, [NEUTRAL + 1, RIGHT + 1]].logsumexp(1).tolist()
 
-    `product` is the probability that no step is wrong, if they were independent (Lightman et al., 2023); `min` that of
-    the weakest step; `last` that of the final one.
+
+def aggregate_log(scores: Sequence[float], how: Aggregation) -> float:
+    """From the log-probabilities that each step is not wrong to one of the whole solution, in nats.
+
+    `product` is the log-probability that no step is wrong, if they were independent (Lightman et al., 2023); `min` that
+    of the weakest step; `last` that of the final one. In logarithms, since products of many steps run out of digits.
     """
-    return {"min": min, "product": math.prod, "last": lambda values: values[-1]}[how](scores)
+    return {"min": min, "product": math.fsum, "last": lambda values: values[-1]}[how](scores)

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from rlhf.report_data import Group, Run, Target
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,12 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
 def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
     """Markdown: before, after and mean height of the held-out curve with 95 % t-intervals over seeds, seconds, tokens.
 
-    Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or trained on.
+    Of a group, both ends are steps that all of its seeds were evaluated at; heights are over the stretch that all
+    groups have. Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or
+    trained on. The intervals are over seeds alone: all runs are judged on the same problems, and others would give
+    other values.
     """
-    from statistics import fmean
-
-    from rlhf.report_data import Run, area_under, group_runs, read_run, t_interval
-
-    def timed(run: Run) -> list[tuple[float, float]]:
-        """Seconds and tokens of each step."""
-        seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in run.metrics]
-        speed = [row.get("speed/tokens_per_s", 0.0) for row in run.metrics]
-        return [(s, s * rate) for s, rate in zip(seconds, speed, strict=True)]
+    from rlhf.report_data import group_runs, read_run
 
     groups = group_runs([read_run(path) for path in paths], [key])
     targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
@@ -124,28 +122,46 @@ def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
             "",
             f"| {key} | before | after | seeds | mean over training | seconds | tokens |",
             "|---|---|---|---|---|---|---|",
+            *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
+            "",
         ]
-        for group in groups:
-            curves = [run.evaluation[target] for run in group.runs if target in run.evaluation]
-            values = [curve[-1].estimate.value for curve in curves]
-            end = min(curve[-1].step for curve in curves)
-            heights = [area_under([(p.step, p.estimate.value) for p in curve], end) or 0.0 for curve in curves]
-            steps = [timed(run) for run in group.runs]
-            cells = [
-                group.label,
-                f"{fmean(curve[0].estimate.value for curve in curves):.3f}",
-                _interval(t_interval(values)),
-                ", ".join(f"{value:.3f}" for value in values),
-                _interval(t_interval(heights)),
-                f"{fmean(sum(s for s, _ in run) for run in steps):.0f}",
-                f"{fmean(sum(t for _, t in run) for run in steps):,.0f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
     return "\n".join(lines)
 
 
-def _interval(estimate) -> str:
-    if estimate.low is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{max(0.0, estimate.low):.3f}, {min(1.0, estimate.high):.3f}]"
+def _rows(groups: "Sequence[Group]", target: "Target") -> list[list[str]]:
+    from statistics import fmean
+
+    from rlhf.report_data import area_under
+    from rlhf.statistics import over_seeds_text, t_interval
+
+    found = {group.label: [dict(run.evaluation.get(target, ())) for run in group.runs] for group in groups}
+    curves = {label: [curve for curve in own if curve] for label, own in found.items()}
+    end = min(max(curve) for own in curves.values() for curve in own)
+    rows = []
+    for group in groups:
+        own = curves[group.label]
+        shared = sorted(set.intersection(*map(set, own))) if own else []
+        if not shared:
+            rows.append([group.label, *["-"] * 6])
+            continue
+        before, after = ([curve[step].value for curve in own] for step in (shared[0], shared[-1]))
+        areas = [area_under([(step, curve[step].value) for step in sorted(curve)], end) for curve in own]
+        heights = [area for area in areas if area is not None]
+        steps = [_timed(run) for run in group.runs]
+        rows.append([
+            group.label,
+            f"{fmean(before):.3f}",
+            over_seeds_text(t_interval(after), bounds=(0.0, 1.0)),
+            ", ".join(f"{value:.3f}" for value in after),
+            over_seeds_text(t_interval(heights), bounds=(0.0, 1.0)) if heights else "-",
+            f"{fmean(sum(seconds for seconds, _ in run) for run in steps):.0f}",
+            f"{fmean(sum(tokens for _, tokens in run) for run in steps):,.0f}",
+        ])  # fmt: skip
+    return rows
+
+
+def _timed(run: "Run") -> list[tuple[float, float]]:
+    """Seconds and tokens of each step."""
+    seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in run.metrics]
+    speed = [row.get("speed/tokens_per_s", 0.0) for row in run.metrics]
+    return [(s, s * rate) for s, rate in zip(seconds, speed, strict=True)]

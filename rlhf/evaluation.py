@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.chat import Message, decode, encode_prompt, end_tokens, length_up_to
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
 from rlhf.sampling import sample
+from rlhf.statistics import record, wilson_of
 from rlhf.tasks import Problem
 
 # Sets the random numbers of evaluation apart from those of training; the same in every run, so that two policies are
@@ -61,16 +61,5 @@ def evaluate_task(
 
 
 def proportion(successes: float, n: int, *, data: str, metric: str) -> dict[str, Any]:
-    """A share of n with its Wilson interval, which stays within [0, 1] and holds its level at small counts.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    interval = binomtest(round(successes), n).proportion_ci(0.95, method="wilson")
-    return {
-        "data": data,
-        "metric": metric,
-        "value": successes / n,
-        "n": n,
-        "low": float(interval.low),
-        "high": float(interval.high),
-    }
+    """A share of n independent problems with its Wilson interval: an eval.jsonl record less its step."""
+    return record(wilson_of(successes / n, n), data=data, metric=metric)

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from rlhf.errors import UserError, nearest
+from rlhf.statistics import Estimate, t_interval
 
 # A run directory holds at least one of these.
 FILES = ("config.yaml", "provenance.json", "metrics.jsonl", "eval.jsonl", "samples.jsonl")
@@ -38,15 +39,6 @@ class Target(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.metric} on {self.data}" if self.data else self.metric
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval, and how many problems (or, over seeds, runs) it comes from."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int | None
 
 
 class Point(NamedTuple):
@@ -234,21 +226,6 @@ def _evaluation(rows: Iterable[dict[str, Any]]) -> dict[Target, list[Point]]:
 # ------------------------------------------------------------------------------------------------------- statistics
 
 
-def t_interval(values: Sequence[float]) -> Estimate:
-    """Mean of independent runs with its 95 % Student-t interval: mean ± t(0.975, k-1) · s / √k, with s over k-1.
-
-    A single run says nothing about the spread over seeds: its interval is None.
-    """
-    k = len(values)
-    mean = float(np.mean(values))
-    if k < 2:
-        return Estimate(mean, None, None, k)
-    from scipy.special import stdtrit  # here, because it takes half a second that --help should not wait for
-
-    half = float(stdtrit(k - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(k)
-    return Estimate(mean, mean - half, mean + half, k)
-
-
 def area_under(points: Sequence[tuple[float, float]], end: float) -> float | None:
     """Mean height of a curve from its first step to `end`, by trapezoids: (1/T) ∫ value d(step)."""
     if len(points) < 2 or end <= points[0][0]:
@@ -289,12 +266,18 @@ def thin(values: np.ndarray, keep: int) -> np.ndarray:
 def group_runs(runs: Sequence[Run], label_keys: Sequence[str] = ()) -> list[Group]:
     """Runs of the same configuration apart from `SEED_KEYS` are one group, in the order in which they were given.
 
+    A directory named twice is one run. Two runs of one seed are no two seeds, whose spread an interval could be made
+    of: the second is in another group, which its directory names.
     The label is `label_keys` if given, else the fewest keys that tell the groups apart, well-known names first.
     """
     members: dict[str, list[Run]] = {}
-    for run in runs:
+    times: Counter[str] = Counter()  # how often settings with their seed have been seen
+    for run in {run.path.resolve(): run for run in runs}.values():
         settings = {k: v for k, v in run.config.items() if k not in SEED_KEYS} or {"run": str(run.path.resolve())}
-        members.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(run)
+        experiment = json.dumps(settings, sort_keys=True, default=str)
+        repeated = times[f"{experiment} {run.seed}"] if run.seed is not None else 0
+        times[f"{experiment} {run.seed}"] += 1
+        members.setdefault(f"{repeated} {experiment}", []).append(run)
     known = {key for run in runs for key in run.config}
     for key in label_keys:
         if key not in known:

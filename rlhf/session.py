@@ -42,6 +42,7 @@ from rlhf.models import (
 from rlhf.report import write_report
 from rlhf.sampling import shares_prompts
 from rlhf.settings import TrainerConfig
+from rlhf.statistics import in_brackets
 from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, provenance, wanted_trackers, write_whole
 
 
@@ -198,10 +199,9 @@ class Session:
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
             self.trackers.log(step, {f"eval/{record['data']}/{record['metric']}": record["value"]})
             if not self.command.quiet:
-                interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if "low" in record else ""
                 self.console.say(
                     f"held-out after step {step}: {record['data']} {record['metric']} "
-                    f"{record['value']:.3f}{interval} (n = {record['n']})"
+                    f"{record['value']:.3f}{in_brackets(record)} (n = {record['n']})"
                 )
 
     def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -252,8 +252,7 @@ def before_and_after(records: Sequence[Mapping[str, Any]]) -> str:
     """The first and the last evaluation of a metric; just the one if there is no other."""
     after = records[-1]
     before = f"{records[0]['value']:.3f} -> " if len(records) > 1 else ""
-    interval = f" [{after['low']:.3f}, {after['high']:.3f}]" if "low" in after else ""
-    return f"{before}{after['value']:.3f}{interval}, n = {after['n']}"
+    return f"{before}{after['value']:.3f}{in_brackets(after)}, n = {after['n']}"
 
 
 @contextmanager

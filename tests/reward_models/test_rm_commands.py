@@ -14,7 +14,7 @@ import torch
 from rm_commands import MODULES, SMALL
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from reward_models.scoring import RewardModel, combine
+from reward_models.scoring import RewardModel
 from rlhf.tracking import read_records
 
 ROOT = Path(__file__).parents[2]
@@ -188,18 +188,15 @@ def test_a_policy_is_trained_on_its_rewards(run, monkeypatch, capfd, tmp_path):
 
 
 def test_an_ensemble(run, tmp_path):
-    """Two members on one scale. Of one member twice: the mean is its scaled score, and nothing is to be distrusted."""
+    """Two members on one scale. Of one member twice: the mean is its scaled score, and so is the least."""
     _, folder = run
     conversation = ([{"role": "user", "content": "1+2?"}], ["3", "4", "5"])
     (alone,) = RewardModel([str(folder)], device="cpu").score([conversation])
-    means, lower = (
-        RewardModel([str(folder)] * 2, combine=how, device="cpu").score([conversation])[0] for how in ("mean", "lower")
+    means, least = (
+        RewardModel([str(folder)] * 2, combine=how, device="cpu").score([conversation])[0] for how in ("mean", "min")
     )
-    assert means == pytest.approx(lower, abs=1e-6)
+    assert means == pytest.approx(least, abs=1e-6)
     assert np.argsort(means).tolist() == np.argsort(alone).tolist()
-    scores = np.array([[1.0, 2.0], [3.0, 2.0]])
-    assert combine(scores, "mean").tolist() == [2.0, 2.0]
-    assert combine(scores, "lower") == pytest.approx([2 - 2**0.5, 2.0])
 
 
 def test_subsets(run, commands, tmp_path):

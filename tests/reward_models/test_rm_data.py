@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from reward_models.config import DataConfig, OutcomeConfig, ProcessConfig
@@ -20,9 +19,7 @@ from reward_models.data import (
     separator_token,
     traces_to_examples,
 )
-from reward_models.evaluation import Result
 from reward_models.questions import LastNumber, parse_question
-from reward_models.shortcuts import Shortcut, of_outcome, of_preference, of_process, warnings
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models import load_tokenizer
@@ -115,10 +112,10 @@ def test_prm800k_alternatives_are_no_sequence():
         "q",
         [
             Trace(["a", "e", "f"], [1, 1, -1]),
-            Trace(["b"], [-1]),
-            Trace(["c"], [0]),
-            Trace(["a", "d"], [None, -1]),
-            Trace(["a", "e", "g"], [None, None, -1]),
+            Trace(["b"], [-1], alternative=True),
+            Trace(["c"], [0], alternative=True),
+            Trace(["a", "d"], [None, -1], alternative=True),
+            Trace(["a", "e", "g"], [None, None, -1], alternative=True),
         ],
     )
 
@@ -127,7 +124,7 @@ def test_prm800k_human_steps_and_missing_ratings():
     """Phase 1 with a step that the labeller wrote, which has no rating; phase 2 with one completion a step."""
     human = {"text": "h", "rating": None, "source": "human", "flagged": False}
     row = prm800k(step(("a", -1), ("b", None), human=human), step(("c", 1), chosen=0), finish_reason="solution")
-    assert parse_traces(row)[1] == [Trace(["h", "c"], [None, 1]), Trace(["a"], [-1])]
+    assert parse_traces(row)[1] == [Trace(["h", "c"], [None, 1]), Trace(["a"], [-1], alternative=True)]
     row = prm800k(step(("a", 1), chosen=0), step(("b", None), chosen=0), step(("c", 0), chosen=0), step(("d", -1)))
     assert parse_traces(row)[1] == [Trace(["a", "b", "c", "d"], [1, None, 0, -1])]
     assert parse_traces(prm800k(step(("a", 1)), finish_reason="bad_problem")) == ("q", [])
@@ -228,56 +225,3 @@ def test_bad_files_are_refused(tokenizer, tmp_path, write, says):
         process_data(ProcessConfig(data={"path": str(file)}), tokenizer, print)
     for word in says:
         assert word in str(error.value)
-
-
-# -------------------------------------------------------------------------------------------------------- shortcuts
-
-
-def pairs(count: int, chosen, rejected) -> list[Example]:
-    return [Example(f"q{i}", Group([1], [chosen(i), rejected(i)]), ["", ""]) for i in range(count)]
-
-
-def of(shortcuts: list[Shortcut]) -> dict[str, float]:
-    return {shortcut.record["metric"]: shortcut.record["value"] for shortcut in shortcuts}
-
-
-def test_shortcuts_of_pairs_are_found():
-    """Longer is better; a token that only chosen answers have; neither."""
-    longer = pairs(60, lambda i: [5] * (i % 7 + 3), lambda i: [5] * (i % 7 + 1))
-    tried = of_preference(longer[:40], longer[40:], data="d")
-    assert of(tried)["accuracy_length"] == 1.0
-    assert len(warnings(tried[:1], chance=0.5)) == 1
-    marked = pairs(60, lambda i: [5, 9, 6 + i % 2], lambda i: [5, 8, 7 - i % 2])
-    found = of(of_preference(marked[:40], marked[40:], data="d"))
-    assert (found["accuracy_length"], found["accuracy_bag_of_tokens"]) == (0.5, 1.0)
-    order = pairs(60, lambda i: [5, 6], lambda i: [6, 5])  # only the order tells
-    assert set(of(of_preference(order[:40], order[40:], data="d")).values()) == {0.5}
-
-
-def test_what_surpasses_a_shortcut_is_compared_question_by_question():
-    """A model that is right wherever the shortcut is, and once more: the gain is one in a hundred, and its
-    interval that of one question; the shortcut's own is far wider."""
-    by_shortcut = np.array([True, False] * 50)
-    by_model = by_shortcut.copy()
-    by_model[1] = True
-    shortcut = Shortcut("length", "accuracy", lambda items: float(by_shortcut[items].mean()), np.arange(100), "d")
-    gain = shortcut.surpassed_by(Result([], lambda items: float(by_model[items].mean())))
-    assert gain["metric"] == "accuracy_above_length"
-    assert gain["value"] == pytest.approx(0.01)
-    assert (gain["low"], gain["high"]) == (0.0, pytest.approx(0.03))
-    assert shortcut.record["high"] - shortcut.record["low"] > 0.15
-
-
-def test_shortcuts_of_solutions_and_steps_are_found():
-    def example(i: int) -> Example:
-        right = i % 2 == 0
-        tokens = [5, 6, 7] if right else [5, 6, 7, 8]
-        return Example(
-            f"q{i}", Group([1], [tokens], [[False] * (len(tokens) - 1) + [True]]), [""], [right], [[1 if right else -1]]
-        )
-
-    examples = [example(i) for i in range(60)]
-    assert of(of_outcome(examples[:40], examples[40:], data="d")) == {"auc_length": 1.0, "auc_bag_of_tokens": 1.0}
-    found = of(of_process(examples[:40], examples[40:], data="d"))
-    assert found["macro_f1_majority"] == pytest.approx((2 / 3) / 3)  # one class of three, F1 2/3
-    assert found["macro_f1_length"] == found["macro_f1_bag_of_tokens"] == pytest.approx(2 / 3)  # neutral never occurs

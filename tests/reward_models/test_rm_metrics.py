@@ -1,6 +1,7 @@
 """Metrics against counts by hand and enumeration."""
 
-from itertools import combinations
+import math
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reward_models.metrics import (
     pair_accuracy,
     reliability,
 )
+from reward_models.steps import CLASSES
 
 
 def test_a_tie_counts_one_half():
@@ -30,10 +32,33 @@ def test_auc_by_hand():
 
 
 def test_f1_by_hand():
-    """Class 1: 1 hit, 1 miss, 0 false: 2/3. Class -1: 2 hits, 1 false: 4/5. Class 0 never: 0."""
+    """Class 1: 1 hit, 1 miss, 0 false: 2/3. Class -1: 2 hits, 1 false: 4/5. No label is 0, so it has no F1."""
     label, predicted = np.array([1, 1, -1, -1]), np.array([1, -1, -1, -1])
-    assert f1_by_class(predicted, label, (-1, 0, 1)) == {-1: 0.8, 0: 0.0, 1: pytest.approx(2 / 3)}
-    assert macro_f1(predicted, label, (-1, 1)) == pytest.approx((0.8 + 2 / 3) / 2)
+    found = f1_by_class(predicted, label, CLASSES)
+    assert found == {-1: 0.8, 0: pytest.approx(math.nan, nan_ok=True), 1: pytest.approx(2 / 3)}
+
+
+def test_a_class_that_no_label_has_does_not_lower_macro_f1():
+    """Two classes of three: the mean of their two, and 1 where every label is found."""
+    label, predicted = np.array([1, 1, -1, -1]), np.array([1, -1, -1, -1])
+    assert macro_f1(predicted, label, CLASSES) == pytest.approx((0.8 + 2 / 3) / 2)
+    assert macro_f1(label, label, CLASSES) == 1.0
+
+
+def test_a_class_that_is_only_predicted_is_a_miss_of_the_right_one():
+    """One 1 of two is called 0: F1 of 1 is 2/3, of -1 is 1; 0 adds no F1 of 0. (scikit-learn with labels=[-1, 1].)"""
+    label, predicted = np.array([1, 1, -1]), np.array([1, 0, -1])
+    assert macro_f1(predicted, label, CLASSES) == pytest.approx((2 / 3 + 1) / 2)
+    found = f1_by_class(predicted, label, CLASSES)
+    assert math.isnan(found[0])
+    assert found[1] == pytest.approx(2 / 3)
+
+
+def test_a_class_that_is_never_found_has_f1_0():
+    """Labels 0 are there, and called 1: F1 0; 1 has one hit and one false: 2/3."""
+    label, predicted = np.array([0, 1]), np.array([1, 1])
+    assert f1_by_class(predicted, label, CLASSES)[0] == 0.0
+    assert macro_f1(predicted, label, CLASSES) == pytest.approx(1 / 3)
 
 
 def test_calibration_by_hand():
@@ -44,16 +69,47 @@ def test_calibration_by_hand():
     assert reliability(np.array([1.0]), np.array([1]))[0]["predicted"] == 1.0
 
 
+def by_enumeration(score, right, n: int) -> float:
+    """Over all subsets of n in all their orders: the first of the highest score is taken."""
+    taken = []
+    for subset in combinations(range(len(score)), n):
+        for order in permutations(subset):
+            taken.append(right[max(order, key=lambda i: score[i])])
+    return float(np.mean(taken))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_best_of_is_the_mean_over_all_subsets(n: int):
-    """With ties broken at random, which in the enumeration is their mean."""
-    score, right = np.array([0.3, 0.9, 0.9, 0.1, 0.5]), np.array([1, 0, 1, 1, 0])
-    means = []
-    for subset in combinations(range(5), n):
-        own = np.array(subset)
-        best = own[score[own] == score[own].max()]
-        means.append(right[best].mean())
-    assert best_of(score, right, n) == pytest.approx(np.mean(means))
+@pytest.mark.parametrize(
+    "score",
+    [
+        [0.3, 0.9, 0.9, 0.1, 0.5],
+        [0.9, 0.9, 0.3, 0.3, 0.3],
+        [1.0, 1.0, 1.0, 1.0, 1.0],
+        [-5.0, -1.0, -2.0, -1.0, -9.0],
+        [3e-7, 9e-7, 9e-7, 1e-7, 5e-7],  # close, and not tied
+        [0.5, 0.5 + 1e-16, 0.5 + 3e-16, 0.5 - 3e-16, 0.5],
+        [-400.0, -401.0, -400.0 + 1e-9, -900.0, -400.0],
+    ],
+)
+def test_best_of_is_the_mean_over_all_subsets_and_orders(score: list[float], n: int):
+    right = np.array([1, 0, 1, 1, 0])
+    assert best_of(np.array(score), right, n) == pytest.approx(by_enumeration(score, right, n))
+
+
+def test_scores_that_are_close_are_no_ties():
+    """A product of many steps: 1e-30 is ten times 1e-31, and its solution the better one."""
+    assert best_of(np.array([1e-31, 1e-30]), np.array([False, True]), 2) == 1.0
+    assert best_of(np.array([1e-30, 1e-30]), np.array([False, True]), 2) == 0.5
+
+
+def test_best_of_does_not_depend_on_the_order_of_answers_or_on_a_rising_scale():
+    rng = np.random.default_rng(0)
+    score, right = rng.integers(0, 4, 9).astype(float), rng.random(9) < 0.4
+    for n in (1, 3, 9):
+        expected = best_of(score, right, n)
+        order = rng.permutation(9)
+        assert best_of(score[order], right[order], n) == pytest.approx(expected)
+        assert best_of(np.exp(3 * score) - 7, right, n) == pytest.approx(expected)
 
 
 def test_best_of_one_is_sampling_once_and_random_stays_there():

@@ -1,8 +1,11 @@
 """Steps of a solution and their computed labels."""
 
-import pytest
+import math
 
-from reward_models.steps import aggregate, first_error, label_arithmetic, split_steps
+import pytest
+import torch
+
+from reward_models.steps import aggregate_log, first_error, label_arithmetic, log_not_wrong, split_steps
 
 
 def test_split():
@@ -44,7 +47,26 @@ def test_a_right_solution_has_no_wrong_step():
         assert set(labels) == {0, 1}
 
 
-def test_first_error_and_aggregation():
-    assert (first_error([1, 0, -1, -1]), first_error([1, None, 0])) == (2, None)
-    scores = [0.5, 0.8, 0.9]
-    assert [aggregate(scores, how) for how in ("min", "product", "last")] == [0.5, pytest.approx(0.36), 0.9]
+def test_first_error():
+    assert (first_error([1, 0, -1, -1]), first_error([1, None, 0]), first_error([-1])) == (2, None, 0)
+
+
+def test_step_scores_become_one():
+    """0.8, 0.5, 0.9: the least is 0.5, the product 0.36, the last 0.9."""
+    logs = [math.log(p) for p in (0.8, 0.5, 0.9)]
+    found = [math.exp(aggregate_log(logs, how)) for how in ("min", "product", "last")]
+    assert found == pytest.approx([0.5, 0.36, 0.9])
+
+
+def test_products_of_many_steps_stay_apart():
+    """0.1^400 and 0.1^401 are both 0 as numbers; their logarithms differ by log 10. The order of steps makes none."""
+    many, more = ([math.log(0.1)] * n for n in (400, 401))
+    assert aggregate_log(many, "product") - aggregate_log(more, "product") == pytest.approx(math.log(10))
+    steps = [math.log(p) for p in (0.1, 0.7, 0.3, 0.9, 0.2)]
+    assert aggregate_log(steps, "product") == aggregate_log(steps[::-1], "product")
+
+
+def test_the_log_probability_of_not_being_wrong():
+    """P = (1/4, 1/4, 1/2): not wrong 3/4. And e^-100 / (1 + e^-100 + e^-100) twice, where 1 - P(wrong) is 0."""
+    logits = torch.tensor([[0.0, 0.0, math.log(2)], [100.0, 0.0, 0.0]])
+    assert log_not_wrong(logits) == pytest.approx([math.log(0.75), math.log(2) - 100])
