@@ -76,11 +76,8 @@ def fit(
     best_weights = session.path / "best.safetensors"
 
     def reading(examples: Sequence[Example]) -> Read:
-        model.eval()
         with accelerator.autocast():
-            found = read(HeadScorer(model), [example.group for example in examples], device=device, **layout)
-        model.train(config.gradient_checkpointing)  # no dropout otherwise: all these models are trained without
-        return found
+            return read(HeadScorer(model), [example.group for example in examples], device=device, **layout)
 
     def report(step: int) -> Result:
         """On the held-out part: before training and after it, never in between. What no training changes: before."""

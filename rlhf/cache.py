@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from rlhf.models import find_model
+from rlhf.loading import find_model, read_config
 
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
 DIGEST = 64  # characters of a sha256 in hex
@@ -70,7 +69,7 @@ def fingerprint(model_name: str) -> str:
     source = find_model(model_name)
     place = Path(source.path)
     if not place.is_dir():
-        return key(source.path, getattr(AutoConfig.from_pretrained(source.path), "_commit_hash", None))
+        return key(source.path, getattr(read_config(source), "_commit_hash", None))
     digest = hashlib.sha256()
     patterns = [source.gguf_file] if source.gguf_file else WEIGHTS_AND_WORDS
     for file in sorted({file for pattern in patterns for file in place.glob(pattern)}):

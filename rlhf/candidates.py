@@ -15,7 +15,7 @@ from rlhf.cache import cached, fingerprint, key
 from rlhf.chat import Message, decode, encode_prompt, end_tokens
 from rlhf.evaluation import messages_for
 from rlhf.loop import open_device
-from rlhf.models import choose_precision, load_policy, load_tokenizer
+from rlhf.models import choose_precision, load
 from rlhf.preferences import Ranking
 from rlhf.sampling import sample
 from rlhf.tasks import Problem, Verdict
@@ -59,7 +59,8 @@ def sample_candidates(
 
     def make() -> list[list[str]]:
         device = open_device("auto")
-        tokenizer, model = load_tokenizer(model_name), load_policy(model_name).to(device)
+        model, tokenizer = load(model_name)
+        model.to(device)
         prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
         bf16 = device.type == "cuda" and choose_precision("auto", device) == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.end_tokens import end_tokens
 from rlhf.errors import UserError
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -78,9 +79,13 @@ def encode_conversation(
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    """The text of a completion, without its end token."""
-    ends = set(end_tokens(tokenizer))
-    return str(tokenizer.decode([token for token in tokens if token not in ends], skip_special_tokens=True))
+    """The text of a completion, without tokens that end, pad or begin a text.
+
+    Other special tokens are said: some models have <think> and <answer> among them, and whoever reads the answer must
+    see them.
+    """
+    silent = {*end_tokens(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id}
+    return str(tokenizer.decode([token for token in tokens if token not in silent], skip_special_tokens=False))
 
 
 def length_up_to(tokenizer: PreTrainedTokenizerBase, tokens: list[int], text: str) -> int | None:
@@ -91,18 +96,6 @@ def length_up_to(tokenizer: PreTrainedTokenizerBase, tokens: list[int], text: st
     if text not in str(tokenizer.decode(tokens)):
         return None
     return bisect_left(range(len(tokens)), True, key=lambda n: text in str(tokenizer.decode(tokens[:n])))
-
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a turn: the end-of-sequence token, and the template's end of turn where that is another one."""
-    known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
-    template = str(tokenizer.chat_template)
-    ids = [tokenizer.eos_token_id]
-    for token in known:
-        number = tokenizer.convert_tokens_to_ids(token)  # of an unknown token: the unknown token's
-        if token in template and isinstance(number, int) and tokenizer.convert_ids_to_tokens(number) == token:
-            ids.append(number)
-    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, open_turn: bool) -> str:

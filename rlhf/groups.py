@@ -94,10 +94,11 @@ def micro_batches(
 
     Sorting by length keeps padding low, and the longest first makes an out-of-memory error come at once. A group too
     long for the budget is split (its prompt is repeated); a single completion too long for it goes alone.
-    `pack_to` > 0 also puts short groups together in rows of up to that many tokens.
+    `pack_to` > 0 also puts short groups together in rows of up to that many tokens. A model that takes no shared rows
+    takes no packed ones either, which ask for the same: a mask of their own, and positions that begin again.
     """
     pieces = sorted(_pieces(groups, token_budget, shared_prefix), key=lambda piece: -piece.tokens)
-    packed = _pack(pieces, pack_to)
+    packed = _pack(pieces, pack_to if shared_prefix else 0)
     sizes = [(1, sum(piece.tokens for piece in row)) for row in packed]
     return [_rows([packed[i] for i in numbers]) for numbers in _cut(sizes, token_budget)]
 

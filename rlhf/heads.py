@@ -8,6 +8,7 @@ everything above 6.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,22 +16,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from rlhf import models
+from rlhf import architecture
+from rlhf.architecture import probing, refuse_lookahead, refuse_unknown_words
 from rlhf.chat import encode_conversation, end_tokens
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
-from rlhf.models import checkpoint_activations, find_model, load_policy, load_tokenizer
+from rlhf.loading import find_model, load_tokenizer, load_weights, read_config
+from rlhf.models import load_policy
+from rlhf.recomputing import checkpoint_activations
 from rlhf.scoring import hidden_states
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
+LANGUAGE_HEADS = ("lm_head", "embed_out")  # of language models, which reward models start from
 TOLD = ("step_separator", "step_judged_at", "reward_statistics")  # what our reward models say of themselves in a config
 PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
 
@@ -53,32 +57,24 @@ def load_with_head(
         classes: names of the classes of a token; none: one number, read at the last token.
         extra_layers: see `add_layers`.
     """
-    source, tokenizer = find_model(name), load_tokenizer(name)
+    tokenizer, source = load_tokenizer(name), find_model(name)
     kind = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
     labels = {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
     sizes = labels if classes else {"num_labels": 1}
-    try:
-        if source.gguf_file:  # transformers reads GGUF into causal language models
-            policy = load_policy(name, attention=attention)
-            for key, value in sizes.items():
-                setattr(policy.config, key, value)
-            if hasattr(policy.config, "quantization_config"):
-                del policy.config.quantization_config  # what is saved is no GGUF any more
-            model = kind.from_config(policy.config, attn_implementation=attention).float()
-            setattr(model, model.base_model_prefix, policy.base_model)
-        else:
-            model = kind.from_pretrained(
-                source.path,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                ignore_mismatched_sizes=True,  # the head of another kind of reward model is left behind
-                **sizes,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        if "Unrecognized configuration class" in reason:  # followed by a hundred that are recognized
-            reason = f"transformers has no class of that kind for it ({kind.__name__})"
-        raise UserError(f"model_name: '{name}' could not be loaded: {reason}") from error
+    if source.gguf_file:  # transformers reads GGUF into causal language models
+        policy = load_policy(name, attention=attention)
+        for key, value in sizes.items():
+            setattr(policy.config, key, value)
+        if hasattr(policy.config, "quantization_config"):
+            del policy.config.quantization_config  # what is saved is no GGUF any more
+        model = kind.from_config(policy.config, attn_implementation=attention).float().eval()
+        setattr(model, model.base_model_prefix, policy.base_model)
+    else:  # the head of another kind of model is left behind
+        look = partial(refuse_lookahead, source.label)
+        model = load_weights(
+            kind, source, attention=attention, heads=HEADS, left_behind=LANGUAGE_HEADS, look=look, **sizes
+        )
+    refuse_unknown_words(model, tokenizer, source.label)
     for key in TOLD:  # of the reward model that this one starts from
         if hasattr(model.config, key):
             delattr(model.config, key)
@@ -94,6 +90,7 @@ def load_with_head(
             LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", exclude_modules=list(HEADS)),
         )
         head_of(model).requires_grad_(True)
+    refuse_other_readings(model, source.label)
     return model, tokenizer
 
 
@@ -106,6 +103,8 @@ def add_layers(model: PreTrainedModel, count: int) -> None:
     Expansion", 2024, arXiv 2401.02415, section 3.1; the copies there are of the layer below. Here they are of the
     second layer, since early layers look at the tokens next to them, where a guess and what came of it stand.
     """
+    if not count:
+        return
     layers, config = _layers(model), model.config.get_text_config()
     early = min(1, len(layers) - 1)
     for _ in range(count):
@@ -121,31 +120,44 @@ def add_layers(model: PreTrainedModel, count: int) -> None:
 
 def new_weights(model: PreTrainedModel, extra_layers: int) -> list[nn.Parameter]:
     """Those of the head and of the layers that `add_layers` put on top."""
-    layers = _layers(model)
-    return [p for module in (head_of(model), *layers[len(layers) - extra_layers :]) for p in module.parameters()]
+    on_top = _layers(model)[-extra_layers:] if extra_layers else []
+    return [p for module in (head_of(model), *on_top) for p in module.parameters()]
 
 
-def _layers(model: PreTrainedModel) -> Any:  # nn.ModuleList; its layers' parts are named as in Llama
-    return model.base_model.layers
+def _layers(model: PreTrainedModel) -> Any:  # nn.ModuleList
+    layers = getattr(model.base_model, "layers", None)
+    first = layers[0] if isinstance(layers, nn.ModuleList) else None
+    parts = ("self_attn.o_proj", "mlp.down_proj")
+    if first is None or not {*parts} <= {name for name, _ in first.named_modules()}:
+        raise UserError(
+            f"extra_layers: the layers of {type(model).__name__} are not built as Llama's, so none can be put on top",
+            hint="Set extra_layers to 0, or choose another model.",
+        )
+    return layers
 
 
-def load_trained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_trained(name: str, *, key: str = "reward_model") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A reward model that was trained, for scoring: frozen, as its config says it was saved.
 
+    Args:
+        key: of the setting that names it, for messages.
+
     Raises:
-        UserError: if it has no head.
+        UserError: if it has no head, or cannot be read as it is.
     """
-    source = find_model(name)
-    (architecture,) = AutoConfig.from_pretrained(source.path, **source.arguments).architectures or [""]
+    tokenizer, source = load_tokenizer(name, key=key), find_model(name, key=key)
+    (architecture,) = read_config(source).architectures or [""]
     kinds = {SEQUENCE: AutoModelForSequenceClassification, TOKEN: AutoModelForTokenClassification}
     kind = next((kinds[ending] for ending in kinds if architecture.endswith(ending)), None)
     if kind is None:
         raise UserError(
-            f"'{name}' is no reward model but a {architecture or 'model of unknown kind'}",
+            f"{source.label} is no reward model but a {architecture or 'model of unknown kind'}",
             hint="Train one: uv run python -m reward_models.train_preference_rm",
         )
-    model = kind.from_pretrained(source.path, dtype=torch.float32)
-    return model.eval().requires_grad_(False), load_tokenizer(name)
+    model = load_weights(kind, source, look=partial(refuse_lookahead, source.label))
+    refuse_unknown_words(model, tokenizer, source.label)
+    refuse_other_readings(model, source.label)
+    return model.requires_grad_(False), tokenizer
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
@@ -244,6 +256,31 @@ def read(
     return [found[i] for i in range(len(found))]
 
 
+def refuse_other_readings(model: PreTrainedModel, label: str) -> None:
+    """See that the head on the last hidden states is all that the model's own class does: some have a pooler or more
+    layers there, and would give other scores where they are loaded.
+
+    Raises:
+        UserError: if it does more.
+    """
+    kind = type(model).__name__
+    try:
+        with probing(model) as tokens:
+            ids = torch.tensor([tokens], device=next(model.parameters()).device)
+            own = model(input_ids=ids, use_cache=False).logits[0]
+            (rows,) = micro_batches([Group(tokens[:1], [tokens[1:]])], token_budget=len(tokens))
+            ours = HeadScorer(model)(rows.to(ids.device)).logits[0]
+            own, ours = (own[1:], ours) if own.ndim > 1 else (own, ours[-1])
+            alike = torch.allclose(own.float(), ours, atol=1e-3, rtol=1e-3)
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{label} ({kind}) is not built as a backbone and a linear head: {error}") from error
+    if not alike:
+        raise UserError(
+            f"{label} ({kind}) does more to its scores than a linear head on the last hidden states",
+            hint="Choose a model with a plain head: Qwen, Llama and Mistral have one.",
+        )
+
+
 def takes_shared_rows(model: PreTrainedModel) -> bool:
     """Whether shared-prefix rows give this architecture's own scores; see rlhf.models."""
     scorer = HeadScorer(model)
@@ -252,4 +289,4 @@ def takes_shared_rows(model: PreTrainedModel) -> bool:
         readings = scorer(rows)
         return readings.logits[torch.arange(len(readings.last)), readings.last]
 
-    return models.takes_shared_rows(model, at_last)
+    return architecture.takes_shared_rows(model, at_last)

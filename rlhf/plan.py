@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlhf.loading import read_config
 from rlhf.loop import device_of
 from rlhf.models import choose_precision, find_model
 from rlhf.settings import TrainerConfig
@@ -73,7 +74,7 @@ def plan(
 def _skeleton(model_name: str) -> PreTrainedModel:
     """The model without its weights."""
     source = find_model(model_name)
-    config = AutoConfig.from_pretrained(source.path, **source.arguments)
+    config = read_config(source)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 

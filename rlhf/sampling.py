@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from rlhf.architecture import attention_window, probing, using_attention
 from rlhf.groups import Group
-from rlhf.models import attention_window, probing, using_attention
 from rlhf.scoring import Scorer, score
 
 

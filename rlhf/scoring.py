@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from rlhf.groups import Group, Rows, micro_batches
+from rlhf.recomputing import recomputes
 from rlhf.tensors import token_logp
 
 SHORT = 128  # tokens of a row up to which attention on a CPU is faster without PyTorch's blocked kernel
@@ -70,9 +71,7 @@ def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManag
     backward pass, where this choice holds no more, and both runs must be alike; so they keep PyTorch's.
     """
     short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
-    now, former = "is_activation_checkpointing", "is_gradient_checkpointing"  # the only name in early transformers 5
-    checkpointed = getattr(model, now if hasattr(model, now) else former)
-    return sdpa_kernel(SDPBackend.MATH) if short and not checkpointed else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if short and not recomputes(model) else nullcontext()
 
 
 @torch.no_grad()

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf import checkpoints
+from rlhf.architecture import attention_window, takes_shared_rows
 from rlhf.config import Command, to_yaml
 from rlhf.console import Console
 from rlhf.cpu import has_bf16_kernels
 from rlhf.embedded.make import character_tokenizer, new_model
+from rlhf.end_tokens import tell_end_tokens
 from rlhf.loop import (
     Interrupted,
     Stopwatch,
@@ -29,16 +31,7 @@ from rlhf.loop import (
     peak_memory_gb,
     refuse_uneven,
 )
-from rlhf.models import (
-    attention_window,
-    choose_attention,
-    choose_precision,
-    find_model,
-    load_policy,
-    load_tokenizer,
-    merge_lora,
-    takes_shared_rows,
-)
+from rlhf.models import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
 from rlhf.report import write_report
 from rlhf.sampling import shares_prompts
 from rlhf.settings import TrainerConfig
@@ -126,11 +119,10 @@ class Session:
         """The model to train, on its device, with its tokenizer; `scratch` gives the sizes of a new one instead."""
         config = self.config
         if scratch is not None:
-            model, tokenizer = new_model(**scratch.model_dump()), character_tokenizer()
+            model, tokenizer = new_model(**scratch.model_dump()).eval(), character_tokenizer()
         else:
-            tokenizer = load_tokenizer(config.model_name)
             attention = choose_attention(config.attention, self.device)
-            model = load_policy(
+            model, tokenizer = load(
                 config.model_name,
                 attention=attention,
                 lora_rank=config.lora_rank,
@@ -155,7 +147,7 @@ class Session:
     def load_reference(self) -> PreTrainedModel:
         """A frozen copy of the model as it was before training: `--model_name X` moves it along."""
         model = load_policy(self.config.model_name).to(self.accelerator.device)
-        return model.eval().requires_grad_(False)
+        return model.requires_grad_(False)
 
     def resume(self) -> tuple[int, dict[str, Any]]:
         """(steps done, the loop's state): (0, {}) for a new run, or one that was killed before its first checkpoint."""
@@ -230,6 +222,7 @@ class Session:
             final, partial = self.path / "final", self.path / ".partial_final"
             if self.config.lora_rank:
                 merge_lora(model)
+            tell_end_tokens(model, tokenizer)
             try:
                 model.save_pretrained(partial)
                 tokenizer.save_pretrained(partial)

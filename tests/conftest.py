@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 # Modules with tensors in their signatures. Left out: configs (pydantic reads their annotations itself) and scripts.
 CHECKED = [
-    *(f"rlhf.{name}" for name in ("tensors", "kl", "aggregate", "groups", "scoring", "sampling", "models")),
+    *(f"rlhf.{name}" for name in ("tensors", "kl", "aggregate", "groups", "scoring", "sampling", "architecture")),
     *(f"rlhf.{name}" for name in ("chat", "tasks", "arithmetic", "evaluation", "loop", "data", "columns", "row_files")),
     *(f"rlhf.{name}" for name in ("mixture", "word_problems", "preferences", "cache", "candidates", "heads")),
     *(f"policy_gradients.{name}" for name in ("advantages", "ratios", "surrogates", "algorithm", "algorithms")),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
 
+from rlhf.architecture import takes_shared_rows
 from rlhf.groups import Group, micro_batches, whole_micro_batches
-from rlhf.models import checkpoint_activations, takes_shared_rows
+from rlhf.recomputing import checkpoint_activations
 from rlhf.scoring import Scorer, score
 
 CPU = torch.device("cpu")

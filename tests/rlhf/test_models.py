@@ -24,19 +24,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rlhf.architecture import attention_window, probing, takes_shared_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
-from rlhf.models import (
-    attention_window,
-    choose_precision,
-    find_model,
-    load_policy,
-    load_tokenizer,
-    merge_lora,
-    probing,
-    takes_shared_rows,
-    with_lora,
-)
+from rlhf.models import choose_precision, find_model, load_policy, load_tokenizer, merge_lora, with_lora
 from rlhf.sampling import sample, shares_prompts
 from rlhf.scoring import Scorer, score
 

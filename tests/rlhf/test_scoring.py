@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 
 from rlhf import scoring
 from rlhf.groups import Group, micro_batches
-from rlhf.models import checkpoint_activations
+from rlhf.recomputing import checkpoint_activations
 from rlhf.scoring import Scorer, attention_kernel
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10, 1], [11, 1]]), Group([5, 9], [[12, 13, 1], [7, 1]])]
