@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
+from rlhf.errors import UserError
 from rlhf.loading import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, Source, find_model, load_tokenizer, load_weights
 from rlhf.recomputing import checkpoint_activations
 
