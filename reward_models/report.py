@@ -1,8 +1,6 @@
 """evaluation.html: score histograms, calibration, best-of-n curves and steps coloured by their score, in one file."""
 
-import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
     """Write `folder/evaluation.html`; it needs no network."""
     report = Page(f"{title}: evaluation")
 
-    def table(records: Sequence[Mapping[str, Any]]) -> str:
+    def table(records: Sequence[Mapping[str, Any]]) -> Html:
         rows = []
         for r in records:
             value = page.estimate_cell(Estimate(r["value"], r.get("low"), r.get("high"), r["n"]), 3)
@@ -33,7 +31,7 @@ def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
         names = list(result.histograms)
         spec = histogram(result.histograms)
         alt = "; ".join(f"{name}: mean {np.mean(values):.2f}" for name, values in result.histograms.items() if values)
-        figures.append(page.legend(names) + report.figure("Scores", spec, alt=f"Histogram of scores. {alt}"))
+        figures.append([page.legend(names), report.figure("Scores", spec, alt=f"Histogram of scores. {alt}")])
     if result.best_of:
         curve_rows = [
             {"g": name, "s": r["of"], "v": r["value"], "n": f"{r['n']} questions"}
@@ -44,30 +42,26 @@ def write_evaluation(folder: Path, result: Result, *, title: str) -> Path:
         spec = charts.curves(curve_rows, list(result.best_of), height=300)
         note = "Share of questions answered rightly by the best-scored of n answers; exact over all subsets of n"
         legend = page.legend(list(result.best_of))
-        figures.append(legend + report.figure("Best of n", spec, alt="Best-of-n accuracy by n", note=note))
+        figures.append([legend, report.figure("Best of n", spec, alt="Best-of-n accuracy by n", note=note)])
     if result.reliability:
         note = "Predicted against observed frequency; on the dashed line predictions are what they say"
         spec = calibration(result.reliability)
-        figures.append(report.figure("Calibration", spec, alt="Reliability diagram", note=note))
+        figures.append([report.figure("Calibration", spec, alt="Reliability diagram", note=note)])
     report.add(
         page.header(title, "RLHF Lab · reward model", Html("Held-out evaluation with 95 % intervals."), {}, {}),
-        "<main>",
+        Html("<main>"),
         page.section("numbers", "Numbers", table(result.records)),
     )
     if result.baselines:
         lead = "What needs no reward model: a model is worth what it is better than these."
         report.add(page.section("baselines", "Baselines", table(result.baselines), lead=lead))
-    cells = "".join(f"<div>{figure}</div>" for figure in figures)
-    report.add(page.section("pictures", "Pictures", f'<div class="wide">{cells}</div>'))
+    cells = page.wide(page.markup("<div>{figure}</div>", figure=page.together(figure)) for figure in figures)
+    report.add(page.section("pictures", "Pictures", cells))
     if result.traces:
         lead = "Each step on the colour of its probability of being wrong; ✗ marks the steps that are labelled wrong."
-        report.add(page.section("steps", "Steps", "".join(map(trace, result.traces)), lead=lead))
-    report.add("</main>")
-    output = Path(folder) / "evaluation.html"
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    beside.write_text(report.html(), encoding="utf-8")
-    beside.replace(output)
-    return output
+        report.add(page.section("steps", "Steps", page.together(map(trace, result.traces)), lead=lead))
+    report.add(Html("</main>"))
+    return report.write(Path(folder) / "evaluation.html")
 
 
 def histogram(groups: Mapping[str, Sequence[float]]) -> charts.Spec:
@@ -113,13 +107,21 @@ def calibration(bins: Sequence[Mapping[str, float]]) -> charts.Spec:
     }
 
 
-def trace(one: Mapping[str, Any]) -> str:
+def trace(one: Mapping[str, Any]) -> Html:
     """Steps as lines, coloured from nothing (surely fine) to red (surely wrong)."""
-    lines = []
-    for step, label, wrong in zip(one["steps"], one["labels"], one["wrong"], strict=True):
-        mark = " ✗" if label < 0 else ""
-        colour = f"background: color-mix(in srgb, var(--bad) {round(70 * wrong)}%, transparent)"
-        lines.append(
-            f'<span style="{colour}" title="{wrong:.3f}">{escape(step)}</span>{mark} <small>{wrong:.2f}</small>'
+    line = (
+        '<span style="background: color-mix(in srgb, var(--bad) {share}%, transparent)" title="{exact}">{step}</span>'
+        "{mark} <small>{wrong}</small>"
+    )
+    lines = [
+        page.markup(
+            line,
+            share=round(70 * wrong),
+            exact=f"{wrong:.3f}",
+            step=step,
+            mark=" ✗" if label < 0 else "",
+            wrong=f"{wrong:.2f}",
         )
-    return f'<article><pre tabindex="0">{"<br>".join(lines)}</pre></article>'
+        for step, label, wrong in zip(one["steps"], one["labels"], one["wrong"], strict=True)
+    ]
+    return page.markup('<article><pre tabindex="0">{lines}</pre></article>', lines=page.together(lines, "<br>"))

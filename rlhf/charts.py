@@ -6,6 +6,7 @@ Fields: `s` step, `v` value, `m` smoothed value, `l` and `h` the interval, `g` t
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,15 @@ from typing import Any, NamedTuple
 
 type Spec = dict[str, Any]
 type Rows = Sequence[Mapping[str, Any]]
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that JSON cannot write: sums of numbers near the largest that there is."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Panel(NamedTuple):
@@ -243,7 +253,7 @@ def write_png(spec: Spec, output: Path) -> Path:
     config = theme("light", size=14, font="Liberation Sans, Arial, sans-serif")
     config.pop("background")
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(vl_convert.vegalite_to_png(picture, config=config, scale=2))
+    output.write_bytes(vl_convert.vegalite_to_png(finite(picture), config=config, scale=2))
     return output
 
 

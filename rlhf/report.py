@@ -8,7 +8,6 @@ Each page is one file that needs no network. Reading and statistics are in `repo
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +30,7 @@ from rlhf.report_data import (
     differing_keys,
     group_runs,
     held_out_over_seeds,
+    is_number,
     over_seeds,
     read_run,
     smooth,
@@ -49,7 +49,7 @@ LAST_PREFIXES = ("sampler", "optim", "speed", "time", "memory")
 
 def write_report(run: Path) -> Path:
     """Write `run/report.html`: result, advice, held-out evaluation, training curves, samples, config, environment."""
-    return _write(Path(run) / "report.html", _report(read_run(run)).html())
+    return _report(read_run(run)).write(Path(run) / "report.html")
 
 
 def write_comparison(runs: Sequence[Path], output: Path, label: str | Sequence[str] = ()) -> Path:
@@ -62,7 +62,7 @@ def write_comparison(runs: Sequence[Path], output: Path, label: str | Sequence[s
         output: the HTML file to write.
         label: config key or keys that name the groups; without it, the fewest keys that tell them apart.
     """
-    return _write(Path(output), _comparison(_read_groups(runs, label)).html())
+    return _comparison(_read_groups(runs, label)).write(Path(output))
 
 
 def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = ()) -> Path:
@@ -86,25 +86,13 @@ def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = (
     return charts.write_png(charts.held_out_figure(panels, title=title, subtitle=about), Path(output))
 
 
-def _write(output: Path, text: str) -> Path:
-    """Written beside and renamed into place, so that a page is never half there."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
-    return output
-
-
 # ---------------------------------------------------------------------------------------------------------- one run
 
 
 def _report(run: Run) -> Page:
     report = Page(run.title)
     parts = {  # in the order of the page; parts with nothing to show are left out
-        "advice": ("Advice", page.advice(run.advice) if run.advice else ""),
+        "advice": ("Advice", page.advice(run.advice) if run.advice else Html()),
         "held-out": ("Held-out evaluation", _evaluation(report, run)),
         "training": ("Training", _training(report, run)),
         "samples": ("Samples", _samples(run)),
@@ -131,10 +119,10 @@ def _report(run: Run) -> Page:
         "Seed": run.seed,
     }
     links = {place: title for place, (title, _) in shown.items()}
-    report.add(page.header(run.title, "RLHF Lab · run report", _result(run), facts, links), "<main>")
+    report.add(page.header(run.title, "RLHF Lab · run report", _result(run), facts, links), Html("<main>"))
     for place, (title, content) in shown.items():
         report.add(page.section(place, title, content, lead=leads.get(place, "")))
-    report.add("</main>", _footer([f"Run directory: {run.path.resolve()}"], run.notes))
+    report.add(Html("</main>"), page.footer([f"Run directory: {run.path.resolve()}"], run.notes))
     return report
 
 
@@ -156,18 +144,34 @@ def _result(run: Run) -> Html:
         if last.step > first.step:
             change = f"{page.fixed(first.estimate.value, digits)} → {change}"
         between = page.interval(last.estimate, digits)
-        where = f" on {page.cell(target.data)}" if target.data and target.data not in run.title else ""
+        where = f" on {target.data}" if target.data and target.data not in run.title else ""
         if steps and last.step != steps:
             after = f" at step {last.step} of {steps}" + (f", {page.duration(seconds)} in all" if seconds else "")
-        between = f' <span class="interval">{between}</span>' if between else ""
-        return Html(f"Held-out {page.cell(target.metric)}{where} <b>{change}</b>{between}{after}.")
+        return page.markup(
+            "Held-out {metric}{where} <b>{change}</b>{between}{after}.",
+            metric=target.metric,
+            where=where,
+            change=change,
+            between=_bracket(between),
+            after=after,
+        )
     for name in [*_headline(run), "reward/mean", "loss"]:
         values = run.series(name)[1]
         if len(values):
             edge = max(1, len(values) // 10)
             first, last = (page.number(float(part.mean())) for part in (values[:edge], values[-edge:]))
-            return Html(f"No held-out evaluation. In training, {page.cell(name)} <b>{first} → {last}</b>{after}.")
+            return page.markup(
+                "No held-out evaluation. In training, {name} <b>{first} → {last}</b>{after}.",
+                name=name,
+                first=first,
+                last=last,
+                after=after,
+            )
     return Html("Nothing was measured in this run.")
+
+
+def _bracket(interval: str) -> Html:
+    return page.markup(' <span class="interval">{interval}</span>', interval=interval) if interval else Html()
 
 
 def _targets(runs: Iterable[Run]) -> list[Target]:
@@ -175,10 +179,10 @@ def _targets(runs: Iterable[Run]) -> list[Target]:
     return list({target: None for run in runs for target in run.evaluation})
 
 
-def _evaluation(report: Page, run: Run) -> str:
+def _evaluation(report: Page, run: Run) -> Html:
     targets = _targets([run])
     if not targets:
-        return ""
+        return Html()
     names = list({t.data or t.metric: None for t in targets})
     figures = []
     for metric in {t.metric: None for t in targets}:
@@ -206,8 +210,8 @@ def _evaluation(report: Page, run: Run) -> str:
             page.number(last.estimate.n),
         ])  # fmt: skip
     head = ["Data", "Metric", "Before", "After", "Change", "Step", "Problems"]
-    legend = page.legend(names) if len(names) > 1 and figures else ""
-    return legend + f'<div class="wide">{"".join(figures)}</div>' + page.table(head, table, text_columns=2)
+    legend = page.legend(names) if len(names) > 1 and figures else Html()
+    return page.together([legend, page.wide(figures), page.table(head, table, text_columns=2)])
 
 
 def _held_out_rows(run: Run, targets: Sequence[Target]) -> list[dict[str, Any]]:
@@ -229,7 +233,7 @@ def _rows(points: Iterable[Point], label: str, origin: Callable[[Estimate], str 
 
 def _short(value: float | None) -> float | None:
     """Five digits are more than a chart can show, and keep the page small."""
-    return None if value is None else float(f"{value:.5g}")
+    return None if value is None or not is_number(value) else float(f"{value:.5g}")
 
 
 def _curve_in_words(name: str, points: Sequence[Point]) -> str:
@@ -257,7 +261,7 @@ def _by_prefix(names: Iterable[str]) -> dict[str, list[str]]:
     return {p: grouped[p] for p in (*FIRST_PREFIXES, *between, *LAST_PREFIXES) if p in grouped}
 
 
-def _panels(names: Sequence[str], headline: Sequence[str], draw: Callable[[str], str]) -> str:
+def _panels(names: Sequence[str], headline: Sequence[str], draw: Callable[[str], Html]) -> Html:
     """The headline metrics, then the rest by prefix, as small multiples."""
     first = [name for name in headline if name in names]
     blocks = [page.block("Headline", [draw(name) for name in first])]
@@ -267,11 +271,11 @@ def _panels(names: Sequence[str], headline: Sequence[str], draw: Callable[[str],
     return page.blocks(blocks)
 
 
-def _training(report: Page, run: Run) -> str:
+def _training(report: Page, run: Run) -> Html:
     if not run.metrics:
-        return ""
+        return Html()
 
-    def draw(name: str) -> str:
+    def draw(name: str) -> Html:
         steps, values = run.series(name)
         kept = thin(values, POINTS_A_CHART)
         smoothed = smooth(steps, values, steps[kept])
@@ -284,7 +288,7 @@ def _training(report: Page, run: Run) -> str:
 
     never = run.unmeasured()
     note = [f"Logged without a value: {', '.join(never)}."] if never else []
-    return _panels(run.metric_names(), _headline(run), draw) + page.notes(note)
+    return page.together([_panels(run.metric_names(), _headline(run), draw), page.notes(note)])
 
 
 def _described(runs: Iterable[Run], name: str) -> tuple[str, str]:
@@ -297,10 +301,10 @@ def _described(runs: Iterable[Run], name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _samples(run: Run) -> str:
+def _samples(run: Run) -> Html:
     """The first and the last step, with the same prompts side by side where both have them."""
     if not run.samples:
-        return ""
+        return Html()
     steps = list(dict.fromkeys((run.samples[0]["step"], run.samples[-1]["step"])))
     columns = [[row for row in run.samples if row["step"] == step] for step in steps]
     shared = set.intersection(*({str(row.get("prompt")) for row in rows} for rows in columns))
@@ -320,41 +324,40 @@ def _chosen(rows: list[dict[str, Any]], shared: set[str]) -> list[dict[str, Any]
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _config(run: Run) -> str:
+def _config(run: Run) -> Html:
     if not run.config:
-        return ""
+        return Html()
     return page.folded(f"All {len(run.config)} settings, as resolved (config.yaml)", page.keys(run.config))
 
 
-def _environment(run: Run) -> str:
+def _environment(run: Run) -> Html:
     given = run.provenance
     if not given:
-        return ""
+        return Html()
     started = str(given.get("started") or "").replace("T", " ")
     facts = {
         "started": started,
         "git commit": _commit(run),
         "seed": given.get("seed"),
         "profile": given.get("profile"),
+        "processes": given.get("processes"),
         "data fingerprint": given.get("data_fingerprint"),
     }
     host = given.get("host") if isinstance(given.get("host"), dict) else {"host": given.get("host")}
     facts |= {f"host: {k}" if k != "host" else k: v for k, v in (host or {}).items()}
     versions = given.get("versions")
-    folded = page.folded("Package versions", page.keys(versions)) if isinstance(versions, dict) and versions else ""
-    again = f"<h3>Run it again</h3>{page.command(str(given['command']))}" if given.get("command") else ""
-    table = page.keys({k: v for k, v in facts.items() if v not in (None, "")})
-    return table + f'<div style="margin-top: 10px">{folded}</div>' + again
+    parts = [page.keys({k: v for k, v in facts.items() if v not in (None, "")})]
+    if isinstance(versions, dict) and versions:
+        folded = page.folded("Package versions", page.keys({str(name): v for name, v in versions.items()}))
+        parts.append(page.markup('<div style="margin-top: 10px">{folded}</div>', folded=folded))
+    if given.get("command"):
+        parts += [page.heading("Run it again"), page.command(str(given["command"]))]
+    return page.together(parts)
 
 
 def _commit(run: Run) -> str:
     commit = str(run.provenance.get("git_commit") or "")
     return f"{commit[:12]} with uncommitted changes" if commit and run.provenance.get("git_dirty") else commit[:12]
-
-
-def _footer(lines: Iterable[str], notes: Iterable[str]) -> str:
-    said = "".join(f"<div>{page.cell(line)}</div>" for line in lines)
-    return f"<footer>{said}{page.notes(notes)}</footer>"
 
 
 # ------------------------------------------------------------------------------------------------------- comparison
@@ -374,7 +377,7 @@ def _comparison(groups: list[Group]) -> Page:
     title = f"Comparison: {targets[0].name}" if targets else "Comparison"
     comparison = Page(title)
     labels = [group.label for group in groups]
-    legend = page.legend(labels) if len(labels) > 1 else ""
+    legend = page.legend(labels) if len(labels) > 1 else Html()
     band = _band(groups)
     leads = {
         "held-out": f"{band[0].upper()}{band[1:]}.",
@@ -396,11 +399,13 @@ def _comparison(groups: list[Group]) -> Page:
         "Model": _joined(sorted({str(r.config["model_name"]) for r in runs if r.config.get("model_name")})),
     }
     links = {place: name for place, (name, _) in shown.items()}
-    comparison.add(page.header(title, "RLHF Lab · comparison", _standing(groups, targets), facts, links), "<main>")
+    comparison.add(
+        page.header(title, "RLHF Lab · comparison", _standing(groups, targets), facts, links), Html("<main>")
+    )
     for place, (name, content) in shown.items():
         comparison.add(page.section(place, name, content, lead=leads.get(place, "")))
     notes = _cautions(groups) + [f"{run.path}: {note}" for run in runs for note in run.notes]
-    comparison.add("</main>", _footer([], notes))
+    comparison.add(Html("</main>"), page.footer([], notes))
     return comparison
 
 
@@ -431,15 +436,19 @@ def _standing(groups: Sequence[Group], targets: Sequence[Target]) -> Html:
     digits = page.decimals(point.estimate for _, point in finals)
     steps = _range([point.step for _, point in finals])
 
-    def ended(group: Group, point: Point) -> str:
+    def ended(group: Group, point: Point) -> Html:
         several = sum(target in run.evaluation for run in group.runs) > 1  # only intervals over seeds are comparable
-        between = f' <span class="interval">{page.interval(point.estimate, digits)}</span>' if several else ""
-        return f"{page.cell(group.label)} <b>{page.fixed(point.estimate.value, digits)}</b>{between}"
+        return page.markup(
+            "{label} <b>{value}</b>{between}",
+            label=group.label,
+            value=page.fixed(point.estimate.value, digits),
+            between=_bracket(page.interval(point.estimate, digits) if several else ""),
+        )
 
-    start = f"Held-out {page.cell(target.metric)} at step {steps}: "
-    if len(finals) <= 4:
-        return Html(start + ", ".join(ended(*pair) for pair in finals) + ".")
-    return Html(f"{start}from {ended(*finals[-1])} to {ended(*finals[0])}.")
+    listed = page.together((ended(*pair) for pair in finals), ", ")
+    if len(finals) > 4:
+        listed = page.markup("from {low} to {high}", low=ended(*finals[-1]), high=ended(*finals[0]))
+    return page.markup("Held-out {metric} at step {steps}: {listed}.", metric=target.metric, steps=steps, listed=listed)
 
 
 def _group_rows(groups: Sequence[Group], target: Target) -> list[dict[str, Any]]:
@@ -455,7 +464,7 @@ def _group_rows(groups: Sequence[Group], target: Target) -> list[dict[str, Any]]
     return rows
 
 
-def _compare_held_out(comparison: Page, groups: list[Group], targets: Sequence[Target], legend: str) -> str:
+def _compare_held_out(comparison: Page, groups: list[Group], targets: Sequence[Target], legend: Html) -> Html:
     figures, tables = [], []
     for target in targets:
         rows = _group_rows(groups, target)
@@ -467,14 +476,15 @@ def _compare_held_out(comparison: Page, groups: list[Group], targets: Sequence[T
             note = f"on {target.data}" if target.data else ""
             spec = charts.curves(rows, list(curves), height=330)
             figures.append(comparison.figure(target.metric, spec, alt=f"Held-out {target.name}. {words}", note=note))
-        title = f"<h3>{page.cell(target.name)}</h3>" if len(targets) > 1 else ""
-        tables.append(title + _standings_table(groups, target))
+        if len(targets) > 1:
+            tables.append(page.heading(target.name))
+        tables.append(_standings_table(groups, target))
     if not tables:
-        return ""
-    return legend + f'<div class="wide">{"".join(figures)}</div>' + "".join(tables) + page.notes(_table_notes(groups))
+        return Html()
+    return page.together([legend, page.wide(figures), *tables, page.notes(_table_notes(groups))])
 
 
-def _standings_table(groups: list[Group], target: Target) -> str:
+def _standings_table(groups: list[Group], target: Target) -> Html:
     """Final value, area under the curve, time and tokens of each group, with 95 % intervals over its seeds."""
     points = [held_out_over_seeds(group, target) for group in groups]
     # Areas are only comparable over the same stretch of training: up to the last step that all groups reached.
@@ -489,9 +499,9 @@ def _standings_table(groups: list[Group], target: Target) -> str:
         problems = [p.estimate.n for run in runs for p in run.evaluation[target] if p.step == last and p.estimate.n]
         final = page.estimate_cell(finals[i], digits)
         if len(runs) == 1 and page.interval(curve[-1].estimate, digits):
-            final = Html(f"{final}<sup>†</sup>")
+            final = page.markup("{final}<sup>†</sup>", final=final)
         rows.append([
-            Html(f"{page.swatch(i)}{page.cell(group.label)}") if len(groups) > 1 else group.label,
+            page.together([page.swatch(i), group.label]) if len(groups) > 1 else group.label,
             len(runs),
             final,
             page.number(sum(problems)) if problems else "–",
@@ -528,12 +538,12 @@ def _table_notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _compare_training(comparison: Page, groups: list[Group], legend: str) -> str:
+def _compare_training(comparison: Page, groups: list[Group], legend: Html) -> Html:
     runs = [run for group in groups for run in group.runs]
     labels = [group.label for group in groups]
     names = list({name: None for run in runs for name in run.metric_names()})
 
-    def draw(name: str) -> str:
+    def draw(name: str) -> Html:
         rows = []
         for group in groups:
             curves = [curve for run in group.runs if (curve := _smoothed(run, name))]
@@ -542,7 +552,7 @@ def _compare_training(comparison: Page, groups: list[Group], legend: str) -> str
             points = _every(over_seeds(curves), POINTS_A_CHART // 2)
             rows += _rows(points, group.label, lambda _, origin=origin: origin)
         if not rows:
-            return ""
+            return Html()
         unit, description = _described(runs, name)
         alt = f"{name} by training step, {len(labels)} groups: {', '.join(labels)}"
         spec = charts.curves(rows, labels, height=150, points=False)
@@ -550,7 +560,7 @@ def _compare_training(comparison: Page, groups: list[Group], legend: str) -> str
 
     headline = list({name: None for run in runs for name in _headline(run)})
     panels = _panels(names, headline, draw)
-    return legend + panels if panels else ""
+    return page.together([legend, panels]) if panels else Html()
 
 
 def _smoothed(run: Run, name: str) -> dict[int, float]:
@@ -558,7 +568,7 @@ def _smoothed(run: Run, name: str) -> dict[int, float]:
     if not len(steps):
         return {}
     kept = np.array(_every(list(range(len(steps))), 2 * POINTS_A_CHART))
-    return dict(zip(steps[kept].astype(int).tolist(), smooth(steps, values, steps[kept]).tolist(), strict=True))
+    return dict(zip(map(int, steps[kept]), smooth(steps, values, steps[kept]).tolist(), strict=True))
 
 
 def _every[T](points: list[T], keep: int) -> list[T]:
@@ -568,16 +578,16 @@ def _every[T](points: list[T], keep: int) -> list[T]:
     return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, keep).round().astype(int))]
 
 
-def _differences(groups: Sequence[Group]) -> str:
+def _differences(groups: Sequence[Group]) -> Html:
     configs = [group.runs[0].config for group in groups]
     different = differing_keys(configs)
     if not different:
-        return ""
+        return Html()
     rows = [[key, *(page.plain(c[key]) if key in c else "(not set)" for c in configs)] for key in different]
     return page.table(["Key", *(group.label for group in groups)], rows)
 
 
-def _run_list(groups: Sequence[Group]) -> str:
+def _run_list(groups: Sequence[Group]) -> Html:
     rows = [
         [run.path.resolve().name, group.label, "–" if run.seed is None else run.seed,
          "–" if run.last_step is None else run.last_step, page.duration(run.seconds), _commit(run) or "–"]
@@ -586,8 +596,10 @@ def _run_list(groups: Sequence[Group]) -> str:
     commands = [
         str(run.provenance["command"]) for group in groups for run in group.runs if run.provenance.get("command")
     ]
-    again = f"<h3>Run them again</h3>{page.command(chr(10).join(dict.fromkeys(commands)))}" if commands else ""
-    return page.table(["Run", "Group", "Seed", "Last step", "Time", "Commit"], rows, text_columns=2) + again
+    parts = [page.table(["Run", "Group", "Seed", "Last step", "Time", "Commit"], rows, text_columns=2)]
+    if commands:
+        parts += [page.heading("Run them again"), page.command("\n".join(dict.fromkeys(commands)))]
+    return page.together(parts)
 
 
 def _cautions(groups: Sequence[Group]) -> list[str]:
@@ -636,9 +648,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = _read_groups(options.runs, keys)
         if len(options.runs) == 1:
             [run] = groups[0].runs
-            print(_write(options.output or run.path / "report.html", _report(run).html()))
+            print(_report(run).write(options.output or run.path / "report.html"))
         else:
-            print(_write(options.output or Path("comparison.html"), _comparison(groups).html()))
+            print(_comparison(groups).write(options.output or Path("comparison.html")))
         if options.png:
             print(write_png(options.runs, options.png, keys))
 

@@ -117,7 +117,12 @@ class Group:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -164,7 +169,7 @@ def _read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> 
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         notes.append(f"{path.name} could not be read.")
     else:
         if isinstance(content, dict):
@@ -193,7 +198,7 @@ def _jsonl(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             yield row

@@ -1,6 +1,11 @@
-"""The pieces of a report as HTML: every function returns markup, and every text that enters is escaped here."""
+"""The pieces of a report as HTML. Every value enters through `markup`, which escapes whatever is not `Html`.
+
+So a text, a number, a name or a path of a run directory that somebody else wrote stays text, whatever is in it, and a
+value that is forgotten is shown too literally rather than executed.
+"""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -20,8 +25,31 @@ PALETTE = {
     | {"good": "#4cc79c", "warn": "#e0a83c", "bad": "#ff8a7a"},
 }
 
-NOTHING = '<span class="interval">(nothing)</span>'
 LONGEST_TEXT = 4000  # characters of a prompt or completion that are shown
+LONGEST_VALUE = 200  # characters of what should have been a number
+
+
+class Html(str):
+    """Markup made here, as opposed to text that still has to be escaped."""
+
+    __slots__ = ()
+
+
+def cell(value: object) -> Html:
+    """A value as it may stand between tags and in quoted attributes."""
+    return value if isinstance(value, Html) else Html(escape(str(value)))
+
+
+def markup(template: str, **values: object) -> Html:
+    """The template with its {names} filled in, escaped but for `Html`."""
+    return Html(template.format(**{name: cell(value) for name, value in values.items()}))
+
+
+def together(parts: Iterable[object], between: str = "") -> Html:
+    return Html(between.join(map(cell, parts)))
+
+
+NOTHING = Html('<span class="interval">(nothing)</span>')
 
 
 class Page:
@@ -29,23 +57,29 @@ class Page:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.body: list[str] = []
+        self.body: list[Html] = []
         self.specs: dict[str, charts.Spec] = {}
 
-    def add(self, *markup: str) -> None:
-        self.body.extend(markup)
+    def add(self, *parts: Html) -> None:
+        self.body.extend(map(cell, parts))
 
-    def figure(self, title: str, spec: charts.Spec, *, alt: str, note: str = "", unit: str = "", last: str = "") -> str:
+    def figure(
+        self, title: str, spec: charts.Spec, *, alt: str, note: str = "", unit: str = "", last: str = ""
+    ) -> Html:
         """A chart in a frame: a heading, the last value, what is measured, and `alt` for those who cannot see it."""
         place = f"chart-{len(self.specs)}"
         self.specs[place] = spec
-        unit = f' <span class="unit">{escape(unit)}</span>' if unit else ""
-        last = f'<span class="last">{escape(last)}</span>' if last else ""
-        note = f"<p>{escape(note)}</p>" if note else ""
-        size = f"min-height: {spec['height'] + 30}px"  # so that nothing jumps when the chart is drawn
-        return (
-            f"<figure><figcaption><h4>{escape(title)}{unit}</h4>{last}{note}</figcaption>"
-            f'<div class="chart" id="{place}" role="img" aria-label="{escape(alt)}" style="{size}"></div></figure>'
+        return markup(
+            "<figure><figcaption><h4>{title}{unit}</h4>{last}{note}</figcaption>"
+            '<div class="chart" id="{place}" role="img" aria-label="{alt}" style="min-height: {height}px"></div>'
+            "</figure>",
+            title=title,
+            unit=markup(' <span class="unit">{unit}</span>', unit=unit) if unit else "",
+            last=markup('<span class="last">{last}</span>', last=last) if last else "",
+            note=markup("<p>{note}</p>", note=note) if note else "",
+            place=place,
+            alt=alt,
+            height=spec["height"] + 30,  # so that nothing jumps when the chart is drawn
         )
 
     def html(self) -> str:
@@ -56,15 +90,26 @@ class Page:
             colours=_colours(),
             sans=charts.SANS,
             mono=MONO,
-            body="\n".join(self.body),
+            body=together(self.body, "\n"),
             data=script_json({"charts": self.specs, "themes": themes}),
             bundle=charts.javascript().replace("</script", "<\\/script") if self.specs else "",
         )
 
+    def write(self, output: Path) -> Path:
+        """Written beside and renamed into place, so that a page is never half there."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        beside = output.with_name(f".{output.name}.{os.getpid()}")
+        try:
+            beside.write_text(self.html(), encoding="utf-8", errors="replace")  # half an emoji has no UTF-8
+            beside.replace(output)
+        finally:
+            beside.unlink(missing_ok=True)
+        return output
+
 
 def script_json(value: Any) -> str:
     """JSON that can stand inside a script element: nothing in it can end the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(charts.finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -89,9 +134,9 @@ def _colours() -> str:
 
 
 def number(value: object) -> str:
-    """Three significant digits, without an exponent where a reader would not want one."""
+    """Three significant digits, without an exponent where a reader would not want one. What is no number: as it is."""
     if isinstance(value, bool) or not is_number(value):
-        return "–" if value is None else str(value)
+        return "–" if value is None else _briefly(value)
     assert isinstance(value, int | float)
     size = abs(value)
     if value == int(value) and size < 1e15:
@@ -100,6 +145,14 @@ def number(value: object) -> str:
         return f"{value:,.0f}".replace("-", "−")
     text = f"{value:.3g}" if size >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
     return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def _briefly(value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    except (ValueError, TypeError, RecursionError):
+        text = f"({type(value).__name__})"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} …"
 
 
 def decimals(estimates: Iterable[Estimate | None]) -> int:
@@ -145,120 +198,143 @@ def magnitude(value: float | None) -> str:
 # ----------------------------------------------------------------------------------------------------------- pieces
 
 
-class Html(str):
-    """Markup made here, as opposed to text that still has to be escaped."""
-
-    __slots__ = ()
-
-
-def cell(value: object) -> str:
-    return value if isinstance(value, Html) else escape(str(value))
-
-
 def estimate_cell(estimate: Estimate | None, digits: int) -> Html:
     if estimate is None:
         return Html("–")
-    return Html(f'{fixed(estimate.value, digits)} <span class="interval">{interval(estimate, digits)}</span>')
+    value, between = fixed(estimate.value, digits), interval(estimate, digits)
+    return markup('{value} <span class="interval">{between}</span>', value=value, between=between)
 
 
-def header(title: str, eyebrow: str, result: Html, facts: Mapping[str, object], links: Mapping[str, str]) -> str:
+def header(title: str, eyebrow: str, result: Html, facts: Mapping[str, object], links: Mapping[str, str]) -> Html:
     known = {name: value for name, value in facts.items() if value not in (None, "")}
-    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{cell(value)}</dd></div>" for name, value in known.items())
-    jumps = "".join(f'<a href="#{place}">{escape(name)}</a>' for place, name in links.items())
-    return (
-        f'<header class="top"><p class="eyebrow">{escape(eyebrow)}</p><h1>{escape(title)}</h1>'
-        f'<p class="result">{result}</p><dl class="facts">{shown}</dl>'
-        f'<nav aria-label="Sections">{jumps}</nav></header>'
+    return markup(
+        '<header class="top"><p class="eyebrow">{eyebrow}</p><h1>{title}</h1><p class="result">{result}</p>'
+        '<dl class="facts">{shown}</dl><nav aria-label="Sections">{jumps}</nav></header>',
+        eyebrow=eyebrow,
+        title=title,
+        result=result,
+        shown=together(markup("<div><dt>{n}</dt><dd>{v}</dd></div>", n=name, v=value) for name, value in known.items()),
+        jumps=together(markup('<a href="#{place}">{name}</a>', place=place, name=n) for place, n in links.items()),
     )
 
 
-def section(place: str, title: str, content: str, *, lead: str = "") -> str:
-    lead = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    heading = f'<h2 id="{place}-title">{escape(title)}</h2>'
-    return f'<section id="{place}" aria-labelledby="{place}-title">{heading}{lead}{content}</section>'
+def section(place: str, title: str, content: Html, *, lead: str = "") -> Html:
+    return markup(
+        '<section id="{place}" aria-labelledby="{place}-title"><h2 id="{place}-title">{title}</h2>{lead}{content}'
+        "</section>",
+        place=place,
+        title=title,
+        lead=markup('<p class="lead">{lead}</p>', lead=lead) if lead else "",
+        content=content,
+    )
 
 
-def block(title: str, figures: Sequence[str]) -> str:
+def heading(title: str) -> Html:
+    return markup("<h3>{title}</h3>", title=title)
+
+
+def wide(figures: Iterable[Html]) -> Html:
+    return markup('<div class="wide">{figures}</div>', figures=together(figures))
+
+
+def block(title: str, figures: Sequence[Html]) -> Html:
     """Figures under a small heading, as wide as they need: several short blocks share a line."""
     figures = [figure for figure in figures if figure]
     if not figures:
-        return ""
-    width = min(len(figures), 3)
-    return f'<div class="block n{width}"><h3>{escape(title)}</h3>{"".join(figures)}</div>'
+        return Html()
+    inside = together([heading(title), *figures])
+    return markup('<div class="block n{width}">{inside}</div>', width=min(len(figures), 3), inside=inside)
 
 
-def blocks(content: Iterable[str]) -> str:
-    joined = "".join(content)
-    return f'<div class="blocks">{joined}</div>' if joined else ""
+def blocks(content: Iterable[Html]) -> Html:
+    joined = together(content)
+    return markup('<div class="blocks">{joined}</div>', joined=joined) if joined else Html()
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, text_columns: int = 1) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, text_columns: int = 1) -> Html:
     """The first column names the row; columns from `text_columns` on hold numbers and are aligned right."""
 
-    def kind(i: int) -> str:
-        return ' class="num"' if i >= text_columns else ""
+    def kind(i: int) -> Html:
+        return Html(' class="num"' if i >= text_columns else "")
 
-    def line(first: object, *others: object) -> str:
-        cells = "".join(f"<td{kind(i)}>{cell(value)}</td>" for i, value in enumerate(others, start=1))
-        return f'<tr><th scope="row">{cell(first)}</th>{cells}</tr>'
+    def line(first: object, *others: object) -> Html:
+        cells = together(markup("<td{kind}>{v}</td>", kind=kind(i), v=v) for i, v in enumerate(others, start=1))
+        return markup('<tr><th scope="row">{first}</th>{cells}</tr>', first=first, cells=cells)
 
-    top = "".join(f'<th scope="col"{kind(i)}>{escape(name)}</th>' for i, name in enumerate(head))
-    body = "".join(line(*row) for row in rows)
-    scroll = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-    return f"{scroll}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    return markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{top}</tr></thead>'
+        "<tbody>{body}</tbody></table></div>",
+        top=together(markup('<th scope="col"{kind}>{v}</th>', kind=kind(i), v=v) for i, v in enumerate(head)),
+        body=together(line(*row) for row in rows),
+    )
 
 
-def keys(values: Mapping[str, object]) -> str:
-    rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{cell(plain(v))}</td></tr>' for k, v in values.items())
-    return f'<div class="scroll"><table class="keys"><tbody>{rows}</tbody></table></div>'
+def keys(values: Mapping[str, object]) -> Html:
+    rows = together(
+        markup('<tr><th scope="row">{name}</th><td>{v}</td></tr>', name=k, v=plain(v)) for k, v in values.items()
+    )
+    return markup('<div class="scroll"><table class="keys"><tbody>{rows}</tbody></table></div>', rows=rows)
 
 
 def plain(value: object) -> str:
     """A config value as YAML writes it, on one line."""
-    if isinstance(value, Html):
-        return value
     if value is None or isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+        try:
+            return json.dumps(value, ensure_ascii=False, default=str)
+        except (ValueError, TypeError, RecursionError):  # in itself, under a key that is no text, too deep
+            return f"({type(value).__name__} that cannot be shown)"
+    return value if isinstance(value, str) else str(value)
 
 
-def folded(summary: str, content: str, *, is_open: bool = False) -> str:
-    return f"<details{' open' if is_open else ''}><summary>{escape(summary)}</summary>{content}</details>"
+def folded(summary: str, content: Html) -> Html:
+    return markup("<details><summary>{summary}</summary>{content}</details>", summary=summary, content=content)
 
 
-def command(text: str) -> str:
-    return f'<div class="command"><pre>{escape(text)}</pre><button type="button">Copy</button></div>'
+def command(text: str) -> Html:
+    return markup('<div class="command"><pre>{text}</pre><button type="button">Copy</button></div>', text=text)
 
 
-def notes(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="notes">{items}</ul>' if items else ""
+def notes(lines: Iterable[str]) -> Html:
+    items = together(markup("<li>{line}</li>", line=line) for line in lines)
+    return markup('<ul class="notes">{items}</ul>', items=items) if items else Html()
 
 
-def advice(rows: Iterable[Mapping[str, Any]]) -> str:
+def footer(lines: Iterable[str], said: Iterable[str]) -> Html:
+    first = together(markup("<div>{line}</div>", line=line) for line in lines)
+    return markup("<footer>{first}{notes}</footer>", first=first, notes=notes(said))
+
+
+def advice(rows: Iterable[Mapping[str, Any]]) -> Html:
     items = []
     for row in rows:
         level = str(row.get("level") or "info").lower()
-        where = f'<span class="where">step {escape(str(row["step"]))}</span>' if row.get("step") is not None else ""
-        tone = level if level in ("info", "warning", "error") else "info"
-        text = escape(str(row.get("text") or ""))
-        items.append(f'<li class="{tone}"><b>{escape(level.capitalize())}</b> {where}{text}</li>')
-    return f'<ul class="advice">{"".join(items)}</ul>'
+        step = row.get("step")
+        item = markup(
+            '<li class="{tone}"><b>{level}</b> {where}{text}</li>',
+            tone=level if level in ("info", "warning", "error") else "info",
+            level=level.capitalize(),
+            where="" if step is None else markup('<span class="where">step {step}</span>', step=step),
+            text=row.get("text") or "",
+        )
+        items.append(item)
+    return markup('<ul class="advice">{items}</ul>', items=together(items))
 
 
 def swatch(index: int) -> Html:
     """A short line as the chart draws it: colour and dashes."""
-    colour = f"var(--series-{index % len(charts.SERIES['light'])})"
-    dash = " ".join(map(str, charts.DASHES[charts.dash_of(index)]))
-    line = f'<line x1="1" x2="23" y1="5" y2="5" style="stroke: {colour}" stroke-width="3" stroke-dasharray="{dash}"/>'
-    return Html(f'<svg class="swatch" width="24" height="10" aria-hidden="true">{line}</svg>')
+    return markup(
+        '<svg class="swatch" width="24" height="10" aria-hidden="true"><line x1="1" x2="23" y1="5" y2="5" '
+        'style="stroke: var(--series-{colour})" stroke-width="3" stroke-dasharray="{dash}"/></svg>',
+        colour=index % len(charts.SERIES["light"]),
+        dash=" ".join(map(str, charts.DASHES[charts.dash_of(index)])),
+    )
 
 
-def legend(labels: Sequence[str]) -> str:
+def legend(labels: Sequence[str]) -> Html:
     """Buttons that bring out one series in all charts of the page."""
-    button = '<button type="button" aria-pressed="false" data-series="{name}">{swatch}{name}</button>'
-    items = "".join(f"<li>{button.format(name=escape(label), swatch=swatch(i))}</li>" for i, label in enumerate(labels))
-    return f'<ul class="legend" aria-label="Series: press one to bring it out">{items}</ul>'
+    button = '<li><button type="button" aria-pressed="false" data-series="{name}">{swatch}{name}</button></li>'
+    items = together(markup(button, name=label, swatch=swatch(i)) for i, label in enumerate(labels))
+    return markup('<ul class="legend" aria-label="Series: press one to bring it out">{items}</ul>', items=items)
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -267,42 +343,46 @@ TAG = re.compile(r"&lt;/?[A-Za-z_|][\w|:.-]*/?&gt;")
 SPACES = re.compile(r" +(?=\n|$)|^ +|(?<=\n) +| {2,}")
 
 
-def written(text: str) -> str:
+def written(text: str) -> Html:
     """Text as the model wrote it: markup escaped, tags brought out, white space that would not be seen drawn."""
     cut = len(text) - LONGEST_TEXT
-    text = text[:LONGEST_TEXT]
-    spaced = SPACES.sub(lambda m: "\x00" * len(m[0]), text.replace("\x00", "\ufffd"))
-    markup = TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', escape(spaced))
-    markup = markup.replace("\x00", '<span class="sp"> </span>').replace("\t", '<span class="tab">\t</span>')
-    markup = markup.replace("\n", '<span class="nl"></span>\n')
-    return markup + (f'<span class="interval"> … {cut:,} characters more in samples.jsonl</span>' if cut > 0 else "")
+    spaced = SPACES.sub(lambda m: "\x00" * len(m[0]), text[:LONGEST_TEXT].replace("\x00", "\ufffd"))
+    shown = TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', cell(spaced))
+    shown = shown.replace("\x00", '<span class="sp"> </span>').replace("\t", '<span class="tab">\t</span>')
+    shown = Html(shown.replace("\n", '<span class="nl"></span>\n'))
+    more = '<span class="interval"> … {cut} characters more in samples.jsonl</span>'
+    return together([shown, markup(more, cut=f"{cut:,}")]) if cut > 0 else shown
 
 
-def samples(columns: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
+def samples(columns: Mapping[int, Sequence[Mapping[str, Any]]]) -> Html:
     """Samples of each step, a column a step."""
-    shown = "".join(
-        f'<div class="column"><h3>Step {step}</h3>{"".join(map(_sample, rows))}</div>' for step, rows in columns.items()
+    shown = together(
+        markup('<div class="column"><h3>Step {step}</h3>{rows}</div>', step=step, rows=together(map(_sample, rows)))
+        for step, rows in columns.items()
     )
-    return f'<div class="samples">{shown}</div>'
+    return markup('<div class="samples">{shown}</div>', shown=shown)
 
 
-def _sample(row: Mapping[str, Any]) -> str:
+def _sample(row: Mapping[str, Any]) -> Html:
     prompt, completion = (written(str(row.get(key) or "")) for key in ("prompt", "completion"))
-    return (
-        f'<article><h4>Prompt</h4><pre class="prompt" tabindex="0">{prompt}</pre>'
-        f'<h4>Completion</h4><pre tabindex="0">{completion or NOTHING}</pre>{_chips(row)}</article>'
+    return markup(
+        '<article><h4>Prompt</h4><pre class="prompt" tabindex="0">{prompt}</pre>'
+        '<h4>Completion</h4><pre tabindex="0">{completion}</pre>{chips}</article>',
+        prompt=prompt,
+        completion=completion or NOTHING,
+        chips=_chips(row),
     )
 
 
-def _chips(row: Mapping[str, Any]) -> str:
+def _chips(row: Mapping[str, Any]) -> Html:
     rewards = row.get("reward")
-    rewards = rewards if isinstance(rewards, dict) else {"reward": rewards} if is_number(rewards) else {}
+    rewards = rewards if isinstance(rewards, dict) else {} if rewards is None else {"reward": rewards}
     chips = []
     if row.get("answer") not in (None, ""):
-        chips.append(f'<li class="answer">answer: {escape(str(row["answer"])[:200])}</li>')
+        chips.append(markup('<li class="answer">answer: {answer}</li>', answer=str(row["answer"])[:200]))
     for name, value in rewards.items():
         tone = "" if not is_number(value) or value == 0 else "up" if value > 0 else "down"
-        chips.append(f'<li class="{tone}">{escape(str(name))} {number(value)}</li>')
+        chips.append(markup('<li class="{tone}">{name} {value}</li>', tone=tone, name=name, value=number(value)))
     if row.get("total") is not None:
-        chips.append(f'<li class="total">total {number(row["total"])}</li>')
-    return f'<ul class="chips" aria-label="Rewards">{"".join(chips)}</ul>' if chips else ""
+        chips.append(markup('<li class="total">total {total}</li>', total=number(row["total"])))
+    return markup('<ul class="chips" aria-label="Rewards">{chips}</ul>', chips=together(chips)) if chips else Html()
