@@ -29,6 +29,10 @@ class UserError(Exception):
         self.hint = hint
 
 
+class UnusableError(UserError, ValueError):
+    """A row of data that cannot be used. Readers of data count it as any ValueError; elsewhere it ends the command."""
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """The accepted name that `name` was probably meant to be, as a phrase for the end of an error message.
 
