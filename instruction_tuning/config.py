@@ -1,6 +1,6 @@
 """What can be set for instruction tuning."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,9 @@ class DataConfig(Section):
     )
     split: str = Field("train", description="Split of a Hub data set.")
     size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
-    held_out: int = Field(400, gt=0, description="Conversations kept for evaluation (at most a fifth of a set).")
+    held_out: int = Field(
+        400, ge=0, description="Conversations kept for evaluation (at most a fifth of a set); 0: none, no evaluation."
+    )
     tasks: dict[str, dict[str, Any]] = Field(
         {"spell_backward": {}, "step_arithmetic": {}},
         description="Demonstrations: the tasks, in equal parts, each with its parameters.",
@@ -43,7 +45,12 @@ class InstructionTuningConfig(TrainerConfig):
     data: DataConfig = Field(DataConfig(), description="What to train on.")
     max_steps: int = Field(300, gt=0, description="Optimizer steps.")
     batch_size: int = Field(32, gt=0, description="Conversations in an optimizer step, over all processes.")
-    max_length: int = Field(1024, gt=1, description="Tokens at which a conversation is cut.")
+    max_length: int = Field(1024, gt=1, description="Longest conversation, tokens; see truncation.")
+    truncation: Literal["refuse", "keep_start"] = Field(
+        "refuse",
+        description="Longer conversations: refuse counts them as unusable; keep_start cuts them at their end, and the "
+        "cut answer has no end token.",
+    )
     last_turn_only: bool = Field(False, description="Learn the assistant's last turn only, instead of all its turns.")
     pack_to: int = Field(0, ge=0, description="Put short conversations together in rows of so many tokens; 0: never.")
     eval_max_new_tokens: int = Field(128, gt=0, description="Longest answer sampled in evaluation and samples.")

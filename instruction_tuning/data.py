@@ -1,122 +1,189 @@
-"""Conversations to train on: from a file or the Hub, or demonstrations made on the spot."""
+"""Conversations to train on: from a file or the Hub, or demonstrations made on the spot; tokenized."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from instruction_tuning.config import DataConfig
+from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
-from rlhf.chat import Message, encode_conversation
-from rlhf.data import Row, in_epochs, load_rows, usable
+from rlhf.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
+from rlhf.columns import MEANING, is_missing, kind_of, refuse_unused
+from rlhf.data import Row, TooLong, in_epochs, load_rows, settle, sift, sift_rows
+from rlhf.errors import UserError
 from rlhf.groups import Group
+from rlhf.messages import CONTEXT, parse_messages, parse_tools, with_context
+from rlhf.preferences import split_by_question
 from rlhf.tasks import Task
 
-Conversation = list[Message]
+MAY_BE_EMPTY = ("system", "tool")  # the roles whose messages may be
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation that ends with the assistant, and the tools that it was told of."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+
+    @property
+    def question(self) -> str:
+        """What the user asked first. Conversations that begin alike belong on the same side of a split."""
+        return next((message["content"] for message in self.messages if message["role"] == "user"), "")
 
 
 class Source(Protocol):
-    """Training conversations by number, the same for the same seed, and a held-out set."""
+    """Training conversations by number, the same for the same seed, and a held-out set.
+
+    A conversation is one group, or one for each answer of the assistant where the chat template shows earlier answers
+    in another way.
+    """
 
     fingerprint: str
     tasks: Sequence[Task]
+    held_out: Sequence[Group]
 
-    def batch(self, step: int, count: int) -> list[Conversation]: ...
-
-    def held_out(self) -> list[Conversation]: ...
+    def batch(self, step: int, count: int) -> list[Group]: ...
 
 
 class Demonstrations:
     """An endless stream: problem number i is of task i mod (number of tasks)."""
 
-    def __init__(self, config: DataConfig, *, seed: int, max_steps: int):
-        self.tasks = [Task(name, parameters) for name, parameters in config.tasks.items()]
-        self.config, self.seed, self.max_steps = config, seed, max_steps
-        self.fingerprint = _fingerprint(config.model_dump())
+    def __init__(self, config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase):
+        self.config, self.data, self.tokenizer = config, config.data, tokenizer
+        self.tasks = [Task(name, parameters) for name, parameters in self.data.tasks.items()]
+        self.fingerprint = _fingerprint(self.data.model_dump())
+        for key, value in (("batch_size", config.batch_size), ("data.held_out", self.data.held_out)):
+            if value % len(self.tasks):
+                raise UserError(f"{key} {value} is not a multiple of the {len(self.tasks)} tasks in equal parts")
+        self.held_out = self._encode(self.held_out_conversations())
 
-    def batch(self, step: int, count: int) -> list[Conversation]:
-        late = step >= self.config.wrong_from * self.max_steps
-        per_task = count // len(self.tasks)
+    def conversations(self, step: int, count: int) -> list[list[Message]]:
+        late = step >= self.data.wrong_from * self.config.max_steps
+        per_task, seed = count // len(self.tasks), self.config.seed
         conversations = []
         for task in self.tasks:
-            problems = task.train_problems(seed=self.seed, first=step * per_task, count=per_task)
-            share = self.config.wrong.get(task.name, 0.0) if late else 0.0
+            problems = task.train_problems(seed=seed, first=step * per_task, count=per_task)
+            share = self.data.wrong.get(task.name, 0.0) if late else 0.0
             for i, problem in enumerate(problems):
-                rng = Random(f"{self.seed} {task.name} {step} {i}")
+                rng = Random(f"{seed} {task.name} {step} {i}")
                 conversations.append(demonstrate(problem, task.name, wrong=rng.random() < share, rng=rng))
         return conversations
 
-    def held_out(self) -> list[Conversation]:
+    def held_out_conversations(self) -> list[list[Message]]:
         rng = Random(0)
-        per_task = self.config.held_out // len(self.tasks)
+        per_task = self.data.held_out // len(self.tasks)
         return [
             demonstrate(problem, task.name, wrong=False, rng=rng)
             for task in self.tasks
-            for problem in task.held_out_problems(per_task)
+            for problem in (task.held_out_problems(per_task) if per_task else [])
         ]
+
+    def batch(self, step: int, count: int) -> list[Group]:
+        return self._encode(self.conversations(step, count))
+
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Group]:
+        """Made here, so that one which cannot be used is an error, and none is left out."""
+        groups = []
+        for messages in conversations:
+            try:
+                groups += to_groups(self.tokenizer, Dialogue(messages, []), self.config)
+            except ValueError as error:
+                raise UserError(f"data.tasks: a demonstration cannot be used: {error}") from error
+        return groups
 
 
 class Rows:
-    """A fixed set, shuffled anew every epoch, the first `held_out` of a first shuffle kept apart."""
+    """A fixed set, shuffled anew every epoch; whole questions are kept apart, the same in every run."""
 
     tasks: Sequence[Task] = ()
 
-    def __init__(self, config: DataConfig, *, seed: int, say: Callable[[str], None]):
-        conversations = usable(load_rows(config.path, split=config.split), parse_row, say=say)
-        Random(0).shuffle(conversations)  # not by seed: the held-out set is the same for every run
-        held_out = min(config.held_out, len(conversations) // 5)
-        self._held_out, self.conversations = conversations[:held_out], conversations[held_out:]
-        if config.size:
-            self.conversations = self.conversations[: config.size]
-        self.seed = seed
-        self.fingerprint = _fingerprint(self.conversations)
+    def __init__(
+        self, config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase, *, say: Callable[[str], None]
+    ):
+        parsed = sift_rows(load_rows(config.data.path, split=config.data.split), parse_row)
+        train, held_out = split(parsed.kept, config.data.held_out)
+        Random(0).shuffle(train)
+        train = train[: config.data.size or None]
+        chosen = [(where, (dialogue, False)) for where, dialogue in train]
+        chosen += [(where, (dialogue, True)) for where, dialogue in held_out]
+        encoded = sift(chosen, lambda item: (to_groups(tokenizer, item[0], config), item[1]), what="conversations")
+        settle([parsed, encoded], say=say)
+        self.conversations = [groups for _, (groups, apart) in encoded.kept if not apart]
+        self.held_out = [group for _, (groups, apart) in encoded.kept if apart for group in groups]
+        self.seed = config.seed
+        self.fingerprint = _fingerprint([[(d.messages, d.tools) for _, d in part] for part in (train, held_out)])
+        if len(self.conversations) < config.batch_size:
+            raise UserError(
+                f"data: {len(self.conversations)} conversations to train on are fewer than batch_size "
+                f"{config.batch_size}"
+            )
+        say_what_is_cut(tokenizer, [group for _, (groups, _) in encoded.kept for group in groups], config, say)
 
-    def batch(self, step: int, count: int) -> list[Conversation]:
-        return in_epochs(self.conversations, seed=self.seed, first=step * count, count=count)
-
-    def held_out(self) -> list[Conversation]:
-        return self._held_out
+    def batch(self, step: int, count: int) -> list[Group]:
+        chosen = in_epochs(self.conversations, seed=self.seed, first=step * count, count=count)
+        return [group for groups in chosen for group in groups]
 
 
-def parse_row(row: Row) -> Conversation:
-    """`messages`, or `prompt` and `completion` as text or as messages, or `instruction`/`input`/`output`.
+type Placed = tuple[str, Dialogue]  # with where it stands
+
+
+def split(dialogues: Sequence[Placed], held_out: int) -> tuple[list[Placed], list[Placed]]:
+    """(those to train on, those kept apart): whole questions.
+
+    Raises:
+        UserError: if the questions are too few to keep some apart.
+    """
+    if not dialogues or not held_out:
+        return list(dialogues), []
+    try:
+        return split_by_question(dialogues, lambda placed: placed[1].question, held_out=held_out)
+    except UserError as error:
+        raise UserError(
+            error.message, hint="--data.held_out 0 trains on all of them, without a held-out evaluation."
+        ) from error
+
+
+def parse_row(row: Row) -> Dialogue:
+    """`messages`, or `prompt` and `completion` as text or as messages, or `instruction`/`input`/`output`; with `system`
+    and `history` in front, and `tools`.
 
     Raises:
         ValueError: whatever else the row is; it says what was found and what was wanted.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"wanted columns, found {type(row).__name__}")
+    used = {*CONTEXT, "tools"}
     if row.get("messages"):
-        conversation = _messages(row["messages"], "messages")
+        messages = parse_messages(row["messages"], "user", "messages")
     elif "prompt" in row and "completion" in row:
-        conversation = [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")]
+        messages = [
+            *parse_messages(row["prompt"], "user", "prompt"),
+            *parse_messages(row["completion"], "assistant", "completion"),
+        ]
     elif "instruction" in row and "output" in row:
-        parts = [_text(row[key], key) for key in ("instruction", "input") if row.get(key) not in (None, "")]
-        answer = _text(row["output"], "output")
-        conversation = [*_as_messages("\n\n".join(parts), "user"), *_as_messages(answer, "assistant")]
+        used.add("input")
+        parts = [_text(row[key], key) for key in ("instruction", "input") if not is_missing(row.get(key))]
+        messages = [
+            *parse_messages("\n\n".join(parts), "user", "instruction"),
+            *parse_messages(_text(row["output"], "output"), "assistant", "output"),
+        ]
     else:
-        raise ValueError(f"columns {sorted(row)}: wanted messages, or prompt and completion, or instruction and output")
-    if not all(isinstance(m["content"], str) and m["content"].strip() for m in conversation):
-        raise ValueError("a message is empty or not text")
-    if not conversation or conversation[-1]["role"] != "assistant":
+        raise ValueError(
+            f"columns {sorted(row)}: wanted messages, or prompt and completion, or instruction and output{kind_of(row)}"
+        )
+    refuse_unused(row, used=used, columns=MEANING)
+    messages = with_context(row, messages)
+    for message in messages:
+        if not message["content"].strip() and message["role"] not in MAY_BE_EMPTY and "tool_calls" not in message:
+            raise ValueError(f"a message of the {message['role']} is empty")
+    if messages[-1]["role"] != "assistant":
         raise ValueError("the conversation does not end with the assistant")
-    return conversation
-
-
-def _as_messages(value: object, role: str) -> Conversation:
-    return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, role)
-
-
-def _messages(value: object, where: str) -> Conversation:
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: wanted messages, found {type(value).__name__}")
-    for message in value:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ValueError(f"{where}: wanted messages with role and content, found {str(message)[:60]}")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return Dialogue(messages, parse_tools(row.get("tools")))
 
 
 def _text(value: object, where: str) -> str:
@@ -126,16 +193,44 @@ def _text(value: object, where: str) -> str:
 
 
 def to_groups(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], *, max_length: int, last_turn_only: bool
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, config: InstructionTuningConfig
 ) -> list[Group]:
-    """Tokenized, cut at `max_length` tokens; a conversation whose answer lies wholly behind that is left out."""
+    """The conversation as tokens; one group for each answer where the chat template shows earlier ones differently.
+
+    Raises:
+        TooLong: if it takes more than `max_length` tokens and is not to be cut.
+        ValueError: if the template refuses it, or it cannot be learned.
+    """
+    conversations = encode_turns(
+        tokenizer, dialogue.messages, tools=dialogue.tools, last_turn_only=config.last_turn_only
+    )
     groups = []
     for conversation in conversations:
-        encoded = encode_conversation(tokenizer, conversation, last_turn_only=last_turn_only)
-        room = max_length - len(encoded.prompt)
-        if room > 0 and any(encoded.counts[:room]):
-            groups.append(Group(encoded.prompt, [encoded.completion[:room]], [encoded.counts[:room]]))
+        refuse_unknown(tokenizer, conversation)
+        groups.append(_fitting(conversation, config))
     return groups
+
+
+def _fitting(conversation: Conversation, config: InstructionTuningConfig) -> Group:
+    needs = len(conversation.prompt) + len(conversation.completion)
+    room = max(0, config.max_length - len(conversation.prompt))
+    if needs > config.max_length and config.truncation == "refuse":
+        raise TooLong(needs, config.max_length)
+    if not any(conversation.counts[:room]):
+        raise ValueError(f"nothing of the answer is left within max_length {config.max_length}")
+    return Group(conversation.prompt, [conversation.completion[:room]], [conversation.counts[:room]])
+
+
+def say_what_is_cut(
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    config: InstructionTuningConfig,
+    say: Callable[[str], None],
+) -> None:
+    """A conversation ends with an end token, and one that was cut does not."""
+    ends = set(end_tokens(tokenizer))
+    if cut := sum(group.completions[0][-1] not in ends for group in groups):
+        say(f"data: {cut} conversations are cut at max_length {config.max_length}, and have no end token")
 
 
 def _fingerprint(value: object) -> str:

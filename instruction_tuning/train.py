@@ -19,12 +19,14 @@ DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
 
 def train(command: Command[InstructionTuningConfig]) -> int:
 
-    from instruction_tuning.data import Demonstrations, Rows, to_groups
+    from instruction_tuning.data import Demonstrations, Rows
     from rlhf import checkpoints
     from rlhf.aggregate import Totals, token_mean
+    from rlhf.embedded.make import character_tokenizer
     from rlhf.evaluation import evaluate_task
     from rlhf.groups import Layout, micro_batches
     from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
+    from rlhf.models import load_tokenizer
     from rlhf.scoring import Scorer, score
     from rlhf.session import open_session
     from rlhf.tensors import masked_sum
@@ -32,14 +34,13 @@ def train(command: Command[InstructionTuningConfig]) -> int:
     config = command.config
     with open_session(command, METRICS, title="SFT", headline=["loss"]) as session:
         say, accelerator = session.console.say, session.accelerator
+        tokenizer = character_tokenizer() if config.scratch else load_tokenizer(config.model_name)
         if config.data.path == "demonstrations":
-            data = Demonstrations(config.data, seed=config.seed, max_steps=config.max_steps)
+            data = Demonstrations(config, tokenizer)
         else:
-            data = Rows(config.data, seed=config.seed, say=say)
+            data = Rows(config, tokenizer, say=say)
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
-        encode = {"max_length": config.max_length, "last_turn_only": config.last_turn_only}
-        held_out = to_groups(tokenizer, data.held_out(), **encode)
         optimizer = make_optimizer(
             model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
         )
@@ -47,8 +48,10 @@ def train(command: Command[InstructionTuningConfig]) -> int:
         layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
 
         def evaluate(step: int) -> None:
+            if not data.held_out:
+                return
             with accelerator.autocast():
-                scores = score(Scorer(model), share(held_out, accelerator), device=accelerator.device, **layout)
+                scores = score(Scorer(model), share(data.held_out, accelerator), device=accelerator.device, **layout)
             nats, tokens = total(
                 [-float(masked_sum(scores.logp, scores.mask).sum()), int(scores.mask.sum())], accelerator
             )
@@ -67,7 +70,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             evaluate(0)
         for step in range(start, config.max_steps):
             with session.watch("data"):
-                groups = to_groups(tokenizer, data.batch(step, config.batch_size), **encode)
+                groups = data.batch(step, config.batch_size)
                 batches = micro_batches(share(groups, accelerator), pack_to=config.pack_to, **layout)
                 tokens = sum(sum(counts) for group in groups for counts in group.counts)
                 totals = Totals(sequences=len(groups), tokens=tokens, max_new_tokens=config.max_length)
