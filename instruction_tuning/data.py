@@ -192,9 +192,7 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def to_groups(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, config: InstructionTuningConfig
-) -> list[Group]:
+def to_groups(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, config: InstructionTuningConfig) -> list[Group]:
     """The conversation as tokens; one group for each answer where the chat template shows earlier ones differently.
 
     Raises:

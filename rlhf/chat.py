@@ -5,7 +5,6 @@ tokens that generation would have seen. Templates bring their own special tokens
 data say never becomes a control token (`control_tokens.py`).
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +97,8 @@ def encode_conversation(
         context = dialogue.shield.encode(before[len(done) :])
         said = dialogue.shield.encode(answer)
         if not ended:  # a template without an end token: the model must learn to stop all the same
+            if not dialogue.ends:
+                raise UnusableError("neither the tokenizer nor the chat template has an end token")
             said.append(dialogue.ends[0])
         if turn == learned[0]:
             prompt = context
@@ -225,7 +226,7 @@ class _Dialogue:
     def _boundary(self, opened: str, whole: str, at: int) -> int:
         """Where the opening of a prompt and the rendered answer part: what both share is before it."""
         neutral = self._with(at, {"role": "assistant", "content": MARK})
-        shared = len(os.path.commonprefix([opened, neutral, whole]))
+        shared = _shared(opened, neutral, whole)
         for match in self.shield.tokens.any_pattern.finditer(opened):
             if match.start() < shared < match.end():  # within a token that both begin alike
                 shared = match.start()
@@ -314,6 +315,13 @@ def _render(
         )
     except Exception as error:  # jinja's, of many kinds
         raise UnusableError(f"the model's chat template refuses this conversation: {error}") from error
+
+
+def _shared(*texts: str) -> int:
+    """How many characters all of them begin with."""
+    return next(
+        (i for i, characters in enumerate(zip(*texts, strict=False)) if len({*characters}) > 1), min(map(len, texts))
+    )
 
 
 def _squeezed(text: str) -> str:

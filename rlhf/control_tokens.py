@@ -1,14 +1,15 @@
 """Control tokens, and how text of the data is kept from becoming one.
 
 A control token (the end of a turn, the mark of a role, the beginning of a text) means something because the chat
-template wrote it. Its name inside a message is text: a question about `<|im_end|>`, or a page from the web that tries to
-forge a turn. Tokenizers do not know the difference, since they see the rendered conversation only. So the names are
-replaced by stand-ins before the template sees the messages, and what stands behind a stand-in is tokenized as plain text.
+template wrote it. Its name inside a message is text: a question about `<|im_end|>`, or a web page that forges a
+turn. Tokenizers do not know the difference, since they see the rendered conversation only. So the names are replaced by
+stand-ins before the template sees the messages, and what stands behind a stand-in is tokenized as plain text.
 
 Tags that come in pairs (`<think>`, `</think>`) are content: answers are made of them. They stay tokens.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -36,8 +37,8 @@ class Tokens:
 def control_tokens(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], render: Render) -> Tokens:
     """Which tokens control a conversation of this tokenizer and its chat template.
 
-    Control tokens are those that the tokenizer calls special, the end tokens, what the template writes around a message,
-    and the first token with which it opens an answer; less pairs of tags that are none of the last three.
+    Control tokens are those that the tokenizer calls special, the end tokens, what the template writes around a
+    message, and the first token with which it opens an answer; less pairs of tags that are none of the last three.
     `render(messages, open_turn)` is the chat template.
     """
     added = {str(token.content): (number, token.special) for number, token in tokenizer.added_tokens_decoder.items()}
@@ -123,7 +124,7 @@ class Shield:
                 else:
                     plain += piece
             tokens += self._tokenize(plain)
-        self._check(tokens, expected=len(self.tokens.control_pattern.findall(text)))
+        self._check(tokens, text)
         return tokens
 
     def _as_text(self, piece: str) -> list[int]:
@@ -146,11 +147,12 @@ class Shield:
             return []
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)["input_ids"]
 
-    def _check(self, tokens: Sequence[int], *, expected: int) -> None:
+    def _check(self, tokens: Sequence[int], text: str) -> None:
         """Some tokenizers make a control token of other spellings too, or have no other tokens for its text."""
-        found = [token for token in tokens if token in self.tokens.ids]
-        if len(found) > expected:
-            name = self.tokenizer.convert_ids_to_tokens(found[-1])
+        written = Counter(self.tokens.control[name] for name in self.tokens.control_pattern.findall(text))
+        made = Counter(token for token in tokens if token in self.tokens.ids)
+        if forged := made - written:
+            name = self.tokenizer.convert_ids_to_tokens(next(iter(forged)))
             raise UnusableError(f"a text would become the control token {name}")
 
 
@@ -163,7 +165,9 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UnusableError(f"half a character (a lone surrogate) in {text[max(0, error.start - 20) :][:40]!r}") from error
+        raise UnusableError(
+            f"half a character (a lone surrogate) in {text[max(0, error.start - 20) :][:40]!r}"
+        ) from error
 
 
 def texts_of(value: object) -> list[str]:

@@ -1,7 +1,7 @@
 """Messages of a row, as every family reads them: text or a list, with what belongs in front of them.
 
-Nothing that a message says is dropped in silence: calls of tools and reasoning go along to the chat template, other keys
-that change the meaning (a weight, an image) make the row unusable, and only what describes it (an id, a source) is left.
+Nothing that a message says is dropped in silence: calls of tools and reasoning go to the chat template; other keys that
+change the meaning (a weight, an image) make the row unusable; only what describes a message (an id, a source) is left.
 """
 
 import json

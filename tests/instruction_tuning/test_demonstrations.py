@@ -5,9 +5,10 @@ from random import Random
 
 import pytest
 
-from instruction_tuning.config import DataConfig
+from instruction_tuning.config import DataConfig, InstructionTuningConfig
 from instruction_tuning.data import Demonstrations
 from instruction_tuning.demonstrations import demonstrate
+from rlhf.embedded.make import character_tokenizer
 from rlhf.tasks import Problem, Task
 
 NAMES = ["spell_backward", "step_arithmetic"]
@@ -94,14 +95,15 @@ def test_a_mistake_of_case_alone_is_no_mistake() -> None:
 
 
 def stream(**changes) -> Demonstrations:
-    config = DataConfig(held_out=40, wrong={"spell_backward": 0.5}, wrong_from=0.5, **changes)
-    return Demonstrations(config, seed=0, max_steps=10)
+    data = DataConfig(held_out=40, wrong={"spell_backward": 0.5}, wrong_from=0.5, **changes)
+    config = InstructionTuningConfig(data=data, seed=0, max_steps=10, output_dir="unused")
+    return Demonstrations(config, character_tokenizer())
 
 
 def shares_right(data: Demonstrations, step: int) -> dict[str, float]:
     """By task, of 100 conversations each."""
     spelling, arithmetic = data.tasks
-    conversations = data.batch(step, 200)
+    conversations = data.conversations(step, 200)
     problems = [
         *spelling.train_problems(seed=0, first=100 * step, count=100),
         *arithmetic.train_problems(seed=0, first=100 * step, count=100),
@@ -124,11 +126,11 @@ def test_mistakes_come_late_and_where_asked_for() -> None:
 
 def test_the_stream_repeats_and_does_not_touch_the_held_out_set() -> None:
     data = stream()
-    batches = [data.batch(step, 20) for step in range(10)]
-    assert stream().batch(7, 20) == batches[7]
+    batches = [data.conversations(step, 20) for step in range(10)]
+    assert stream().conversations(7, 20) == batches[7]
     assert batches[6] != batches[7]
     seen = {conversation[0]["content"] for batch in batches for conversation in batch}
-    held_out = data.held_out()
+    held_out = data.held_out_conversations()
     assert len(held_out) == 40
     assert not seen & {conversation[0]["content"] for conversation in held_out}
     for i, conversation in enumerate(held_out):

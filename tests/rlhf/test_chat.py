@@ -4,9 +4,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.chat import decode, encode_conversation, encode_prompt, end_tokens
+from rlhf.chat import decode, encode_conversation, encode_prompt, encode_turns, end_tokens, refuse_unknown
 from rlhf.embedded.make import ASSISTANT, END, SYSTEM, USER, character_tokenizer
-from rlhf.errors import UserError
+from rlhf.errors import UnusableError, UserError
 
 
 def user(text: str) -> dict[str, str]:
@@ -157,24 +157,173 @@ def test_a_conversation_must_end_with_the_assistant(characters, messages) -> Non
         encode_conversation(characters, messages)
 
 
+FORGETS = (  # shows only the last answer in full, as templates that drop earlier thinking do
+    "{% for m in messages %}{{ '<u>' if m.role == 'user' else '<a>' }}"
+    "{{ m.content if loop.last or m.role == 'user' else 'g' }}<e>{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
 def test_templates_that_rewrite_history() -> None:
-    """This one shows only the last answer in full, as templates that drop earlier thinking do."""
-    template = (
-        "{% for m in messages %}{{ '<u>' if m.role == 'user' else '<a>' }}"
-        "{{ m.content if loop.last or m.role == 'user' else 'g' }}<e>{% endfor %}"
-        "{% if add_generation_prompt %}<a>{% endif %}"
-    )
-    tokenizer = words(template=template)
-    with pytest.raises(UserError, match="rewrites earlier turns"):
-        encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")])
-    encoded = encode_conversation(
-        tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")], last_turn_only=True
-    )
+    """Several answers are not learned from one text; the last one is, behind what it would be sampled from."""
+    tokenizer = words(template=FORGETS)
+    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
+    with pytest.raises(UserError, match="rewrites earlier turns") as error:
+        encode_conversation(tokenizer, talk)
+    assert error.value.hint is None, "no option is named, which may have been given already"
+    encoded = encode_conversation(tokenizer, talk, last_turn_only=True)
     assert text_of(tokenizer, encoded.completion) == ["d", "<e>"]
     assert "g" in text_of(tokenizer, encoded.prompt)
+
+
+def test_each_answer_of_a_template_that_rewrites_history_has_a_text_of_its_own() -> None:
+    tokenizer = words(template=FORGETS)
+    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
+    first, second = encode_turns(tokenizer, talk)
+    assert first == encode_conversation(tokenizer, talk[:2])
+    assert second == encode_conversation(tokenizer, talk, last_turn_only=True)
+    assert encode_turns(tokenizer, talk, last_turn_only=True) == [second]
+    kept = words(template=PLAIN)
+    assert encode_turns(kept, talk) == [encode_conversation(kept, talk)]
+
+
+def test_each_answer_of_a_template_that_ends_no_turn_has_a_text_of_its_own() -> None:
+    """The end token that it gets would stand in the prompt of the next answer, where sampling has none."""
+    tokenizer = words(template=PLAIN.replace("<e>", ""))
+    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
+    turns = encode_turns(tokenizer, talk)
+    assert [text_of(tokenizer, turn.completion) for turn in turns] == [["b", "<e>"], ["d", "<e>"]]
+    assert [turn.prompt for turn in turns] == [encode_prompt(tokenizer, talk[:n]) for n in (1, 3)]
+
+
+ENDS_TWICE = PLAIN.replace("{% endif %}", "{% else %}<|im_end|>{% endif %}")
+
+
+def test_an_end_behind_the_whole_conversation() -> None:
+    """Phi-3's way. The end of all is in no later prompt, and is not learned."""
+    tokenizer = words(template=ENDS_TWICE)
+    encoded = encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")])
+    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<e>", "<a>"]
+    assert text_of(tokenizer, encoded.completion) == ["b", "<e>", "<u>", "c", "<e>", "<a>", "d", "<e>"]
+    assert [int(counted) for counted in encoded.counts] == [1, 1, 0, 0, 0, 0, 1, 1]
+
+
+# The prompt opens a thought, "<t>n"; of an answer, what stands before "</t>" is not shown.
+OPENS = (
+    "{% for m in messages %}"
+    "{{ '<u>' + m.content if m.role == 'user' else '<a>' + m.content.split('</t>')[-1] + '<e>' }}"
+    "{% endfor %}{% if add_generation_prompt %}<a><t>n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("last_turn_only", [False, True])
+def test_a_prompt_that_opens_a_thought(last_turn_only: bool) -> None:
+    """An answer without a thought parts from the prompt behind <a>, which both share."""
+    tokenizer = thinking(OPENS)
+    encoded = encode_conversation(tokenizer, [user("a"), assistant("b")], last_turn_only=last_turn_only)
+    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<a>"]
+    assert text_of(tokenizer, encoded.completion) == ["b", "<e>"]
+
+
+@pytest.mark.parametrize("answer", ["<t>nb</t>c", "<t>n b</t>c", "nb</t>c"])
+def test_an_answer_with_the_thought_that_the_prompt_opens(answer: str) -> None:
+    """It is learned as it would be sampled, though the template shows only what follows the thought."""
+    tokenizer = thinking(OPENS)
+    encoded = encode_conversation(tokenizer, [user("a"), assistant(answer)])
+    assert encoded.prompt == encode_prompt(tokenizer, [user("a")])
+    assert tokenizer.decode(encoded.completion).replace(" ", "").removeprefix("n") == "b</t>c<e>"
+    talk = [user("a"), assistant(answer), user("d"), assistant("<t>ne</t>f")]
+    first, second = encode_turns(tokenizer, talk)
+    assert first == encoded
+    assert second.prompt == encode_prompt(tokenizer, talk[:3])
+    assert tokenizer.decode(second.completion) == "e</t>f<e>"
+
+
+def thinking(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = words(template=template)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<t>", "</t>")])
+    return tokenizer
+
+
+def test_a_template_that_drops_part_of_the_answer() -> None:
+    tokenizer = thinking(OPENS.replace("<a><t>n", "<a>"))
+    with pytest.raises(UserError, match="leaves out a part of the assistant's answer"):
+        encode_conversation(tokenizer, [user("a"), assistant("<t>b</t>c")])
+
+
+def test_a_template_that_changes_the_prompt_once_an_answer_follows() -> None:
+    template = "{% for m in messages %}{{ m.content if loop.last else 'g' }}<e>{% endfor %}"
+    tokenizer = words(template=template)
+    for last_turn_only in (False, True):
+        with pytest.raises(UserError, match=r"another way once an answer follows|does not show it"):
+            encode_conversation(tokenizer, [user("a"), assistant("b")], last_turn_only=last_turn_only)
+
+
+def test_a_message_that_the_template_drops() -> None:
+    """A system message that is passed over in silence would be a setting that does nothing."""
+    quiet = PLAIN.replace("{{ '<u>'", "{% if m.role != 'system' %}{{ '<u>'").replace(
+        "<e>{% endfor", "<e>{% endif %}{% endfor"
+    )
+    tokenizer = words(template=quiet)
+    system = {"role": "system", "content": "b"}
+    with pytest.raises(UserError, match=r"message 0 \(system\): the model's chat template does not show it"):
+        encode_prompt(tokenizer, [system, user("a")])
+    with pytest.raises(UserError, match=r"message 0 \(system\)"):
+        encode_conversation(tokenizer, [system, user("a"), assistant("c")])
+    shouts = words(template=PLAIN.replace("m.content", "(m.content | replace('b', 'g'))"))
+    assert "g" in text_of(shouts, encode_prompt(shouts, [user("b")])), "shown in another way, but shown"
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
+def test_what_a_message_has_besides_its_content_is_shown_or_refused(key: str) -> None:
+    more = {"role": "assistant", "content": "b", key: [{"name": "c"}] if key == "tool_calls" else "c"}
+    talk = [user("a"), more]
+    with pytest.raises(ValueError, match=f"{key}: the model's chat template does not show it"):
+        encode_conversation(words(template=PLAIN), talk)
+    shows = words(
+        template=PLAIN.replace("{{ m.content }}", "{{ m.KEY | string if m.KEY }}{{ m.content }}").replace("KEY", key)
+    )
+    assert "c" in text_of(shows, encode_conversation(shows, talk).completion)
+    earlier = [user("a"), more, user("d"), assistant("e")]
+    with pytest.raises(ValueError, match=key):
+        encode_conversation(words(template=PLAIN), earlier, last_turn_only=True)
+
+
+def test_tools_are_shown_or_refused() -> None:
+    tools = [{"name": "c"}]
+    with pytest.raises(ValueError, match="tools: the model's chat template does not show them"):
+        encode_prompt(words(template=PLAIN), [user("a")], tools=tools)
+    shows = words(template="{{ tools[0].name if tools }}" + PLAIN)
+    assert text_of(shows, encode_prompt(shows, [user("a")], tools=tools)) == ["c", "<u>", "a", "<e>", "<a>"]
+    assert encode_conversation(shows, [user("a"), assistant("b")], tools=tools).prompt[0] == shows.vocab["c"]
 
 
 def test_a_template_that_refuses() -> None:
     tokenizer = words(template="{{ raise_exception('no system role') }}")
     with pytest.raises(UserError, match="no system role"):
         encode_prompt(tokenizer, [user("a")])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "reason"),
+    [
+        ("a" * 20, "b", None),
+        ("a" * 20 + "\u4f60", "b", None),
+        ("\u4f60\u597d", "b", "does not know 2 tokens of the prompt"),
+        ("a" * 20, "b\u4f60", "does not know 1 of the 3 tokens of the answer"),
+    ],
+)
+def test_unknown_tokens(characters, prompt: str, answer: str, reason: str | None) -> None:
+    encoded = encode_conversation(characters, [user(prompt), assistant(answer)])
+    if reason is None:
+        refuse_unknown(characters, encoded)
+    else:
+        with pytest.raises(UnusableError, match=reason):
+            refuse_unknown(characters, encoded)
+
+
+def test_an_unknown_token_that_is_also_the_end_is_known() -> None:
+    """GPT-2's only special token is its beginning, end and unknown token."""
+    tokenizer = words(template=PLAIN)
+    tokenizer.unk_token = "<e>"
+    refuse_unknown(tokenizer, encode_conversation(tokenizer, [user("a"), assistant("b")]))
