@@ -19,6 +19,10 @@ METRICS = {
     "reward/format": {"description": "Share of completions in the form asked for", "unit": ""},
     "reward/partial": {"description": "Mean of the task's own score, which may give partial credit", "unit": ""},
     "reward/model": {"description": "Mean score of the reward model", "unit": ""},
+    "reward/unverified": {
+        "description": "Share of completions at which the verifier failed or took too long; they count as wrong",
+        "unit": "",
+    },
     "reward/std": {"description": "Standard deviation of the reward over the batch", "unit": ""},
     "groups/contrast": {
         "description": "Share of groups whose rewards differ; comparing within groups learns from no other",
@@ -155,17 +159,24 @@ class Adviser:
     def __init__(self, window: int = 5):
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.first: Mapping[str, float] | None = None
+        self.told_of_failures = False
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
+        advice = []
+        if (failed := metrics.get("reward/unverified", 0.0)) > 0 and not self.told_of_failures:
+            self.told_of_failures = True
+            advice.append(
+                f"The verifier failed or took too long at {failed:.1%} of the completions; they count as wrong "
+                "(reward/unverified)."
+            )
         self.recent.append(metrics)
         first = self.first = self.first or metrics
         if len(self.recent) < (self.recent.maxlen or 0):
-            return []
+            return advice
 
         def always(condition) -> bool:
             return all(condition(m) for m in self.recent)
 
-        advice = []
         if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/failed"] > 0.9):
             advice.append(
                 "No completion is right in over 90 % of the groups, so there is nothing to prefer and no gradient. "

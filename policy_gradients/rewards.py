@@ -20,6 +20,7 @@ from rlhf.evaluation import messages_for
 from rlhf.mixture import Questions
 from rlhf.tasks import Problem, Verdict
 
+UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 RewardFunction = Callable[[str, str, str], float]  # question, completion, answer
 Answered = tuple[Problem, Sequence[str]]  # a problem with completions
 RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
@@ -39,7 +40,7 @@ class Judge:
         if weights.exact is None:
             weights = weights.model_copy(update={"exact": 1.0 if reward_model is None else 0.0})
         self.weights = weights
-        names = [*RewardWeights.model_fields, *names_of(functions)]
+        names = [*RewardWeights.model_fields, UNVERIFIED, *names_of(functions)]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"reward_functions: '{name}' is the name of another part of the reward already")
@@ -58,17 +59,18 @@ class Judge:
         return parts
 
     def parts(self, problem: Problem, completion: str) -> dict[str, float]:
-        """What is known of a completion by itself, by name, unweighted: exact, format, partial, and each function."""
+        """What is known of a completion by itself, by name, unweighted: the verdict, and each function's number."""
         verdict: Verdict = self.task.verify(problem, completion)
         own = {
             name: _number(name, function(problem.question, completion, problem.answer))
             for name, (function, _) in self.functions.items()
         }
-        return {"exact": verdict.exact, "format": verdict.format, "partial": verdict.partial, **own}
+        judged = {"exact": verdict.exact, "format": verdict.format, "partial": verdict.partial}
+        return {**judged, UNVERIFIED: float(bool(verdict.failed)), **own}
 
     def weigh(self, parts: Mapping[str, float]) -> float:
         weights = self.weights.model_dump() | {name: weight for name, (_, weight) in self.functions.items()}
-        return sum(weights[name] * value for name, value in parts.items())
+        return sum(weights[name] * value for name, value in parts.items() if name != UNVERIFIED)
 
 
 def names_of(functions: Iterable[str]) -> list[str]:

@@ -38,6 +38,8 @@ def evaluate_task(
 ) -> dict[str, Any]:
     """One completion a problem, at temperature 1 (the policy itself) or greedy; an eval.jsonl record less its step.
 
+    `unverified` in it counts answers at which the verifier failed or took too long; they are among the wrong ones.
+
     `stop_at`: "end", or "answer" to judge what was said up to the first </answer>.
     """
     indexed = share(list(enumerate(problems)), accelerator)
@@ -56,8 +58,11 @@ def evaluate_task(
         said = [tokens[: length_up_to(tokenizer, tokens, "</answer>")] for tokens in said]
     texts = [decode(tokenizer, tokens) for tokens in said]
     verdicts = [task.verify(problem, text) for (_, problem), text in zip(indexed, texts, strict=True)]
-    exact = [verdict.exact for verdict in gather(verdicts, accelerator)]
-    return proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
+    verdicts = gather(verdicts, accelerator)
+    exact = [verdict.exact for verdict in verdicts]
+    result = proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
+    unverified = sum(bool(verdict.failed) for verdict in verdicts)
+    return result | ({"unverified": unverified} if unverified else {})
 
 
 def proportion(successes: float, n: int, *, data: str, metric: str) -> dict[str, Any]:

@@ -191,9 +191,10 @@ class Session:
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
             self.trackers.log(step, {f"eval/{record['data']}/{record['metric']}": record["value"]})
             if not self.command.quiet:
+                failed = f"; the verifier failed at {record['unverified']} answers" if record.get("unverified") else ""
                 self.console.say(
                     f"held-out after step {step}: {record['data']} {record['metric']} "
-                    f"{record['value']:.3f}{in_brackets(record)} (n = {record['n']})"
+                    f"{record['value']:.3f}{in_brackets(record)} (n = {record['n']}{failed})"
                 )
 
     def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
