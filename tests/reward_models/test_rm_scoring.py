@@ -1,0 +1,68 @@
+"""Ensembles of reward models: how members become one reward, and what is refused before any is loaded."""
+
+import numpy as np
+import pytest
+
+from policy_gradients.config import PolicyGradientConfig
+from reward_models.scoring import RewardModel, combine
+from rlhf.errors import UserError
+
+# Three members, two answers: they agree on the second.
+SCORES = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("mean", [3.0, 2.0]),
+        ("min", [1.0, 2.0]),
+        ("mean_minus_variance", [3.0 - 0.5 * 8 / 3, 2.0]),  # over k: (4 + 0 + 4) / 3
+        ("mean_minus_std", [3.0 - 2.0, 2.0]),  # over k - 1: sqrt((4 + 0 + 4) / 2)
+    ],
+)
+def test_members_become_one_reward_by_hand(how, expected):
+    assert combine(SCORES, how) == pytest.approx(expected)
+    assert combine(SCORES[::-1], how) == pytest.approx(expected)
+
+
+def test_lambda_weighs_the_variance():
+    assert combine(SCORES, "mean_minus_variance", variance_weight=0.3)[0] == pytest.approx(3 - 0.3 * 8 / 3)
+    assert combine(SCORES, "mean_minus_variance", variance_weight=0.0)[0] == 3.0
+
+
+def test_what_distrusts_changes_the_choice():
+    """The mean takes the answer that one member loves; the others the one that all like."""
+    scores = np.array([[9.0, 2.9], [0.0, 3.0], [0.0, 3.1]])
+    chosen = {how: int(combine(scores, how).argmax()) for how in ("min", "mean_minus_variance", "mean_minus_std")}
+    assert set(chosen.values()) == {1}
+    assert combine(scores + [[0.1, 0.0]], "mean").argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"combine": "min"}, "an ensemble has several"),
+        ({"names": ["a", "b"], "variance_weight": 0.1}, "variance_weight belongs to mean_minus_variance"),
+        ({"names": ["a", "b"], "combine": "mean_minus_variance", "variance_weight": -1.0}, "wanted a number >= 0"),
+        ({"names": ["a", "b"], "combine": "mean_minus_variance", "variance_weight": float("nan")}, "wanted a number"),
+        ({"names": []}, "no model is named"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(settings, said):
+    with pytest.raises(UserError, match=said):
+        RewardModel(**{"names": ["nowhere"]} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"reward_model_combine": "lower"}, "mean_minus_std"),  # its former name: the new ones are told
+        ({"reward_model": "a", "reward_model_combine": "min"}, "several reward models"),
+        ({"reward_model": ["a", "b"], "reward_model_variance_weight": 0.2}, "only reward_model_combine"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        PolicyGradientConfig(**settings)
+    fitting = {"reward_model": ["a", "b"], "reward_model_combine": "mean_minus_variance"}
+    assert PolicyGradientConfig(**fitting, reward_model_variance_weight=0.2).reward_model_variance_weight == 0.2
