@@ -35,7 +35,7 @@ def test_what_distrusts_changes_the_choice():
     scores = np.array([[9.0, 2.9], [0.0, 3.0], [0.0, 3.1]])
     chosen = {how: int(combine(scores, how).argmax()) for how in ("min", "mean_minus_variance", "mean_minus_std")}
     assert set(chosen.values()) == {1}
-    assert combine(scores + [[0.1, 0.0]], "mean").argmax() == 0
+    assert combine(scores + np.array([0.1, 0.0]), "mean").argmax() == 0
 
 
 @pytest.mark.parametrize(
