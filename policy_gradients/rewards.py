@@ -8,20 +8,16 @@ A part of your own is a function in a file, given in the config as `reward_funct
         return -len(completion) / 100
 """
 
-import math
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
-from rlhf.errors import UserError, nearest
+from policy_gradients.reward_functions import load_functions, names_of
+from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.mixture import Questions
 from rlhf.tasks import Problem, Verdict
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
-RewardFunction = Callable[[str, str, str], float]  # question, completion, answer
 Answered = tuple[Problem, Sequence[str]]  # a problem with completions
 RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
 
@@ -44,10 +40,7 @@ class Judge:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"reward_functions: '{name}' is the name of another part of the reward already")
-        self.functions = {
-            name: (load_function(spec), functions[spec])
-            for name, spec in zip(names_of(functions), functions, strict=True)
-        }
+        self.functions = load_functions(functions)
 
     def judge(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
         """The parts of every completion; a reward model reads all of them at once."""
@@ -61,20 +54,13 @@ class Judge:
     def parts(self, problem: Problem, completion: str) -> dict[str, float]:
         """What is known of a completion by itself, by name, unweighted: the verdict, and each function's number."""
         verdict: Verdict = self.task.verify(problem, completion)
-        own = {
-            name: _number(name, function(problem.question, completion, problem.answer))
-            for name, (function, _) in self.functions.items()
-        }
+        own = {name: part(problem.question, completion, problem.answer) for name, part in self.functions.items()}
         judged = {"exact": verdict.exact, "format": verdict.format, "partial": verdict.partial}
         return {**judged, UNVERIFIED: float(bool(verdict.failed)), **own}
 
     def weigh(self, parts: Mapping[str, float]) -> float:
-        weights = self.weights.model_dump() | {name: weight for name, (_, weight) in self.functions.items()}
+        weights = self.weights.model_dump() | {name: part.weight for name, part in self.functions.items()}
         return sum(weights[name] * value for name, value in parts.items() if name != UNVERIFIED)
-
-
-def names_of(functions: Iterable[str]) -> list[str]:
-    return [spec.rsplit(":", 1)[-1] for spec in functions]
 
 
 def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
@@ -96,40 +82,6 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
         device=config.device,
     )
     return lambda answered: model.score([(messages_for(it, config.system_prompt), texts) for it, texts in answered])
-
-
-def load_function(spec: str) -> RewardFunction:
-    """`file.py:function`.
-
-    Raises:
-        UserError: there is no such file or function, or the file does not run.
-    """
-    file, _, name = spec.rpartition(":")
-    path = Path(file)
-    if not name or path.suffix != ".py":
-        raise UserError(f"reward_functions: '{spec}' is not of the form file.py:function")
-    if not path.is_file():
-        raise UserError(f"reward_functions: there is no file '{file}'")
-    module_spec = spec_from_file_location(f"reward_functions.{path.stem}", path)
-    assert module_spec is not None  # of a .py file there is always one
-    assert module_spec.loader is not None
-    module = module_from_spec(module_spec)
-    sys.modules[module.__name__] = module  # dataclasses and pickle look themselves up there
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"reward_functions: {file} does not run: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"reward_functions: {file} has no function '{name}': {nearest(name, functions)}")
-    return function
-
-
-def _number(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"reward_functions: {name} returned {value!r}, wanted a finite number")
-    return float(value)
 
 
 def overlong_penalty(length: int, *, max_new_tokens: int, overlong_buffer: float) -> float:

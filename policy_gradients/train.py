@@ -26,7 +26,8 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.ratios import importance
     from policy_gradients.reference import Reference
     from policy_gradients.resolve import resolve, settings_of
-    from policy_gradients.rewards import Judge, load_reward_model, names_of
+    from policy_gradients.reward_functions import load_functions
+    from policy_gradients.rewards import Judge, load_reward_model
     from policy_gradients.rollout import Rollout, Sampler
     from rlhf import checkpoints
     from rlhf.aggregate import Totals, aggregates
@@ -60,7 +61,8 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     task = Mixture(tasks, {n: it.weight for n, it in config.tasks.items()}) if config.tasks else tasks[config.task]
     held_out = {name: it.held_out_problems(config.eval_problems) for name, it in tasks.items()}
     own = {"description": "Mean of your own function", "unit": ""}
-    described = METRICS | {f"reward/{name}": own for name in names_of(config.reward_functions)}
+    # Before anything is loaded, so that a file that does not run is known at once.
+    described = METRICS | {f"reward/{name}": own for name in load_functions(config.reward_functions)}
 
     title = config.algorithm.upper()
     with open_session(command, described, title=title, headline=["reward/exact", "length/mean"]) as session:

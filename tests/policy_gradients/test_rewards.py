@@ -1,13 +1,18 @@
 """Parts of a reward: the task's, the user's own, and the penalty for running out of room."""
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from policy_gradients.config import RewardWeights
-from policy_gradients.rewards import Judge, load_function, overlong_penalty
+from policy_gradients.reward_functions import as_number, load_function, load_functions
+from policy_gradients.rewards import UNVERIFIED, Judge, overlong_penalty
 from rlhf.errors import UserError
-from rlhf.tasks import Task
+from rlhf.tasks import Task, Verdict
 
 TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 4}, answer_in="text")
 
@@ -66,17 +71,109 @@ def test_what_is_no_function_is_refused(file: Path, spec: str, said: str) -> Non
         load_function(spec.format(file=file))
 
 
-def test_a_file_that_does_not_run_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import no_such_module\n", r", line 1, does not run: ModuleNotFoundError: .*no_such_module"),
+        ("x = 1\nimport sys\nsys.exit(0)\n", r", line 3, does not run: SystemExit: 0"),
+        ("def f(:\n", r", line 1, does not run: SyntaxError"),
+        ("raise BaseException('odd')\n", "BaseException: odd"),
+    ],
+)
+def test_a_file_that_does_not_run_says_why_and_where(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "bad.py"
-    path.write_text("import no_such_module\n")
-    with pytest.raises(UserError, match="no_such_module"):
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
         load_function(f"{path}:f")
 
 
-def test_a_reward_must_be_a_number(file: Path) -> None:
-    judge = Judge(TASK, RewardWeights(), {f"{file}:broken": 1.0})
-    with pytest.raises(UserError, match="broken returned 'much'"):
-        judge.parts(TASK.train_problems(seed=0, first=0, count=1)[0], "x")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "def f(completion):\n    return 1.0\n",
+            r"f in .*mine.py takes \(completion\), wanted \(question, completion, answer\)",
+        ),
+        ("def f(question, completion, answer, *, scale):\n    return 1.0\n", r"missing a required .*argument: 'scale'"),
+        ("async def f(question, completion, answer):\n    return 1.0\n", "asynchronous"),
+        ("def f(question, completion, answer):\n    yield 1.0\n", "generator"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_when_it_is_loaded(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_function(f"{path}:f")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise KeyError('boom')", r"f in .*mine.py, line 2, raised KeyError: 'boom' for the completion 'some words'"),
+        (
+            "return len(completion.split('!')[3])",
+            "line 2, raised IndexError: list index out of range for the",
+        ),
+        ("import sys; sys.exit(0)", "raised SystemExit: 0 for the completion"),
+        ("return 'much'", "returned 'much' for the completion 'some words', wanted a finite number"),
+        ("return None", "returned None"),
+        ("return float('nan')", "returned nan"),
+        ("return 10**400", "wanted a finite number"),
+        ("return __import__('numpy').ones(2)", "wanted a finite number"),
+    ],
+)
+def test_a_reward_function_that_fails_names_file_line_and_completion(tmp_path: Path, body: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"def f(question, completion, answer):\n    {body}\n")
+    judge = Judge(TASK, RewardWeights(), {f"{path}:f": 1.0})
+    with pytest.raises(UserError, match=said):
+        judge.parts(TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
+
+
+def test_ctrl_c_in_a_reward_function_is_ctrl_c(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def f(question, completion, answer):\n    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_functions({f"{path}:f": 1.0})["f"]("q", "c", "a")
+
+
+def test_numbers_of_any_library_are_numbers() -> None:
+    ones = [
+        1,
+        1.0,
+        True,
+        np.float32(1),
+        np.int64(1),
+        np.bool_(True),
+        np.array([[1.0]]),
+        torch.tensor(1),
+        torch.ones(1, 1),
+    ]
+    assert [as_number(one) for one in [*ones, Fraction(2, 2), Decimal(1)]] == [1.0] * 11
+    nothing = ["1", None, [1], np.ones(2), torch.ones(2), float("inf"), np.float32("nan"), 1j, np.str_("1"), {}]
+    assert [as_number(it) for it in nothing] == [None] * 10
+
+
+def test_a_file_runs_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\ndef f(question, completion, answer):\n    return 1\n"
+    )
+    load_functions({f"{path}:f": 1.0})
+    Judge(TASK, RewardWeights(), {f"{path}:f": 1.0})
+    assert (tmp_path / "ran").read_text() == "x"
+
+
+def test_a_verdict_that_failed_is_counted_and_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(problem, completion):
+        return Verdict(0.0, 1.0, 0.0, failed="time out" if completion == "slow" else "")
+
+    monkeypatch.setattr(TASK, "verify", verify)
+    judge = Judge(TASK, RewardWeights(exact=1, format=2), {})
+    (problem,) = TASK.train_problems(seed=0, first=0, count=1)
+    slow, other = judge.parts(problem, "slow"), judge.parts(problem, "x")
+    assert (slow[UNVERIFIED], other[UNVERIFIED]) == (1, 0)
+    assert judge.weigh(slow) == judge.weigh(other) == 2
 
 
 def test_overlong_penalty_by_hand() -> None:
