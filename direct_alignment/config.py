@@ -1,8 +1,7 @@
 """What can be set for direct alignment, and how the command line is read. Light: torch is not loaded here."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,27 +110,32 @@ def read(argv: Sequence[str]) -> tuple[Command[DirectAlignmentConfig], list[str]
     `--loss X` alone takes X's own file if there is one. In a file made for another loss, settings that belong to the
     loss are not X's: they are left out, so that X has its published values, unless the command line gives others.
     """
-    argv, loss = list(argv), _asked(argv)
-    own = CONFIGS / f"{loss}.yaml"
-    default = own if own.exists() else CONFIGS / "dpo.yaml"
+    own = CONFIGS / f"{_asked(argv)}.yaml"
+    command = read_command(
+        DirectAlignmentConfig,
+        list(argv),
+        prog="python -m direct_alignment.train",
+        description="Learn from preferences: DPO and its family.",
+        default_config=own if own.exists() else CONFIGS / "dpo.yaml",
+        void=_of_another_loss,
+        fill=_fill,
+    )
+    named = any(word.startswith("--config") for word in argv)
+    said = [f"{key} {value} is not {command.config.loss}'s: left out" for key, value in command.left_out.items()]
+    return command, said if named else []
 
-    def parse(arguments: list[str]) -> Command[DirectAlignmentConfig]:
-        return read_command(
-            DirectAlignmentConfig,
-            arguments,
-            prog="python -m direct_alignment.train",
-            description="Learn from preferences: DPO and its family.",
-            default_config=default,
-        )
 
-    command = parse(argv)
-    if command.origin["loss"] != "command line":
-        return command, []
-    for_loss = parse(_without_loss(argv)).config.loss
-    if for_loss == command.config.loss:
-        return command, []
-    command, said = _for_another_loss(command, for_loss)
-    return command, said if any(word.startswith("--config") for word in argv) else []
+def _of_another_loss(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Keys of a file that are its loss's own, where the command line asks for another loss; and the run's name then."""
+    loss = given.get("loss")
+    other = loss is not None and loss != file.get("loss", "dpo")
+    return (LOSS_KEYS, str(loss)) if other else ([], None)
+
+
+def _fill(config: DirectAlignmentConfig) -> DirectAlignmentConfig:
+    from direct_alignment.resolve import resolve
+
+    return resolve(config)[0]
 
 
 def _asked(argv: Sequence[str]) -> str | None:
@@ -141,26 +145,3 @@ def _asked(argv: Sequence[str]) -> str | None:
         if word.startswith("--loss="):
             return word.removeprefix("--loss=")
     return None
-
-
-def _without_loss(argv: Sequence[str]) -> list[str]:
-    kept = []
-    for before, word in zip(["", *argv], argv, strict=False):
-        if word != "--loss" and before != "--loss" and not word.startswith("--loss="):
-            kept.append(word)
-    return kept
-
-
-def _for_another_loss(
-    command: Command[DirectAlignmentConfig], for_loss: str
-) -> tuple[Command[DirectAlignmentConfig], list[str]]:
-    config, origin = command.config, dict(command.origin)
-    dropped = [
-        key for key in LOSS_KEYS if getattr(config, key) is not None and origin[key] not in ("command line", "default")
-    ]
-    said = [f"{key} {getattr(config, key)} is {for_loss}'s ({origin[key]}): left out" for key in dropped]
-    changes: dict[str, Any] = dict.fromkeys(dropped)
-    origin |= dict.fromkeys(dropped, "default")
-    if origin["output_dir"] == "default":  # not the directory of the file's own loss
-        changes["output_dir"] = f"runs/{config.loss}-seed{config.seed}"
-    return replace(command, config=config.model_copy(update=changes), origin=origin), said

@@ -24,7 +24,6 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, mismatched, write
     from direct_alignment.reference import Reference
     from direct_alignment.resolve import resolve
-    from rlhf import checkpoints
     from rlhf.chat import encode_prompt
     from rlhf.evaluation import evaluate_task, messages_for
     from rlhf.groups import Layout, whole_micro_batches
@@ -100,13 +99,25 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
                 shown = [{**sample, "total": it} for sample, it in zip(shown, exact, strict=True)]
             session.samples(step, shown)
 
-        start, state = session.resume()
+        def close(step: int) -> None:
+            """The samples and the evaluation that are due after a step."""
+            last = step == config.max_steps
+            if step == 1 or last or step % config.sample_every == 0:
+                samples(step)
+            if last or (config.eval_every and step % config.eval_every == 0):
+                evaluate(step)
+            if last:
+                evaluate(step, greedy=True)
+
+        start, state = session.begin()
         fresh: list[Example] = online.from_state(state.get("fresh", []))
-        if start == 0:
-            evaluate(0)
-            evaluate(0, greedy=True)
+        if session.fresh:
+            evaluate(start)
+            evaluate(start, greedy=True)
             if "desirable_weight" in settings and (text := class_weights(data.train, settings)):
-                session.advise(0, text)
+                session.advise(start, text)
+        elif session.owes_evaluation and not session.complete(start, close):
+            return session.leave(start)
 
         for step in range(start, config.max_steps):
             # 1. The step's pairs: of the data, or sampled from the policy as it is now.
@@ -176,16 +187,10 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
             session.log(done, metrics, tokens=round(tokens), show=shown)
             for text in adviser.look(metrics):
                 session.advise(done, text)
-            last = done == config.max_steps
-            if done == 1 or last or done % config.sample_every == 0:
-                samples(done)
-            if last or (config.eval_every and done % config.eval_every == 0):
-                evaluate(done)
-            if last:
-                evaluate(done, greedy=True)
-            if last or done % config.save_every == 0 or session.stopping:
+            evaluated = session.complete(done, close)
+            if done == config.max_steps or done % config.save_every == 0 or session.stopping:
                 state = {"fresh": online.to_state(fresh)}
-                checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
+                session.save(done, state, evaluated=evaluated)
             if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer, next_command=f"uv run python -m rlhf.report {session.path} OTHER_RUN")

@@ -20,7 +20,6 @@ DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
 def train(command: Command[InstructionTuningConfig]) -> int:
 
     from instruction_tuning.data import Demonstrations, Rows
-    from rlhf import checkpoints
     from rlhf.aggregate import Totals, token_mean
     from rlhf.embedded.make import character_tokenizer
     from rlhf.evaluation import evaluate_task
@@ -65,9 +64,16 @@ def train(command: Command[InstructionTuningConfig]) -> int:
                 ]
                 session.evaluated(step, results)
 
-        start, _ = session.resume()
-        if start == 0:
-            evaluate(0)
+        def close(step: int) -> None:
+            """The evaluation that is due after a step."""
+            if step == config.max_steps or (config.eval_every and step % config.eval_every == 0):
+                evaluate(step)
+
+        start, _ = session.begin()
+        if session.fresh:
+            evaluate(start)
+        elif session.owes_evaluation and not session.complete(start, close):
+            return session.leave(start)
         for step in range(start, config.max_steps):
             with session.watch("data"):
                 groups = data.batch(step, config.batch_size)
@@ -92,11 +98,9 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             done = step + 1
             (step_loss,) = total([step_loss], accelerator)
             session.log(done, {"loss": step_loss, "optim/lr": lr, "optim/grad_norm": norm}, tokens=tokens)
-            last = done == config.max_steps
-            if last or (config.eval_every and done % config.eval_every == 0):
-                evaluate(done)
-            if last or done % config.save_every == 0 or session.stopping:
-                checkpoints.save(accelerator, session.run.path, done, {}, keep=config.keep_checkpoints)
+            evaluated = session.complete(done, close)
+            if done == config.max_steps or done % config.save_every == 0 or session.stopping:
+                session.save(done, {}, evaluated=evaluated)
             if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer)

@@ -29,7 +29,6 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.reward_functions import load_functions
     from policy_gradients.rewards import Judge, load_reward_model
     from policy_gradients.rollout import Rollout, Sampler
-    from rlhf import checkpoints
     from rlhf.aggregate import Totals, aggregates
     from rlhf.evaluation import evaluate_task
     from rlhf.groups import Layout, micro_batches
@@ -97,6 +96,14 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 )
                 session.evaluated(step, [result])
 
+        def close(step: int) -> None:
+            """The evaluation that is due after a step."""
+            last = step == config.max_steps
+            if last or (config.eval_every and step % config.eval_every == 0):
+                evaluate(step)
+            if last:
+                evaluate(step, greedy=True)
+
         def score_with(network: PreTrainedModel) -> Tensor:
             """Log-probabilities (n, t) of the whole batch, without gradient."""
             with accelerator.autocast():
@@ -138,16 +145,18 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 sums.add(scores, gap=gap, ratio=ratio, adv=a, kl=kl, weight=weight, **clip)
             return step_loss, optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
-        start, state = session.resume()
+        start, state = session.begin()
         baseline: float | None = state.get("baseline")  # running mean of rewards; None before the first batch
         number: int = state.get("number", 0)  # of the next problem in the training stream
         any_contrast: bool = state.get("any_contrast", False)
         waiting: list[list[Rollout]] = [sampler.from_state(it) for it in state.get("waiting", [])]
         if reference is not None:
             reference.coef = state.get("kl_coef", reference.coef)
-        if start == 0:
-            evaluate(0)
-            evaluate(0, greedy=True)
+        if session.fresh:
+            evaluate(start)
+            evaluate(start, greedy=True)
+        elif session.owes_evaluation and not session.complete(start, close):
+            return session.leave(start)
 
         for step in range(start, config.max_steps):
             # 1. Sample completions of new prompts, and judge them. With staleness, train on those of some steps ago.
@@ -240,17 +249,13 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 session.advise(done, text)
             if done == 1 or done % config.sample_every == 0 or done == config.max_steps:
                 session.samples(done, batch.samples())
-            last = done == config.max_steps
-            if last or (config.eval_every and done % config.eval_every == 0):
-                evaluate(done)
-            if last:
-                evaluate(done, greedy=True)
-            if last or done % config.save_every == 0 or session.stopping:
+            evaluated = session.complete(done, close)
+            if done == config.max_steps or done % config.save_every == 0 or session.stopping:
                 state = {"baseline": baseline, "number": number, "any_contrast": any_contrast}
                 state["waiting"] = [sampler.to_state(it) for it in waiting]
                 if reference is not None:
                     state["kl_coef"] = reference.coef
-                checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
+                session.save(done, state, evaluated=evaluated)
             if session.stopping:
                 return session.leave(done)
         session.finish(model, tokenizer, next_command=f"uv run python -m rlhf.report {session.path} OTHER_RUN")

@@ -18,13 +18,13 @@ from reward_models.evaluation import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
 from reward_models.report import write_evaluation
 from reward_models.shortcuts import Shortcut, add_shortcuts
-from rlhf import checkpoints
 from rlhf.data import in_epochs
 from rlhf.errors import UserError
 from rlhf.groups import Layout, Rows, whole_micro_batches
 from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
 from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
 from rlhf.models import choose_attention
+from rlhf.run_directory import BEST
 from rlhf.session import Session
 
 
@@ -73,7 +73,7 @@ def fit(
     )
     scorer, optimizer = accelerator.prepare(HeadScorer(model), optimizer)
     layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
-    best_weights = session.path / "best.safetensors"
+    best_weights = session.path / BEST
 
     def reading(examples: Sequence[Example]) -> Read:
         with accelerator.autocast():
@@ -89,20 +89,31 @@ def fit(
             session.samples(step, step_samples(found, split.held_out, config.samples))
         return result
 
-    def validate(step: int) -> float:
+    def validate(step: int) -> None:
+        """Where that is due: keep the best weights by validation loss, and stop where it does not get better."""
+        nonlocal best, best_step, finished
+        if not finished and not (config.eval_every and step % config.eval_every == 0):
+            return
         found = reading(split.validation)
         loss = mean_loss(losses_of(objective, found, split.validation))
         records = objective.evaluate(found, split.validation, "validation").records
         value = [record for record in records if record["metric"] == objective.criterion]
         own = {"data": "validation", "metric": "loss", "value": loss, "n": len(split.validation)}
         session.evaluated(step, [*value, own])
-        return loss
+        if best is None or loss < best:
+            save_best(model, best_weights, writes=session.run.writes)  # first: it is redone if a signal comes between
+            best, best_step = loss, step
+        elif config.patience and step - best_step >= config.patience * (config.eval_every or config.max_steps):
+            session.console.say(f"validation has not got better since step {best_step}: stopping")
+            finished = True
 
-    start, state = session.resume()
+    start, state = session.begin()
     best, best_step = state.get("best"), state.get("best_step", 0)  # validation loss
-    if start == 0:
-        report(0)
     done, finished = start, start >= config.max_steps or state.get("stopped_early", False)
+    if session.fresh:
+        report(start)
+    elif session.owes_evaluation and not session.complete(start, validate):
+        return session.leave(start)
     while not finished:
         # 1. The questions of this step, by number: the same in every run of this seed.
         with session.watch("data"):
@@ -139,17 +150,10 @@ def fit(
         metrics["rows/tokens_saved"] = separately / (tokens + separately) if session.shared_prefix else 0.0
         session.log(done, metrics, tokens=tokens)
         finished = done == config.max_steps
-        if finished or (config.eval_every and done % config.eval_every == 0):
-            loss_now = validate(done)
-            if best is None or loss_now < best:
-                best, best_step = loss_now, done
-                save_best(model, best_weights, writes=session.run.writes)
-            elif config.patience and done - best_step >= config.patience * (config.eval_every or config.max_steps):
-                session.console.say(f"validation has not got better since step {best_step}: stopping")
-                finished = True
+        evaluated = session.complete(done, validate)
         if finished or done % config.save_every == 0 or session.stopping:
             state = {"best": best, "best_step": best_step, "stopped_early": finished and done < config.max_steps}
-            checkpoints.save(accelerator, session.path, done, state, keep=config.keep_checkpoints)
+            session.save(done, state, evaluated=evaluated)
         if session.stopping:
             return session.leave(done)
 
@@ -163,7 +167,6 @@ def fit(
         pictures = write_evaluation(session.path, result, title=session.title)
         session.console.say(f"pictures: {pictures}")
     session.finish(model, tokenizer, next_command=f"uv run python -m reward_models.evaluate {session.path}")
-    best_weights.unlink(missing_ok=True)
     return 0
 
 

@@ -12,8 +12,10 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
@@ -24,6 +26,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from rlhf.errors import UserError, nearest
+from rlhf.paths import PathName, home, user_path
+from rlhf.resuming import MADE_BY_CHECKPOINT, MAY_CHANGE, differences, find_run, refuse_other_settings
 
 PROFILES = ("laptop", "gpu")
 GPU_PROFILE_GB = 12  # decimal, as on the box: a "12 GB" card reports a little less than 12 GiB
@@ -34,8 +38,9 @@ ENVIRONMENT = {
     "WANDB_MODE": "wandb_mode",
 }
 SWITCHES = {
-    "resume": "continue the newest complete checkpoint of the run",
-    "overwrite": "replace an existing run directory",
+    "resume": "continue the run in output_dir from its newest checkpoint, with its own settings; may change: "
+    + ", ".join(MAY_CHANGE),
+    "overwrite": "replace the run in output_dir once the new one can begin; what is not a run is left alone",
     "plan": "say what would run and what it needs, then stop",
     "show_config": "print every setting with its origin, then stop",
     "quiet": "no progress bar and no samples",
@@ -62,12 +67,12 @@ class Section(BaseModel):
 class Config(Section):
     """Settings common to every command."""
 
-    model_name: str = Field(
+    model_name: PathName = Field(
         "embedded", description="Model to train: 'embedded', a Hugging Face id, a local folder or a run directory."
     )
     max_steps: int = Field(gt=0, description="Number of optimizer steps.")
     seed: int = Field(0, ge=0, description="Seed of the data order, the sampling and the weights.")
-    output_dir: str | None = Field(None, description="Run directory; null is runs/<config name>-seed<seed>.")
+    output_dir: PathName | None = Field(None, description="Run directory; null is runs/<config name>-seed<seed>.")
     wandb_project: str | None = Field(None, description="Weights & Biases project; null turns W&B off.")
     wandb_entity: str | None = Field(None, description="Weights & Biases user or team.")
     wandb_run_name: str | None = Field(None, description="Name of the run in Weights & Biases.")
@@ -89,6 +94,11 @@ class Command[ConfigT: Config]:
     show_config: bool
     quiet: bool
     debug: bool
+    trainer: str = ""  # the module of the command, such as "reward_models.train_orm"
+    source: Path | None = None  # --fork: the run that this one starts from
+    left_out: Mapping[str, str] = dataclass_field(
+        default_factory=dict
+    )  # key -> "value (origin)": see read_command's `void`
 
 
 def read_command[ConfigT: Config](
@@ -100,31 +110,37 @@ def read_command[ConfigT: Config](
     default_config: Path | None = None,
     environ: Mapping[str, str] | None = None,
     cuda_gb: Callable[[], float] | None = None,
+    void: "_Void | None" = None,
+    fill: Callable[[ConfigT], ConfigT] | None = None,
 ) -> Command[ConfigT]:
     """Read the command line `argv` (without the program name) into a Command, or raise a UserError.
+
+    With --resume or --fork the run's own config takes the place of defaults, and only what the user asks for (a file
+    named with --config, its profile block, the environment, the command line) is laid over it and compared.
 
     Args:
         prog: how the program is called, for --help: "python -m policy_gradients.train".
         default_config: the YAML file used when there is no --config.
         environ, cuda_gb: the environment, and the memory of the largest CUDA device in GB; tests replace them.
+        void: (settings of a file, settings of the command line) -> keys of the file that do not hold beside those, and
+            another name for the run if there are any.
+        fill: gives settings that are null the values that they stand for.
     """
     keys = _keys(config_class)
     switches, command_line = _parse(_parser(config_class, prog, description), argv, keys)
-    file = default_config if switches["config"] is None else Path(switches["config"])
+    file = default_config if switches["config"] is None else user_path(switches["config"])
     yaml_layer, blocks = _read_file(file, keys) if file else ({}, {})
     environment = _environment(keys, os.environ if environ is None else environ)
     _refuse_unknown(keys, [yaml_layer, *blocks.values(), command_line])
-    profile, reason = _choose_profile(switches["profile"], blocks, cuda_gb or largest_cuda_gb)
-
-    settings = _flatten(_defaults(config_class), keys)
-    for layer in (yaml_layer, blocks.get(profile, {}), environment, command_line):
-        _overlay(settings, layer)
-    config = _validate(config_class, settings, keys)
-    origin = {key: settings.get(key, default).origin for key, default in _flatten(config.model_dump(), keys).items()}
-    if config.output_dir is None:
-        name = file.stem if file else prog.split()[-1]
-        config = config.model_copy(update={"output_dir": f"runs/{name}-seed{config.seed}"})
-    return Command(config, origin, profile, reason, **{name: switches[name] for name in SWITCHES})
+    trainer = prog.split()[-1] if prog else ""
+    choose = partial(_choose_profile, blocks=blocks, cuda_gb=cuda_gb or largest_cuda_gb)
+    asked = _Asked(
+        config_class, keys, switches, trainer, file, yaml_layer, blocks, environment, command_line, choose, void
+    )
+    for option in ("resume", "fork"):
+        if switches[option]:
+            return _continued(asked, option, fill)
+    return _new(asked)
 
 
 def to_yaml(config: Config) -> str:
@@ -139,6 +155,133 @@ def show(command: Command) -> str:
     width = min(48, max(map(len, lines.values())))
     origins = [f"{line:<{width}}  # {command.origin[key]}" for key, line in lines.items()]
     return "\n".join([f"# profile {command.profile}: {command.profile_reason}", *origins])
+
+
+# ---------------------------------------------------------------------------------------------- a new run, a known one
+
+type _Void = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Collection[str], str | None]]
+
+
+@dataclass(frozen=True)
+class _Asked[ConfigT: Config]:
+    """All that one invocation says, layer by layer."""
+
+    config_class: type[ConfigT]
+    keys: "dict[str, _Key]"
+    switches: dict[str, Any]
+    trainer: str
+    file: Path | None
+    yaml: "_Layer"
+    blocks: "dict[str, _Layer]"
+    environment: "_Layer"
+    command_line: "_Layer"
+    choose_profile: Callable[[str], tuple[str, str]]
+    void: _Void | None
+
+    def holding(self, layer: "_Layer") -> "tuple[_Layer, _Layer, str | None]":
+        """Of a file's settings those that hold, those that do not, and the run's name for that."""
+        values, given = ({k: it.value for k, it in some.items()} for some in (layer, self.command_line))
+        gone, name = self.void(values, given) if self.void else ((), None)
+        kept = {k: it for k, it in layer.items() if k not in gone}
+        return kept, {k: it for k, it in layer.items() if k in gone and it.value is not None}, name
+
+    def from_file(self, profile: str) -> "tuple[_Layer, _Layer, str | None]":
+        layer = dict(self.yaml)
+        _overlay(layer, self.blocks.get(profile, {}))
+        return self.holding(layer)
+
+    def place(self, settings: "_Layer", name: str | None) -> str:
+        """The run directory that is asked for, or the one that it has by default."""
+        given = settings.get("output_dir")
+        if given and given.value is not None:
+            return home(str(given.value))
+        seed = settings["seed"].value if "seed" in settings else 0
+        return f"runs/{name or (self.file.stem if self.file else self.trainer)}-seed{seed}"
+
+    def command(self, config: ConfigT, settings: "_Layer", profile: str, reason: str, **more: Any) -> Command[ConfigT]:
+        flat = _flatten(config.model_dump(), self.keys)
+        origin = {key: settings.get(key, default).origin for key, default in flat.items()}
+        switches = {name: self.switches[name] for name in SWITCHES}
+        return Command(config, origin, profile, reason, **switches, trainer=self.trainer, **more)
+
+
+def _new[ConfigT: Config](asked: _Asked[ConfigT]) -> Command[ConfigT]:
+    profile, reason = asked.choose_profile(asked.switches["profile"])
+    settings = _flatten(_defaults(asked.config_class), asked.keys)
+    from_file, left_out, name = asked.from_file(profile)
+    for layer in (from_file, asked.environment, asked.command_line):
+        _overlay(settings, layer)
+    config = _validate(asked.config_class, settings, asked.keys)
+    if config.output_dir is None:
+        config = config.model_copy(update={"output_dir": asked.place(settings, name)})
+    told = {key: f"{_text(it.value)} ({it.origin})" for key, it in left_out.items()}
+    return asked.command(config, settings, profile, reason, left_out=told)
+
+
+def _continued[ConfigT: Config](
+    asked: _Asked[ConfigT], option: str, fill: Callable[[ConfigT], ConfigT] | None
+) -> Command[ConfigT]:
+    """The run's own config, and what the user asks for over it: a file or a profile chosen by default is not asked."""
+    switches, keys = asked.switches, asked.keys
+    if switches["resume"] and (other := next((it for it in ("fork", "overwrite") if switches[it]), None)):
+        raise UserError(f"--resume and --{other}: one of them", "--resume goes on in the same directory and keeps it.")
+    path = Path(asked.place(*_place_of_known(asked)))
+    recorded = str(find_run(path, option=option, trainer=asked.trainer).get("profile") or "")
+    file = path / "config.yaml"
+    tree, lines = _load(_read_bytes(file), str(file))
+    own = _flatten(tree, keys, lambda key: f"{file}:{lines[key]}")
+    _refuse_unknown(keys, [own])
+    settings = _flatten(_defaults(asked.config_class), keys)
+    _overlay(settings, own)
+    run = _validate(asked.config_class, settings, keys)
+    if option == "fork":
+        settings = _flatten(_defaults(asked.config_class), keys)
+        _overlay(settings, asked.holding(own)[0])
+    refused = []
+    wanted = switches["profile"]
+    if switches["config"] is not None:
+        known = wanted == "auto" and recorded in asked.blocks
+        _overlay(settings, asked.from_file(recorded if known else asked.choose_profile(wanted)[0])[0])
+    elif wanted not in ("auto", recorded) and recorded in PROFILES:
+        refused.append(f"profile is {recorded} in the run, {wanted} is asked for (command line)")
+    for layer in (asked.environment, asked.command_line):
+        _overlay(settings, layer)
+    config = _validate(asked.config_class, settings, keys)
+    changed = _changes(run, config, keys, fill)
+    for key, (old, new) in changed.items():
+        fixed = key not in MAY_CHANGE if option == "resume" else key.split(".")[0] in MADE_BY_CHECKPOINT
+        if fixed:
+            origin = settings[key].origin if key in settings else "default"
+            refused.append(f"{key} is {_text(old)} in the run, {_text(new)} is asked for ({origin})")
+    refuse_other_settings(option, path, refused)
+    if option == "fork":
+        config = config.model_copy(update={"output_dir": home(switches["fork"])})
+        return asked.command(config, settings, recorded, "that of the run", source=path)
+    config = run.model_copy(update={**{key: new for key, (_, new) in changed.items()}, "output_dir": str(path)})
+    return asked.command(config, settings, recorded, "that of the run")
+
+
+def _place_of_known(asked: _Asked) -> "tuple[_Layer, str | None]":
+    """The settings that say where the run is, and its name: those of its start, where the same are given again."""
+    known = asked.switches["profile"] in asked.blocks
+    from_file, _, name = asked.from_file(asked.switches["profile"] if known else "")
+    return {**from_file, **asked.command_line}, name
+
+
+def _changes[ConfigT: Config](
+    run: ConfigT, config: ConfigT, keys: "dict[str, _Key]", fill: Callable[[ConfigT], ConfigT] | None
+) -> dict[str, tuple[Any, Any]]:
+    """Keys in which two configs differ, with both values. null is the value that it stands for."""
+
+    def values(it: ConfigT) -> dict[str, Any]:
+        return {key: setting.value for key, setting in _flatten(it.model_dump(mode="json"), keys).items()}
+
+    changed = differences(values(run), values(config))
+    nulls = {key: None for key, (_, new) in changed.items() if new is None and key in type(run).model_fields}
+    if nulls and fill:
+        filled = values(fill(run.model_copy(update=nulls)))
+        changed = {key: it for key, it in changed.items() if key not in nulls or filled.get(key) != it[0]}
+    return changed
 
 
 # ---------------------------------------------------------------------------------------------- keys and layers
@@ -333,7 +476,7 @@ def largest_cuda_gb() -> float:
     return max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 1e9
 
 
-def _choose_profile(asked: str, blocks: Mapping[str, _Layer], cuda_gb: Callable[[], float]) -> tuple[str, str]:
+def _choose_profile(asked: str, *, blocks: Mapping[str, _Layer], cuda_gb: Callable[[], float]) -> tuple[str, str]:
     """The profile and why. A config without profile blocks (a resolved one) is taken as it is."""
     if not blocks:
         return "none", "the config has no profile blocks" + ("" if asked == "auto" else f", so {asked} changes nothing")
@@ -398,6 +541,12 @@ def _add_switches(group: argparse._ArgumentGroup) -> None:
         choices=("auto", *PROFILES),
         default="auto",
         help=f"scale; auto is gpu with a CUDA device of {GPU_PROFILE_GB} GB or more, otherwise laptop (default: auto)",
+    )
+    group.add_argument(
+        "--fork",
+        metavar="NEW_DIR",
+        help="start another run in NEW_DIR from the newest checkpoint of the run in output_dir: its weights, optimizer "
+        "and step, and its settings where no others are given",
     )
     for name, text in SWITCHES.items():
         group.add_argument(f"--{name}", action="store_true", help=text)

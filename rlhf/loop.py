@@ -2,13 +2,11 @@
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -288,38 +286,3 @@ def peak_memory_gb(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-class Interrupted:
-    """SIGINT and SIGTERM asked for an end: the loop looks at it between steps, saves and leaves. A second one kills.
-
-    With several processes, `heard_by_any` is what a loop must look at: each hears a signal at another moment, or only
-    one does, and those that go on would wait for those that save.
-    """
-
-    def __init__(self):
-        self.signal: int | None = None
-        self._before = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop_listening(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
-            os._exit(128 + number)
-        self.signal = number
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def heard_by_any(self, accelerator: Accelerator) -> bool:
-        """The same answer in all processes, which must ask together."""
-        (heard,) = total([float(bool(self))], accelerator)
-        if heard and self.signal is None:
-            self.signal = signal.SIGTERM
-        return heard > 0
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + (self.signal or 0)

@@ -5,9 +5,11 @@ A loop opens a session, asks it for a model, tells it what happened, and stays a
 
 import json
 import logging
+import math
 import shutil
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +17,26 @@ from accelerate.utils import broadcast_object_list, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rlhf import checkpoints
+from rlhf import checkpoints, lock, run_directory
 from rlhf.architecture import attention_window, takes_shared_rows
 from rlhf.config import Command, to_yaml
 from rlhf.console import Console
 from rlhf.cpu import has_bf16_kernels
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.end_tokens import tell_end_tokens
-from rlhf.loop import (
-    Interrupted,
-    Stopwatch,
-    device_of,
-    led_by_main,
-    make_accelerator,
-    peak_memory_gb,
-    refuse_uneven,
-)
+from rlhf.errors import UserError
+from rlhf.inputs import changed, inputs
+from rlhf.interrupts import Interrupted, Stopped
+from rlhf.loop import Stopwatch, device_of, led_by_main, make_accelerator, peak_memory_gb, refuse_uneven
 from rlhf.models import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
 from rlhf.report import write_report
+from rlhf.resuming import find_run
 from rlhf.sampling import shares_prompts
 from rlhf.settings import TrainerConfig
 from rlhf.statistics import in_brackets
-from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, provenance, wanted_trackers, write_whole
+from rlhf.tracking import Run, Trackers, command_line, provenance, wanted_trackers, write_whole
+
+CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
 
 
 class Session:
@@ -50,12 +50,20 @@ class Session:
         self.watch = Stopwatch()
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
-        self.created = False  # whether this process made the run directory
         self.stopping = False  # whether the run ends after this step, in all processes alike
+        self.lock: lock.Lock | None = None  # held by the main process
+        self.made: list[Path] = []  # folders that this process made, the innermost first
+        self.created = False  # whether the directory holds a run of this process's making
+        self.done = 0  # steps of this process
+        self.fresh = True  # whether the run begins here, so that what was before training is to be measured
+        self.owes_evaluation = False  # whether the evaluation of the step that it goes on from was cut off
+        self._begun = False
+        self._early: list[tuple[int, str]] = []  # advice from before anything may be written
+        self._fingerprint = self._data = ""
 
     def _open(self) -> None:
+        """Look at everything that can be looked at at once. Nothing is written but the lock: see `begin`."""
         config = self.config
-        # Every check that can fail comes before anything is written.
         if config.model_name:
             find_model(config.model_name)
         trackers = wanted_trackers(
@@ -67,28 +75,62 @@ class Session:
         size, parts = config.shared_size
         refuse_uneven(size, getattr(config, size), self.accelerator, parts=getattr(config, parts) if parts else 1)
         main = self.accelerator.is_main_process
-        self.run = Run(self.path, writes=False)
+        self.run = Run(self.path, writes=main)
+        self.console = Console(quiet=self.command.quiet, main=main, max_steps=config.max_steps)
         with led_by_main(self.accelerator):
             if main:
-                self.run = open_run(
-                    self.path,
-                    resume=self.command.resume,
-                    overwrite=self.command.overwrite,
-                    config_yaml=to_yaml(config),
-                    provenance=self._provenance("", ""),
-                )
-                self.created = not self.command.resume
+                self._occupy()
         set_seed(config.seed)
-        self.console = Console(quiet=self.command.quiet, main=main, max_steps=config.max_steps)
-        self.trackers = Trackers(self.accelerator, config=config, run=self.run)
 
-    def _provenance(self, data: str, fingerprint: str) -> dict[str, Any]:
+    def _occupy(self) -> None:
+        """See that the directory may be written, and become its only writer."""
+        self._look_at_directory()
+        self.made = run_directory.make_folder(self.path)
+        self.lock = lock.take(self.path)
+        if self.lock.took_over:
+            self.console.say(f"the run was left by {lock.describe(self.lock.took_over)}, which has ended: taken over")
+        self._look_at_directory()  # what was there may have changed before the lock was ours
+
+    def _look_at_directory(self) -> None:
+        exists = self.path.exists() or self.path.is_symlink()
+        if exists and not self.path.is_dir():
+            raise UserError(f"the run directory '{self.path}' is a file", hint="--output_dir DIR writes elsewhere.")
+        if self.command.resume:
+            find_run(self.path, option="resume", trainer=self.command.trainer)
+        elif exists and not run_directory.is_leftover(self.path):
+            if not self.command.overwrite:
+                raise UserError(
+                    f"the run directory '{self.path}' exists already",
+                    hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
+                )
+            run_directory.refuse_to_replace(self.path)
+
+    def _close(self, *, failed: bool) -> None:
+        """Leave the directory to others; of a run that failed before its first record, leave nothing."""
+        if failed and self.created and not any(self.run.lines().values()):
+            self._remove()
+        if self.lock is not None:
+            self.lock.release()
+        for folder in self.made:  # only what is empty
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _remove(self) -> None:
+        if self._begun:
+            self.trackers.finish()
+        run_directory.remove_contents(self.path)
+        if not self.path.is_symlink():
+            self.made = self.made or [self.path]
+
+    def _provenance(self) -> dict[str, Any]:
         return provenance(
-            title=f"{self.title} on {data}" if data else self.title,
+            title=f"{self.title} on {self._data}" if self._data else self.title,
+            trainer=self.command.trainer,
             seed=self.config.seed,
             profile=self.command.profile,
             processes=self.accelerator.num_processes,
-            data_fingerprint=fingerprint,
+            data_fingerprint=self._fingerprint,
+            inputs=inputs(self.config.model_dump(mode="json")),
             metrics=self.metrics,
             headline=self.headline,
         )
@@ -96,11 +138,15 @@ class Session:
     # ---------------------------------------------------------------- before the loop
 
     def describe(self, *, data: str, data_fingerprint: str) -> None:
-        """Record what is trained on, and show the opening panel."""
+        """Say what is trained on, and show the opening panel.
+
+        Raises:
+            UserError: the run is to be continued, on other data.
+        """
         config, accelerator = self.config, self.accelerator
-        if self.run.writes and not self.command.resume:
-            text = json.dumps(self._provenance(data, data_fingerprint), indent=1)
-            write_whole(self.path / "provenance.json", text + "\n")
+        self._data, self._fingerprint = data, data_fingerprint
+        if self.command.resume:
+            self._refuse_other_data()
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
         self.console.start(
             self.title,
@@ -149,19 +195,98 @@ class Session:
         model = load_policy(self.config.model_name).to(self.accelerator.device)
         return model.requires_grad_(False)
 
-    def resume(self) -> tuple[int, dict[str, Any]]:
-        """(steps done, the loop's state): (0, {}) for a new run, or one that was killed before its first checkpoint."""
-        if not self.command.resume:
-            return 0, {}
-        found = [checkpoints.newest(self.path) if self.run.writes else None]
+    def _refuse_other_data(self) -> None:
+        told = run_directory.read_provenance(self.path)
+        hint = "--fork NEW_DIR instead of --resume starts another run from its newest checkpoint."
+        names = changed(told.get("inputs") or {}, inputs(self.config.model_dump(mode="json")))
+        if names:
+            listed = ", ".join(f"'{name}'" for name in names)
+            raise UserError(f"--resume: {listed} is not what it was when '{self.path}' was started", hint)
+        before = told.get("data_fingerprint")
+        if told.get("made_by") and before and before != self._fingerprint:  # early runs took it of less
+            raise UserError(
+                f"--resume: the data are not those of '{self.path}': fingerprint {before} in the run, now "
+                f"{self._fingerprint}",
+                hint,
+            )
+
+    def begin(self) -> tuple[int, dict[str, Any]]:
+        """(steps done, the loop's state): (0, {}) for a new run, or one that was killed before its first checkpoint.
+
+        Data, model and functions have been looked at: from here on there is a run. What it replaces goes now.
+        """
+        source = self.path if self.command.resume else self.command.source
+        found = [None]
+        with led_by_main(self.accelerator):
+            if source is not None and self.run.writes:
+                found = [checkpoints.newest(source)]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(found)
-        step, state = (0, {}) if found[0] is None else checkpoints.load(self.accelerator, found[0])
-        self.run.forget_after(step if found[0] else -1)
-        self.console.say(f"resumed at step {step} of {self.config.max_steps}")
+        checkpoint = found[0]
+        if self.command.source is not None and checkpoint is None:
+            raise UserError(f"--fork: the run '{source}' has no checkpoint yet")
+        if checkpoint is not None:
+            self._refuse_nothing_to_do(checkpoint)
+            checkpoints.load(self.accelerator, checkpoint)
+        step, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
+        with self.interrupted.handled(at_once=False):
+            with led_by_main(self.accelerator):
+                if self.run.writes:
+                    (self._go_on if self.command.resume else self._start)(checkpoint)
+            self.trackers = Trackers(self.accelerator, config=self.config, run=self.run)
+            self._begun = True
+        forked = self.command.source is not None
+        self.fresh = checkpoint is None or forked or checkpoint.origin
+        self.owes_evaluation = checkpoint is not None and not forked and not checkpoint.evaluated
+        if self.command.resume:
+            self.console.say(f"resumed at step {step} of {self.config.max_steps}")
+        elif forked:
+            self.console.say(f"another run from step {step} of {source}, to step {self.config.max_steps}")
         for record in self.run.records("eval"):
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
+        for at, text in self._early:
+            self.advise(at, text)
         return step, state
+
+    def _refuse_nothing_to_do(self, checkpoint: checkpoints.Checkpoint) -> None:
+        done, wanted = checkpoint.step, self.config.max_steps
+        if done > wanted or (done == wanted and self.command.source is not None):
+            raise UserError(f"max_steps {wanted}: {done} steps are done already", hint="Give a larger --max_steps.")
+
+    def _start(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Make the run directory, in place of what was there. The mark comes first and the config last: a directory
+        without one is known as ours, and is no run to resume."""
+        told = self._provenance()
+        if checkpoint is not None:
+            told["forked_from"] = {"run": str(self.command.source), "step": checkpoint.step}
+        write_whole(self.path / "provenance.json", json.dumps(told, indent=1) + "\n")
+        self.created = True
+        run_directory.remove_contents(self.path, keep=(run_directory.LOCK, "provenance.json"))
+        if checkpoint is not None:
+            checkpoints.copy_as_origin(checkpoint, self.path)
+            checkpoints.restore_carried(checkpoint, self.path, CARRIED)
+        write_whole(self.path / "config.yaml", to_yaml(self.config))
+
+    def _go_on(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Take the run directory back to its checkpoint, and write down what is new."""
+        step, lines = (checkpoint.step, checkpoint.lines) if checkpoint else (-1, None)
+        for text in self.run.forget_after(step, lines):
+            self.console.say(text)
+        if checkpoint is not None:
+            checkpoints.restore_carried(checkpoint, self.path, CARRIED)
+        checkpoints.remove_partial(self.path)
+        shutil.rmtree(self.path / ".partial_final", ignore_errors=True)
+        told = run_directory.read_provenance(self.path) or self._provenance()
+        before = run_directory.read_config(self.path).get("max_steps")
+        now = {"step": max(0, step), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        told["resumed"] = [*told.get("resumed", []), now | {"command": command_line()}]
+        write_whole(self.path / "provenance.json", json.dumps(told, indent=1) + "\n")
+        write_whole(self.path / "config.yaml", to_yaml(self.config))
+        if before != self.config.max_steps and self.config.lr_schedule != "constant":
+            self.console.say(
+                f"max_steps {before} -> {self.config.max_steps}: the {self.config.lr_schedule} schedule of the "
+                f"learning rate ends at the new one from here on; the first {max(0, step)} steps followed the old one"
+            )
 
     # ---------------------------------------------------------------- from within the loop
 
@@ -179,14 +304,16 @@ class Session:
             "memory/peak_gb": peak_memory_gb(self.accelerator.device),
         }
         self.run.log(step, metrics)
+        self.done += 1
+        self.interrupted.at_once = False  # from now on there is something to save
         self.trackers.log(step, metrics)
         shown = show or {key: f"{metrics[key]:.3f}" for key in self.headline}
         self.console.step(step, {**shown, "tok/s": f"{speed:,.0f}"})
-        self.stopping = self.interrupted.heard_by_any(self.accelerator)
 
     def evaluated(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
         for result in results:
             record: dict[str, Any] = {"step": step, **result}
+            _refuse_not_finite(record)
             self.run.append("eval", record)
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
             self.trackers.log(step, {f"eval/{record['data']}/{record['metric']}": record["value"]})
@@ -206,9 +333,45 @@ class Session:
 
     def advise(self, step: int, text: str) -> None:
         """Say why a run cannot learn; each piece of advice once."""
-        if text not in [record["text"] for record in self.run.records("advice")]:
+        if not self._begun:
+            self._early.append((step, text))
+        elif text not in [record["text"] for record in self.run.records("advice")]:
             self.run.append("advice", {"step": step, "level": "warning", "text": text})
             self.console.warn(text)
+
+    def complete(self, step: int, evaluate: Callable[[int], None]) -> bool:
+        """Evaluate after a step, and find out whether the run is `stopping`: in all processes together.
+
+        False: a signal came before the end of the evaluation, and the logs are as before it; `save` it so. Several
+        processes see an evaluation through that they have begun: they would wait for one that ended.
+        """
+        self.stopping = self.interrupted.heard_by_any(self.accelerator)
+        if self.stopping:
+            return False
+        before = self.run.lines() if self.run.writes else {}
+        results = {key: list(records) for key, records in self.results.items()}
+        try:
+            with self.interrupted.handled(at_once=self.accelerator.num_processes == 1):
+                evaluate(step)
+        except Stopped:
+            self.results, self.stopping = results, True
+            self.run.forget_after(step, before)
+            return False
+        self.stopping = self.interrupted.heard_by_any(self.accelerator)
+        return True
+
+    def save(self, step: int, state: Mapping[str, Any], *, evaluated: bool = True) -> None:
+        """Write a checkpoint. `evaluated`: what `complete` returned."""
+        checkpoints.save(
+            self.accelerator,
+            self.path,
+            step,
+            state,
+            keep=self.config.keep_checkpoints,
+            lines=self.run.lines() if self.run.writes else None,
+            carry=[self.path / name for name in CARRIED],
+            evaluated=evaluated,
+        )
 
     # ---------------------------------------------------------------- after the loop
 
@@ -232,6 +395,8 @@ class Session:
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
+            for name in CARRIED:  # the last checkpoint has it
+                (self.path / name).unlink(missing_ok=True)
             report = write_report(self.path)
             for (data, metric), records in self.results.items():
                 self.console.say(f"{data} {metric}: {before_and_after(records)}")
@@ -240,6 +405,16 @@ class Session:
             )
         self.accelerator.wait_for_everyone()
         self.trackers.finish()
+
+
+def _refuse_not_finite(record: Mapping[str, Any]) -> None:
+    if not math.isfinite(record["value"]):
+        raise UserError(
+            f"held-out {record['data']} {record['metric']} after step {record['step']} is {record['value']}: the run "
+            "stops here",
+            hint="What the model computes is not finite. A lower lr, a smaller max_grad_norm or precision fp32 are the "
+            "first things to try.",
+        )
 
 
 def before_and_after(records: Sequence[Mapping[str, Any]]) -> str:
@@ -258,13 +433,19 @@ def open_session(
     transformers_logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once: nothing to warn of
     session = Session(command, metrics, title=title, headline=headline)
+    failed = True
     try:
         session._open()
         with session.console:
             yield session
-    except BaseException:
-        if session.created:
-            discard_if_empty(session.path)
+        failed = False
+    except Stopped:
+        if session.done == 0 and session.created:
+            session._remove()
+        what = "nothing is left of it" if session.created or not command.resume else "the run is as it was"
+        if session.done == 0:
+            session.console.say(f"stopped before the first step: {what}")
         raise
     finally:
+        session._close(failed=failed)
         session.interrupted.stop_listening()

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import sys
 import time
@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlhf.errors import UserError
+from rlhf.run_directory import MADE_BY, STREAMS
 
-STREAMS = ("metrics", "samples", "eval", "advice")
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "reasoning-gym", "numpy")
 
 
@@ -56,17 +55,28 @@ class Run:
     def wall_s(self) -> float:
         return time.monotonic() - self._started
 
-    def forget_after(self, step: int) -> None:
-        """Drop what a killed run logged after the checkpoint that it is resumed from, and go on with its clock."""
+    def lines(self) -> dict[str, int]:
+        """How many records each log has."""
+        return {stream: len(self.records(stream)) for stream in STREAMS}
+
+    def forget_after(self, step: int, lines: Mapping[str, int] | None = None) -> list[str]:
+        """Drop what was logged after a checkpoint: records of later steps, and those behind its `lines`, where it knows
+        them; and go on with its clock. Returns what there is to say about lines that cannot be read."""
         if not self.writes:
-            return
+            return []
+        said = []
         for stream in STREAMS:
-            records = read_records(self.path / f"{stream}.jsonl")
-            kept = [record for record in records if record.get("step", 0) <= step]
-            if records:
-                write_whole(self.path / f"{stream}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+            path = self.path / f"{stream}.jsonl"
+            records, broken = _read(path)
+            first = len(records) if lines is None else lines.get(stream, 0)
+            kept = [record for record in records[:first] if record.get("step", 0) <= step]
+            if broken:
+                said.append(f"{path}: left out {', '.join(broken)}")
+            if path.is_file():
+                write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
             if stream == "metrics" and kept:
-                self._started = time.monotonic() - kept[-1]["wall_s"]
+                self._started = time.monotonic() - kept[-1].get("wall_s", 0.0)
+        return said
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -87,70 +97,49 @@ def _json(value: Any) -> Any:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a jsonl file; a last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """The records of a jsonl file; lines that are none are left out, such as a last one that a kill cut short."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records, and which lines are none; of the last line nothing is said, since a kill may have cut it short."""
+    records, broken = [], []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line.decode())
         except ValueError:
-            break
-    return records
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        elif line.strip() and number < len(lines):
+            broken.append(f"line {number}, which is no record")
+    return records, broken
 
 
-def open_run(path: Path, *, resume: bool, overwrite: bool, config_yaml: str, provenance: Mapping[str, Any]) -> Run:
-    """Make or reopen a run directory. Called in the main process, after the config is valid and before models load.
-
-    Raises:
-        UserError: it exists and is to be neither resumed nor overwritten; or it is to be resumed and is not there.
-    """
-    exists = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if resume:
-        if not (path / "config.yaml").is_file():
-            raise UserError(
-                f"--resume: there is no run in '{path}' to continue",
-                hint="Leave --resume out to start it, or name the run with --output_dir.",
-            )
-        write_whole(path / "config.yaml", config_yaml)  # what holds from here on: max_steps may have been raised
-        return Run(path)
-    if exists and not overwrite:
-        raise UserError(
-            f"the run directory '{path}' exists already",
-            hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
-        )
-    if exists:
-        if not (path / "config.yaml").is_file():
-            raise UserError(f"--overwrite: '{path}' is not the directory of a run, so it is left alone")
-        shutil.rmtree(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_whole(path / "config.yaml", config_yaml)
-        write_whole(path / "provenance.json", json.dumps(provenance, indent=1) + "\n")
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    return Run(path)
-
-
-def discard_if_empty(path: Path) -> None:
-    """Remove the directory of a run that failed before its first record: nothing half-written is left behind."""
-    if path.is_dir() and not any(read_records(path / f"{stream}.jsonl") for stream in STREAMS):
-        shutil.rmtree(path, ignore_errors=True)
+def command_line() -> str:
+    """What was called, as a shell takes it."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def provenance(
     *,
     title: str,
+    trainer: str,
     seed: int,
     profile: str,
     processes: int,
     data_fingerprint: str,
+    inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
     headline: list[str],
 ) -> dict[str, Any]:
-    """What is needed to say where a number came from."""
+    """What is needed to say where a number came from, and whose directory it is."""
     return {
+        "made_by": MADE_BY,
         "title": title,
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "trainer": trainer,
+        "command": command_line(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -160,6 +149,7 @@ def provenance(
         "processes": processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "data_fingerprint": data_fingerprint,
+        "inputs": inputs,
         "metrics": metrics,
         "headline": headline,
     }

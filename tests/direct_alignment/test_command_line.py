@@ -39,7 +39,8 @@ def test_another_loss_s_file_gives_none_of_its_settings(loss: str, file: str) ->
 def test_what_is_left_out_is_said() -> None:
     _, said = settings("--loss=dpo", "--config", CONFIGS / "simpo.yaml")
     assert len(said) == 2
-    assert said[0].startswith("beta 2.0 is simpo's (")
+    assert said[0].startswith("beta 2.0 (")
+    assert said[0].endswith("is not dpo's: left out")
     assert "simpo.yaml:3" in said[0]
 
 

@@ -172,8 +172,8 @@ def test_default_config_is_used_unless_another_is_given(file):
 
 
 def test_switches():
-    command = read("--resume --overwrite --plan --show_config --quiet --debug")
-    assert all([command.resume, command.overwrite, command.plan, command.show_config, command.quiet, command.debug])
+    command = read("--overwrite --plan --show_config --quiet --debug")
+    assert all([command.overwrite, command.plan, command.show_config, command.quiet, command.debug])
     assert read("--plan").resume is False
 
 

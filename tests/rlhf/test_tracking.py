@@ -4,7 +4,6 @@ A limit on the size of files is a disk that fills up: a write stores what fits, 
 """
 
 import errno
-import json
 import resource
 import sys
 from collections.abc import Generator
@@ -13,13 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from accelerate import Accelerator
-from torch import nn
 
-from rlhf import checkpoints
-from rlhf.checkpoints import not_written
-from rlhf.errors import UserError
-from rlhf.tracking import Run, Trackers, discard_if_empty, open_run, read_records, wanted_trackers, write_whole
+from rlhf.tracking import Run, Trackers, read_records, wanted_trackers, write_whole
 
 
 @contextmanager
@@ -48,14 +42,6 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [record["step"] for record in read_records(tmp_path / "eval.jsonl")] == [1, 2]
 
 
-def test_a_run_that_never_got_a_line_out_is_discarded(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", resume=False, overwrite=False, config_yaml="a: 1\n", provenance={})
-    with room_for(5), pytest.raises(OSError, match="large"):
-        run.append("metrics", {"step": 1})
-    discard_if_empty(run.path)
-    assert not run.path.exists()
-
-
 def test_what_is_replaced_stays_until_it_can_be(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     write_whole(file, "old: 1\n")
@@ -67,7 +53,7 @@ def test_what_is_replaced_stays_until_it_can_be(tmp_path: Path) -> None:
 
 
 def test_resuming_without_room_loses_nothing(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", resume=False, overwrite=False, config_yaml="a: 1\n", provenance={})
+    run = Run(tmp_path)
     for step in range(9):
         run.log(step, {"loss": 1.0})
     before = (run.path / "metrics.jsonl").read_text()
@@ -76,45 +62,6 @@ def test_resuming_without_room_loses_nothing(tmp_path: Path) -> None:
     assert (run.path / "metrics.jsonl").read_text() == before
     run.forget_after(7)
     assert [record["step"] for record in run.records("metrics")] == list(range(8))
-
-
-def test_a_run_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
-    arguments = {"resume": False, "overwrite": False, "config_yaml": "a: 1\n", "provenance": {"long": "x" * 100}}
-    with room_for(50), pytest.raises(OSError, match="large"):
-        open_run(tmp_path / "run", **arguments)
-    assert listing(tmp_path) == []
-
-
-@pytest.mark.parametrize(("outputs", "room"), [(200, 60_000), (1, 1_500)])
-def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, outputs: int, room: int) -> None:
-    """No room for the weights (80 kB), or for them (0.4 kB) but not for the random states (14 kB)."""
-    accelerator = Accelerator(cpu=True)
-    accelerator.prepare(nn.Linear(100, outputs))
-    first = checkpoints.save(accelerator, tmp_path, 1, {"baseline": 0.5}, keep=2)
-    before = listing(tmp_path)
-    with room_for(room), pytest.raises(UserError, match=r"step_2.*could not be written") as caught:
-        checkpoints.save(accelerator, tmp_path, 2, {}, keep=2)
-    assert "MB are free" in str(caught.value.hint)
-    assert listing(tmp_path) == before
-    assert checkpoints.newest(tmp_path) == first
-    assert json.loads((first / checkpoints.MANIFEST).read_text())["state"] == {"baseline": 0.5}
-    assert checkpoints.newest(tmp_path) != checkpoints.save(accelerator, tmp_path, 2, {}, keep=2)
-
-
-def test_a_disk_that_fills_up_is_called_that(tmp_path: Path, monkeypatch) -> None:
-    """torch says "[enforce fail at inline_container.cc:671] . unexpected pos": the free space tells more."""
-    partial = tmp_path / "checkpoints" / ".partial_step_1"
-    error = RuntimeError("[enforce fail] . unexpected pos\nmore")
-    assert "enforce fail] . unexpected pos" in not_written("it", partial, error).message
-    assert "more" not in not_written("it", partial, error).message
-    assert not_written("it", partial, MemoryError()).message == "it could not be written: MemoryError"
-    partial.mkdir(parents=True)
-    free = iter([1000, 5_000_000])  # before and after the part is removed
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
-    refused = not_written("it", partial, error)
-    assert refused.message == "it could not be written: the disk is full"
-    assert str(refused.hint).startswith("5 MB are free")
-    assert not partial.exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- W&B

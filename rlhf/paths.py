@@ -1,0 +1,23 @@
+"""File names as the user writes them: `~` is the home folder, every other letter is itself."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def home(name: str) -> str:
+    """`~/runs` and `~somebody/runs` as the shell reads them; any other name as it is.
+
+    A shell does this for a word that begins with `~`, but not behind `=`, inside quotes or in a file.
+    """
+    return os.path.expanduser(name) if name.startswith("~") else name
+
+
+def user_path(name: str) -> Path:
+    """The type of a path on a command line: `parser.add_argument("--output", type=user_path)`."""
+    return Path(home(name))
+
+
+PathName = Annotated[str, AfterValidator(home)]  # the type of a config key that names a file, folder, model or data set
