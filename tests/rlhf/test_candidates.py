@@ -1,0 +1,132 @@
+"""Candidates: what is kept is what was asked for, and every verdict is that of its own text."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from steps_by_hand import save_tiny
+
+from rlhf.candidates import sample_candidates, to_rankings
+from rlhf.embedded.make import character_tokenizer
+from rlhf.sampling import Sampled
+from rlhf.tasks import Problem, Verdict
+
+PROBLEMS = [Problem(f"What is {i}?", str(i), {}) for i in range(3)]
+
+
+class Parity:
+    """Right is what begins with the problem's own answer."""
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        return Verdict(float(completion.startswith(problem.answer)), float(len(completion)), 0.0)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
+    """What `sample` was called with, each time; it answers with the number of the problem and that of the completion."""
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    calls: list[dict] = []
+    tokenizer = character_tokenizer()
+
+    def sample(model, prompts, *, completions: int, **named) -> list[Sampled]:
+        embedding = float(model.get_input_embeddings().weight.detach().sum())
+        calls.append({"prompts": prompts, "completions": completions, "model": embedding, **named})
+        texts = [[f"{i}-{j}" for j in range(completions)] for i in range(len(prompts))]
+        tokens = [[[*tokenizer.encode(text), named["end_tokens"][0]] for text in own] for own in texts]
+        logp = [[[-1.0] * len(it) for it in own] for own in tokens]
+        return [Sampled(a, b, [False] * completions) for a, b in zip(tokens, logp, strict=True)]
+
+    monkeypatch.setattr("rlhf.candidates.sample", sample)
+    return calls
+
+
+SETTINGS = {"count": 2, "max_new_tokens": 6, "seed": 0, "temperature": 1.0, "system_prompt": None}
+
+
+def test_what_must_be_sampled_anew(asked: list[dict], tmp_path: Path) -> None:
+    """Everything that the completions depend on is in the key: the model's weights, the problems and their order, and
+    each setting of sampling; nothing else is."""
+    model, other = str(save_tiny(tmp_path / "a")), str(save_tiny(tmp_path / "b", seed=1))
+    base = dict(model_name=model, task=Parity(), problems=PROBLEMS, **SETTINGS)
+    first = sample_candidates(**base)
+    assert len(asked) == 1
+    assert sample_candidates(**base) == first
+    assert len(asked) == 1, "taken from the cache"
+    changes = [
+        *({"count": 3}, {"max_new_tokens": 7}, {"seed": 1}, {"temperature": 0.5}, {"system_prompt": "Be brief."}),
+        *({"problems": PROBLEMS[:2]}, {"problems": PROBLEMS[::-1]}, {"model_name": other}),
+    ]
+    for number, change in enumerate(changes, 2):
+        sample_candidates(**(base | change))
+        assert len(asked) == number, f"{change} was answered with what was sampled for something else"
+    assert sample_candidates(**base) == first
+    assert len(asked) == len(changes) + 1
+
+
+def test_what_is_asked_for_is_what_is_sampled(asked: list[dict], tmp_path: Path) -> None:
+    model, other = str(save_tiny(tmp_path / "a")), str(save_tiny(tmp_path / "b", seed=1))
+    settings = {"count": 3, "max_new_tokens": 5, "seed": 4, "temperature": 0.7, "system_prompt": "Be brief."}
+    for name in (model, other):
+        sample_candidates(name, Parity(), PROBLEMS, **settings)
+    call, its = asked
+    assert (call["completions"], call["max_new_tokens"], call["temperature"]) == (3, 5, 0.7)
+    assert call["model"] != its["model"]
+    tokenizer = character_tokenizer()
+    for problem, prompt in zip(PROBLEMS, call["prompts"], strict=True):
+        text = tokenizer.decode(prompt)
+        assert "Be brief." in text
+        assert problem.question in text
+
+
+def test_random_numbers_of_candidates_are_their_own(asked: list[dict], tmp_path: Path) -> None:
+    """Another seed or another problem, other random numbers; none of them those of training, whose keys are (seed,
+    number)."""
+    model = str(save_tiny(tmp_path / "a"))
+    keys = []
+    for seed in (0, 1, 2):
+        sample_candidates(model, Parity(), PROBLEMS, **(SETTINGS | {"seed": seed}))
+        keys += [tuple(key) for key in asked[-1]["keys"]]
+    training = [(seed, number) for seed in (0, 1, 2) for number in range(10)]
+    assert len({*keys, *training}) == len(keys) + len(training)
+
+
+def test_each_verdict_is_that_of_its_own_text(asked: list[dict], tmp_path: Path) -> None:
+    made = sample_candidates(str(save_tiny(tmp_path / "a")), Parity(), PROBLEMS, **SETTINGS)
+    assert len(asked) == 1
+    for i, one in enumerate(made):
+        assert one.problem == PROBLEMS[i]
+        assert list(one.texts) == [f"{i}-0", f"{i}-1"]
+        assert one.verdicts == [Verdict(1.0, 3.0, 0.0)] * 2
+    wrong = sample_candidates(
+        str(tmp_path / "a"), Parity(), [Problem(it.question, "9", {}) for it in PROBLEMS], **SETTINGS
+    )
+    assert len(asked) == 1, "verdicts are not kept"
+    assert all(verdict.exact == 0 for one in wrong for verdict in one.verdicts)
+
+
+def test_pairs_are_a_right_and_a_wrong_completion(asked: list[dict], tmp_path: Path) -> None:
+    """At most so many a problem, none twice, every one possible, by the seed and the question alone."""
+
+    class Half:
+        def verify(self, _: Problem, completion: str) -> Verdict:
+            return Verdict(float(int(completion[-1]) % 2), 1.0, 0.0)
+
+    made = sample_candidates(str(save_tiny(tmp_path / "a")), Half(), PROBLEMS, **(SETTINGS | {"count": 6}))
+    seen: Counter[tuple[str, str]] = Counter()
+    for seed in range(40):
+        rankings = to_rankings(made, seed=seed, per_problem=2)
+        found = [(it.question, *(side[0]["content"] for side in it.completions)) for it in rankings]
+        assert len(found) == len(set(found)) == 6
+        assert found == [
+            (it.question, *(side[0]["content"] for side in it.completions))
+            for one in made
+            for it in to_rankings([one], seed=seed, per_problem=2)
+        ], "other problems make no difference"
+        for question, right, wrong in found:
+            number = question.split()[-1].removesuffix("?")
+            assert right[0] == wrong[0] == number
+            assert (int(right[-1]) % 2, int(wrong[-1]) % 2) == (1, 0)
+            seen[right[2:], wrong[2:]] += 1
+    assert len(seen) == 9, "each right one meets each wrong one"
+    assert torch.tensor(list(seen.values())).float().std() < 12
