@@ -58,7 +58,7 @@ def nats(model: nn.Module, conversation: list[dict[str, str]], *, last_turn_only
     ("extra", "packs"),
     [
         (["--token_budget", "80"], False),
-        (["--token_budget", "110", "--pack_to", "100"], True),
+        (["--token_budget", "60", "--pack_to", "50"], True),
         (["--token_budget", "80", "--last_turn_only", "true"], False),
     ],
     ids=["micro-batches", "packed", "last turn"],

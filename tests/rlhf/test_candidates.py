@@ -24,7 +24,7 @@ class Parity:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
-    """What `sample` was called with, each time; it answers with the number of the problem and that of the completion."""
+    """What `sample` was called with, each time; it answers "problem-completion", by number."""
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
     calls: list[dict] = []
     tokenizer = character_tokenizer()
