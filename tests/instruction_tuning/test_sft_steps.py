@@ -9,8 +9,7 @@ from commands import Commands
 from steps_by_hand import check_adamw, check_gradient, record_steps, save_tiny, token_logp
 from torch import Tensor, nn
 
-from instruction_tuning.data import Rows
-from rlhf import groups
+from rlhf import groups, scoring
 from rlhf.embedded.make import END, character_tokenizer
 from rlhf.models import load_policy
 from rlhf.tracking import read_records
@@ -69,28 +68,30 @@ def test_a_step_is_the_token_mean_of_its_conversations(
     """Three steps of six conversations in several micro-batches, packed rows or not: the same gradient. The held-out
     loss is the token mean of whole conversations, before and after."""
     monkeypatch.setattr("rlhf.session.write_report", lambda path: path)
+    last = "--last_turn_only" in extra
+    known = {tuple(by_hand(it, last_turn_only=last)[0]): it for it in conversations(30)}
     steps = record_steps(monkeypatch, "rlhf.loop")
     batches: list[list] = []
     held_out: list = []
     layouts: list[tuple[int, int]] = []
-    batch, apart, cut = Rows.batch, Rows.held_out, groups.micro_batches
+    cut, score = groups.micro_batches, scoring.score
 
-    def seen(self: Rows, step: int, count: int):
-        batches.append(batch(self, step, count))
-        return batches[-1]
-
-    def kept(self: Rows):
-        held_out[:] = apart(self)
-        return list(held_out)
+    def conversation(group: groups.Group) -> list[dict[str, str]]:
+        """The one that has these tokens, template and all."""
+        return known[*group.prompt, *group.completions[0]]
 
     def spy(given, **how):
         made = cut(given, **how)
         layouts.append((len(made), max(len(rows.sequence) / len(rows.input_ids) for rows in made)))
+        batches.append([conversation(group) for group in given])
         return made
 
-    monkeypatch.setattr(Rows, "batch", seen)
-    monkeypatch.setattr(Rows, "held_out", kept)
+    def spy_on_evaluation(scorer, given, **how):
+        held_out[:] = [conversation(group) for group in given]
+        return score(scorer, given, **how)
+
     monkeypatch.setattr(groups, "micro_batches", spy)
+    monkeypatch.setattr(scoring, "score", spy_on_evaluation)
     data, folder, run = tmp_path / "d.jsonl", save_tiny(tmp_path / "model"), tmp_path / "run"
     data.write_text("".join(json.dumps({"messages": it}) + "\n" for it in conversations(30)))
     arguments = [*SETTINGS, *extra, "--data.path", str(data), "--model_name", str(folder), "--output_dir", str(run)]
@@ -100,7 +101,6 @@ def test_a_step_is_the_token_mean_of_its_conversations(
     assert all((in_a_row > 1) == packs for _, in_a_row in layouts)
     assert [step.lr for step in steps] == pytest.approx([0.01, 0.01, 0.005])
     check_adamw(steps, betas=(0.8, 0.95), weight_decay=0.1)
-    last = "--last_turn_only" in extra
     metrics = read_records(run / "metrics.jsonl")
     assert len({str(it) for own in batches for it in own}) == 18, "no conversation twice, of 24 or more"
     for record, step, own in zip(metrics, steps, batches, strict=True):
