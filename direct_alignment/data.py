@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from random import Random
-from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -14,11 +14,14 @@ from direct_alignment.losses import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.chat import Message
-from rlhf.data import Row, in_epochs, load_rows, usable
+from rlhf.data import in_epochs, load_rows, settle, sift, sift_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.mixture import Questions
-from rlhf.preferences import Ranking, parse_preference, split_by_question, to_groups
+from rlhf.preferences import Ranking, parse_labelled, parse_preference, split_by_question
+from rlhf.ranking_groups import Fitted, Truncation, describe_cuts, to_group
+
+LOOK_AHEAD = 100  # examples among which a mismatched completion that fits is looked for
 
 Say = Callable[[str], None]
 
@@ -55,40 +58,42 @@ def load(
     Raises:
         UserError: nothing can be read, more than 5 % of the rows are unusable, or nothing is left.
     """
+    encode = {"max_length": config.max_length, "truncation": config.truncation}
     if config.data.path == "on_policy":
         assert task is not None  # the config has seen to it
-        rankings, apart = _own_pairs(config, task, say=say)
-        labels = apart_labels = None
+        parts = _own_pairs(config, task, say=say)
+        read = sift([(f"pair {i}", pair) for i, pair in enumerate([*parts[0], *parts[1]])], lambda it: (it, None))
+        train, apart = read.kept[: len(parts[0])], read.kept[len(parts[0]) :]
     else:
         rows = load_rows(config.data.path, split=config.data.split)
-        if "pairs" not in loss.needs and rows and "label" in rows[0][1]:
-            labelled = usable(rows, parse_labelled, say=say)
-        else:
-            labelled = [(ranking, None) for ranking in usable(rows, parse_preference, say=say)]
-        kept, held_out = split_by_question(labelled, lambda it: it[0].question, held_out=config.data.held_out)
-        (rankings, labels), (apart, apart_labels) = _unzip(kept), _unzip(held_out)
-    order = list(range(len(rankings)))
-    Random(config.seed).shuffle(order)
-    order = order[: config.max_samples or None]
-    rankings, labels = [rankings[i] for i in order], labels and [labels[i] for i in order]
+        read = sift_rows(rows, parse_labelled if _labelled(loss, rows) else lambda row: (parse_preference(row), None))
+        settle([read], say=lambda _: None)  # counted again below, with what cannot be encoded
+        train, apart = split_by_question(read.kept, lambda it: it[1][0].question, held_out=config.data.held_out)
+    Random(config.seed).shuffle(train)
+    train = train[: config.max_samples or None]
 
-    def examples(rankings: Sequence[Ranking], labels: Sequence[bool] | None) -> list[Example]:
-        return to_examples(
-            tokenizer,
-            rankings,
-            labels,
-            max_length=config.max_length,
-            truncation=config.truncation,
-            system_prompt=config.system_prompt,
-            say=say,
-        )
+    def to_parts(item: tuple[bool, tuple[Ranking, bool | None]]) -> tuple[bool, Example, Fitted]:
+        held_out, (ranking, label) = item
+        return held_out, *to_example(tokenizer, ranking, label, system_prompt=config.system_prompt, **encode)
 
-    train, held_out = examples(rankings, labels), examples(apart, apart_labels)
+    chosen = [(where, (False, item)) for where, item in train] + [(where, (True, item)) for where, item in apart]
+    encoded = sift(chosen, to_parts, what="rows" if len(chosen) == len(read.kept) else "rows that were chosen")
+    settle([read, encoded], say=say)
+    describe_cuts((fitted for _, (_, _, fitted) in encoded.kept), max_length=config.max_length, say=say)
+    examples, held_out = ([e for _, (is_apart, e, _) in encoded.kept if is_apart == which] for which in (False, True))
+    if not examples or not held_out:
+        raise UserError(f"data: {len(examples)} examples to train on and {len(held_out)} held-out ones are left")
     if "mismatched" in loss.needs:
-        train, held_out = with_mismatched(train), with_mismatched(held_out)
-    everything = [*train, *held_out]
+        examples, held_out = with_mismatched(examples, **encode), with_mismatched(held_out, **encode)
+    everything = [*examples, *held_out]
     fingerprint = key(digest([e.group for e in everything]), [e.desirable for e in everything])[:16]
-    return Preferences(train, held_out, fingerprint, config.seed)
+    return Preferences(examples, held_out, fingerprint, config.seed)
+
+
+def _labelled(loss: Loss, rows: Sequence[tuple[str, object]]) -> bool:
+    """Whether rows are single completions with labels, for a loss that takes such: by the first row that tells."""
+    told = (row for _, row in rows if isinstance(row, Mapping) and not {"completion", "chosen"}.isdisjoint(row))
+    return "pairs" not in loss.needs and "completion" in next(told, {})
 
 
 def digest(groups: Sequence[Group]) -> str:
@@ -128,51 +133,47 @@ def _own_pairs(config: DirectAlignmentConfig, task: Questions, *, say: Say) -> t
     return train, held_out
 
 
-def parse_labelled(row: Row) -> tuple[Ranking, bool]:
-    """`prompt`, `completion` (text or messages) and `label`: true for wanted, false for unwanted."""
-    if row.get("prompt") is None or row.get("completion") is None:
-        raise ValueError(f"columns {sorted(row)}: wanted prompt, completion and label")
-    label = row.get("label")
-    if not isinstance(label, bool | int) or label not in (0, 1):
-        raise ValueError(f"label: wanted true or false, found {label!r}")
-    # Read as a pair whose other side is a stand-in that no completion equals.
-    pair = parse_preference({"prompt": row.get("prompt"), "chosen": row.get("completion"), "rejected": "\0"})
-    return replace(pair, completions=pair.completions[:1]), bool(label)
-
-
-def _unzip(items: Sequence[tuple[Ranking, bool | None]]) -> tuple[list[Ranking], list[bool] | None]:
-    labels = [label for _, label in items if label is not None]
-    return [ranking for ranking, _ in items], labels or None
-
-
 def to_examples(
     tokenizer: PreTrainedTokenizerBase,
     rankings: Sequence[Ranking],
     labels: Sequence[bool] | None,
     *,
     max_length: int,
-    truncation: Literal["keep_end", "keep_start"],
+    truncation: Truncation,
     system_prompt: str | None,
     say: Say,
 ) -> list[Example]:
-    """Tokenized. Of a ranking of more than two, the best and the worst make the pair."""
-    prompts = [_with_system(ranking.prompt, system_prompt) for ranking in rankings]
-    ends = [slice(None) if labels else slice(None, None, len(ranking.completions) - 1) for ranking in rankings]
-    shaped = [
-        replace(ranking, prompt=prompt, completions=ranking.completions[both])
-        for ranking, prompt, both in zip(rankings, prompts, ends, strict=True)
-    ]
-    kept, groups = to_groups(tokenizer, shaped, max_length=max_length, truncation=truncation, say=say)
-    if labels is None:
-        return [
-            Example(group, (True, False), question=ranking.question)
-            for ranking, group in zip(kept, groups, strict=True)
-        ]
-    label_of = {id(ranking): label for ranking, label in zip(shaped, labels, strict=True)}
-    return [
-        Example(group, (label_of[id(ranking)],), question=ranking.question)
-        for ranking, group in zip(kept, groups, strict=True)
-    ]
+    """Rankings, or single completions with labels, tokenized. What is left out or cut is counted and said.
+
+    Raises:
+        UserError: more than 5 % cannot be used.
+    """
+    items = [(f"pair {i}", pair) for i, pair in enumerate(zip(rankings, labels or [None] * len(rankings), strict=True))]
+    encode = {"max_length": max_length, "truncation": truncation, "system_prompt": system_prompt}
+    encoded = sift(items, lambda item: to_example(tokenizer, *item, **encode), what="pairs")
+    settle([encoded], say=say)
+    describe_cuts((fitted for _, (_, fitted) in encoded.kept), max_length=max_length, say=say)
+    return [example for _, (example, _) in encoded.kept]
+
+
+def to_example(
+    tokenizer: PreTrainedTokenizerBase,
+    ranking: Ranking,
+    label: bool | None,
+    *,
+    max_length: int,
+    truncation: Truncation,
+    system_prompt: str | None,
+) -> tuple[Example, Fitted]:
+    """Tokenized. Of a ranking of more than two, the best and the worst make the pair.
+
+    Raises:
+        ValueError: with the reason why it cannot be used.
+    """
+    ends = slice(None) if label is not None else slice(None, None, len(ranking.completions) - 1)
+    shaped = replace(ranking.take(ends), prompt=_with_system(ranking.prompt, system_prompt))
+    fitted = to_group(tokenizer, shaped, max_length=max_length, truncation=truncation)
+    return Example(fitted.group, (True, False) if label is None else (label,), question=ranking.question), fitted
 
 
 def _with_system(prompt: list[Message], system_prompt: str | None) -> list[Message]:
@@ -181,8 +182,9 @@ def _with_system(prompt: list[Message], system_prompt: str | None) -> list[Messa
     return [{"role": "system", "content": system_prompt}, *prompt]
 
 
-def with_mismatched(examples: Sequence[Example]) -> list[Example]:
-    """Each prompt with the completions of the next example that has another prompt, going round.
+def with_mismatched(examples: Sequence[Example], *, max_length: int, truncation: Truncation) -> list[Example]:
+    """Each prompt with the completions of the next example that has another prompt and fits behind this one, going
+    round; where none of the next ones fits, those of the first, cut as `truncation` says.
 
     Fixed for the run, so that the reference's log-probabilities of them are computed once.
 
@@ -191,12 +193,29 @@ def with_mismatched(examples: Sequence[Example]) -> list[Example]:
     """
     made = []
     for i, example in enumerate(examples):
-        following = (examples[(i + step) % len(examples)] for step in range(1, len(examples)))
-        other = next((e for e in following if list(e.group.prompt) != list(example.group.prompt)), None)
-        if other is None:
+        prompt = list(example.group.prompt)
+        following = (examples[(i + step) % len(examples)].group for step in range(1, len(examples)))
+        others = (group for group in following if list(group.prompt) != prompt)
+        first = next(others, None)
+        if first is None:
             raise UserError("data: kto compares with completions of other prompts, and there is only one prompt")
-        made.append(replace(example, mismatched=replace(other.group, prompt=example.group.prompt)))
+        near = chain([first], islice(others, LOOK_AHEAD))
+        other = next((group for group in near if len(prompt) + _longest(group) <= max_length), first)
+        made.append(replace(example, mismatched=_behind(prompt, other, max_length=max_length, truncation=truncation)))
     return made
+
+
+def _behind(prompt: list[int], other: Group, *, max_length: int, truncation: Truncation) -> Group:
+    """The completions of a group behind another prompt, within `max_length` tokens."""
+    if truncation == "keep_end":
+        return replace(other, prompt=prompt[-(max_length - _longest(other)) :])
+    room = max_length - len(prompt)
+    completions, counts = ([list(own[:room]) for own in part] for part in (other.completions, other.counts))
+    return Group(prompt, completions, counts)
+
+
+def _longest(group: Group) -> int:
+    return max(map(len, group.completions))
 
 
 def class_weights(examples: Sequence[Example], settings: Mapping[str, float]) -> str:

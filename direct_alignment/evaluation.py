@@ -15,9 +15,9 @@ from direct_alignment.diagnostics import implicit_reward, judged_right
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
 from rlhf.chat import decode, end_tokens
-from rlhf.evaluation import EVALUATION_KEY
 from rlhf.groups import Group, Layout
 from rlhf.loop import gather, share
+from rlhf.random_keys import of_samples
 from rlhf.sampling import Sampled, sample
 from rlhf.scoring import Scorer
 from rlhf.statistics import record, t_interval, wilson
@@ -94,7 +94,7 @@ def write(
             completions=1,
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(tokenizer),
-            keys=[(EVALUATION_KEY, 1, i) for i, _ in mine],
+            keys=[of_samples(i) for i, _ in mine],
         )
     return gather(sampled, accelerator)
 

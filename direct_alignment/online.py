@@ -12,13 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, Say, to_examples, with_mismatched
 from direct_alignment.losses import Loss
+from rlhf.answers import sampled_answer
 from rlhf.candidates import Candidates, to_rankings
-from rlhf.chat import decode, encode_prompt, end_tokens
+from rlhf.chat import encode_prompt, end_tokens
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
+from rlhf.random_keys import of_training
 from rlhf.sampling import sample
 
 
@@ -51,28 +53,21 @@ def fresh_pairs(
             completions=config.data.candidates,
             max_new_tokens=config.max_new_tokens,
             end_tokens=end_tokens(tokenizer),
-            keys=[(config.seed, number) for number, _ in mine],
+            keys=[of_training(config.seed, number) for number, _ in mine],
         )
     candidates = []
     for (_, problem), one in zip(mine, sampled, strict=True):
-        texts = [decode(tokenizer, tokens) for tokens in one.tokens]
-        candidates.append(Candidates(problem, texts, [task.verify(problem, text) for text in texts]))
+        answers = [sampled_answer(tokenizer, tokens) for tokens in one.tokens]
+        candidates.append(Candidates(problem, answers, [task.verify(problem, answer.text) for answer in answers]))
     rankings = to_rankings(gather(candidates, accelerator), seed=config.seed, per_problem=config.data.per_problem)
     if not rankings:
         raise UserError(
             f"online_every: at step {step} every problem has completions that are all right or all wrong",
             hint="There is nothing left to prefer: a harder task_config, more data.candidates, or fewer max_steps.",
         )
-    examples = to_examples(
-        tokenizer,
-        rankings,
-        None,
-        max_length=config.max_length,
-        truncation=config.truncation,
-        system_prompt=config.system_prompt,
-        say=say,
-    )
-    return with_mismatched(examples) if "mismatched" in loss.needs else examples
+    limits = {"max_length": config.max_length, "truncation": config.truncation}
+    examples = to_examples(tokenizer, rankings, None, system_prompt=config.system_prompt, say=say, **limits)
+    return with_mismatched(examples, **limits) if "mismatched" in loss.needs else examples
 
 
 def take(buffer: list[Example], step: int, config: DirectAlignmentConfig) -> list[Example]:

@@ -19,6 +19,7 @@ from rlhf.evaluation import messages_for
 from rlhf.groups import Group
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
+from rlhf.random_keys import of_training
 from rlhf.sampling import Sampled, sample
 from rlhf.tasks import Problem
 
@@ -177,7 +178,7 @@ class Sampler:
                 completions=config.group_size,
                 max_new_tokens=config.max_new_tokens,
                 end_tokens=self.end_tokens,
-                keys=[(config.seed, number) for number, _, _ in mine],
+                keys=[of_training(config.seed, number) for number, _, _ in mine],
                 temperature=config.temperature,
                 top_k=config.top_k,
                 top_p=config.top_p,

@@ -17,12 +17,15 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig, RewardModelConfig
 from reward_models.questions import load_questions
 from reward_models.steps import CLASSES, label_arithmetic, split_steps
+from rlhf.answers import Answer, encode_answer, from_columns
 from rlhf.candidates import Candidates, sample_candidates
-from rlhf.chat import encode_conversation, encode_prompt
-from rlhf.data import Row, load_rows, usable
+from rlhf.chat import Conversation, encode_prompt, encode_text, refuse_unknown
+from rlhf.columns import cell_truth, is_missing, kind_of, refuse_unused
+from rlhf.data import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows, usable
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.preferences import Ranking, load_preferences, split_by_question, to_groups
+from rlhf.preferences import AS_SAMPLED, Ranking, parse_preference, split_by_question
+from rlhf.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
 from rlhf.tasks import Task
 
 type Say = Callable[[str], None]
@@ -44,6 +47,7 @@ class Example:
     margin: float = 0.0
     step_ends: list[list[int]] = field(default_factory=list)  # of each answer: the last token of every step
     whole: list[bool] = field(default_factory=list)  # of each answer: a solution, not another last step of one
+    subset: str = ""  # of a benchmark, where the data name them
 
     @property
     def tokens(self) -> int:
@@ -103,19 +107,34 @@ def preference_data(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase
     if data.path == "samples":
         split = outcome_data(config, tokenizer, say)
         return Split(split.name, *map(contrasting, (split.train, split.validation, split.held_out)))
-    name = data.path
-    rankings = load_preferences(data.path, split=data.split, say=say, size=data.size)
-    rankings, held_out = split_by_question(rankings, lambda r: r.question, held_out=data.held_out)
-    train, validation = split_by_question(rankings, lambda r: r.question, held_out=data.validation, name="validation")
-    if config.margin_scale:
-        _margins_can_be_used([*train, *validation, *held_out])
+    rows = load_rows(data.path, split=data.split)[: data.size or None]
+    return _split_of(data, preference_examples(rows, tokenizer, config, say))
 
-    def examples(rankings: list[Ranking]) -> list[Example]:
-        return rankings_to_examples(
-            rankings, tokenizer, max_length=config.max_length, truncation=config.truncation, say=say
-        )
 
-    return Split(name, examples(train), examples(validation), examples(held_out))
+def preference_examples(
+    rows: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase, config: PreferenceConfig, say: Say
+) -> list[Example]:
+    """Rankings of a file, tokenized in the same pass, so that whatever is wrong with a row counts as one."""
+
+    def read(row: Row) -> tuple[Example, Fitted]:
+        ranking = parse_preference(row)
+        if config.margin_scale:
+            _margin_can_be_used(ranking)
+        fitted = to_group(tokenizer, ranking, max_length=config.max_length, truncation=config.truncation)
+        texts = ["\n\n".join(message["content"] for message in answer) for answer in ranking.completions]
+        subset = str(row.get("subset") or "")
+        return Example(ranking.question, fitted.group, texts, margin=ranking.margin or 0.0, subset=subset), fitted
+
+    found = usable(rows, read, say=say)
+    describe_cuts((fitted for _, fitted in found), max_length=config.max_length, say=say)
+    return [example for example, _ in found]
+
+
+def _split_of(data: DataConfig, examples: list[Example]) -> Split:
+    """Of the examples of a file: whole questions kept apart, for validation and to report."""
+    train, held_out = split_by_question(examples, lambda e: e.question, held_out=data.held_out)
+    train, validation = split_by_question(train, lambda e: e.question, held_out=data.validation, name="validation")
+    return Split(data.path, train, validation, held_out)
 
 
 def contrasting(examples: Iterable[Example]) -> list[Example]:
@@ -136,56 +155,49 @@ def in_pairs(examples: Iterable[Example], data: DataConfig) -> list[Example]:
     return made
 
 
-def rankings_to_examples(
-    rankings: list[Ranking], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: Any, say: Say
-) -> list[Example]:
-    kept, groups = to_groups(tokenizer, rankings, max_length=max_length, truncation=truncation, say=say)
-    return [
-        Example(
-            ranking.question,
-            group,
-            ["\n\n".join(message["content"] for message in answer) for answer in ranking.completions],
-            margin=ranking.margin or 0.0,
+def _margin_can_be_used(ranking: Ranking) -> None:
+    if ranking.margin is None:
+        raise UserError(
+            "margin_scale: the data have no margins",
+            hint="Give a column margin, or score_chosen and score_rejected.",
         )
-        for ranking, group in zip(kept, groups, strict=True)
-    ]
-
-
-def _margins_can_be_used(rankings: Iterable[Ranking]) -> None:
-    for ranking in rankings:
-        if ranking.margin is None:
-            raise UserError(
-                "margin_scale: the data have no margins",
-                hint="Give a column margin, or score_chosen and score_rejected.",
-            )
-        if len(ranking.completions) > 2:
-            raise UserError("margin_scale: a margin belongs to a pair, and the data have longer rankings")
+    if len(ranking.completions) > 2:
+        raise UserError("margin_scale: a margin belongs to a pair, and the data have longer rankings")
 
 
 # ---------------------------------------------------------------------------------------------------------- outcome
 
+type Solutions = tuple[str, list[tuple[Answer, bool]]]  # a question with solutions, each with whether it is right
+
 
 def outcome_data(config: OutcomeConfig | PreferenceConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
     data = config.data
-    if data.path == "samples":
-        name, candidates, held = sample_problems(data)
-        train, held_out = (
-            [(c.problem.question, [(t, v.exact == 1) for t, v in zip(c.texts, c.verdicts, strict=True)]) for c in part]
-            for part in (candidates, held)
-        )
-    else:
-        name = data.path
-        rows = load_rows(data.path, split=data.split)
-        train = merge(usable(rows[: data.size or None], parse_solutions, say=say), say)
-        train, held_out = split_by_question(train, lambda item: item[0], held_out=data.held_out)
-    train, validation = split_by_question(train, lambda item: item[0], held_out=data.validation, name="validation")
-    parts = [solutions_to_examples(part, tokenizer, config, say) for part in (train, validation, held_out)]
-    if data.path == "samples" and data.pairs:
-        parts[0] = in_pairs(parts[0], data)
-    return Split(name, *parts)
+    if data.path != "samples":
+        rows = load_rows(data.path, split=data.split)[: data.size or None]
+        return _split_of(data, outcome_examples(rows, tokenizer, config, say))
+    name, *sampled = sample_problems(data)
+    train, held_out = (
+        solutions_to_examples(_numbered(map(candidates_to_solutions, part)), tokenizer, config, say) for part in sampled
+    )
+    train, validation = split_by_question(train, lambda e: e.question, held_out=data.validation, name="validation")
+    return Split(name, in_pairs(train, data) if data.pairs else train, validation, held_out)
 
 
-type Solutions = tuple[str, list[tuple[str, bool]]]  # a question with solutions, each with whether it is right
+def outcome_examples(
+    rows: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig, say: Say
+) -> list[Example]:
+    """Solutions of a file, one example a question."""
+    parsed = sift_rows(rows, parse_solutions)
+    return solutions_to_examples(parsed.kept, tokenizer, config, say, read=[parsed])
+
+
+def candidates_to_solutions(candidates: Candidates) -> Solutions:
+    labels = [verdict.exact == 1 for verdict in candidates.verdicts]
+    return candidates.problem.question, list(zip(candidates.answers, labels, strict=True))
+
+
+def _numbered[T](items: Iterable[T]) -> list[tuple[str, T]]:
+    return [(f"problem {i}", item) for i, item in enumerate(items)]
 
 
 def parse_solutions(row: Row) -> Solutions:
@@ -198,79 +210,79 @@ def parse_solutions(row: Row) -> Solutions:
     Raises:
         ValueError: with the reason.
     """
-    question = next((row[name] for name in ("question", "prompt") if row.get(name) is not None), None)
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"columns {sorted(row)}: there is no question")
+    question = next((row[name] for name in ("question", "prompt") if not is_missing(row.get(name))), None)
+    if not isinstance(question, str):
+        raise ValueError(f"columns {sorted(row)}: there is no question as text{kind_of(row)}")
+    refuse_unused(row, used=(*LABELS, "labels", *AS_SAMPLED))
     text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
-    label = next((row[name] for name in LABELS if row.get(name) is not None), None)
+    label = next((row[name] for name in LABELS if not is_missing(row.get(name))), None)
     inside = [v for v in row.values() if isinstance(v, dict) and "solution" in v and "is_correct" in v]
-    if row.get("completions") is not None:
+    if not is_missing(row.get("completions")):
         texts, labels = row["completions"], row.get("labels")
-        if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels) or not texts:
+        if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
             raise ValueError("completions and labels: wanted two lists of one length")
-        found = list(zip(texts, labels, strict=True))
+        if any(label in (-1, None) for label in labels):
+            raise ValueError("labels of -1 or null are of the steps of one solution: reward_models.train_prm reads them")
     elif inside:
-        found = [(item["solution"], item["is_correct"]) for item in inside]
+        texts, labels = [item["solution"] for item in inside], [item["is_correct"] for item in inside]
     elif text is not None and label is not None:
-        found = [(text, label)]
+        texts, labels = [text], [label]
     else:
-        raise ValueError(f"columns {sorted(row)}: wanted a solution with a label, or completions with labels")
-    for text, label in found:
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError("a solution is empty or not text")
-        if label not in (0, 1):
-            raise ValueError(f"label {label!r}: wanted true or false")
-    return question, [(text, bool(label)) for text, label in found]
-
-
-def merge(solutions: Iterable[Solutions], say: Say) -> list[Solutions]:
-    """One entry a question; a text that is called right here and wrong there is left out."""
-    by_question: dict[str, list[tuple[str, bool]]] = {}
-    for question, found in solutions:
-        by_question.setdefault(question, []).extend(found)
-    contradicted, merged = 0, []
-    for question, found in by_question.items():
-        right, wrong = ({text for text, label in found if label == way} for way in (True, False))
-        contradicted += len(right & wrong)
-        if kept := [(text, label) for text, label in found if text not in right & wrong]:
-            merged.append((question, kept))
-    if contradicted:
-        say(f"data: {contradicted} solutions are left out: labelled right in one row and wrong in another")
-    return merged
+        raise ValueError(
+            f"columns {sorted(row)}: wanted a solution with a label, or completions with labels{kind_of(row)}"
+        )
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError("a solution is empty or not text")
+    right = [cell_truth(label, "label") for label in labels]
+    return question, list(zip(from_columns(row, texts), right, strict=True))
 
 
 def solutions_to_examples(
-    solutions: Iterable[Solutions], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig, say: Say
+    solutions: Sequence[tuple[str, Solutions]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RewardModelConfig,
+    say: Say,
+    *,
+    read: Sequence[Sifted[Any]] = (),
 ) -> list[Example]:
-    """Solutions too long for `max_length` are left out whole, since the score is read at their end."""
-    examples, left = [], 0
-    for question, found in solutions:
-        encoded = [
-            encode_conversation(
-                tokenizer,
-                [*_system(config.data), {"role": "user", "content": question}, {"role": "assistant", "content": text}],
-                last_turn_only=True,
-            )
-            for text, _ in found
-        ]
-        fits = [i for i, e in enumerate(encoded) if len(e.prompt) + len(e.completion) <= config.max_length]
-        left += len(found) - len(fits)
-        if fits:
-            group = Group(encoded[0].prompt, [encoded[i].completion for i in fits], [encoded[i].counts for i in fits])
-            examples.append(Example(question, group, [found[i][0] for i in fits], [found[i][1] for i in fits]))
-    return _not_empty(examples, left, config, say)
+    """One example a question. An answer too long for `max_length` is left out whole, since the score is read at its
+    end; so is one that is called right here and wrong there. They count as unusable, together with the rows that could
+    not be `read`.
+
+    Raises:
+        UserError: more than 5 % are unusable.
+    """
+    labels: dict[tuple[str, str], set[bool]] = {}
+    answers = []
+    for where, (question, found) in solutions:
+        for i, (answer, label) in enumerate(found):
+            labels.setdefault((question, answer.text), set()).add(label)
+            answers.append((f"{where}, answer {i}" if len(found) > 1 else where, (question, answer, label)))
+
+    def encode(item: tuple[str, Answer, bool]) -> tuple[str, Answer, bool, Conversation]:
+        question, answer, label = item
+        if len(labels[question, answer.text]) > 1:
+            raise ValueError("labelled right in one row and wrong in another")
+        encoded = encode_answer(tokenizer, [*_system(config.data), {"role": "user", "content": question}], answer)
+        refuse_unknown(tokenizer, encoded)
+        if (needs := len(encoded.prompt) + len(encoded.completion)) > config.max_length:
+            raise TooLong(needs, config.max_length)
+        return question, answer, label, encoded
+
+    sifted = sift(answers, encode, what="answers")
+    settle([*read, sifted], say=say)
+    by_question: dict[str, list[tuple[Answer, bool, Conversation]]] = {}
+    for _, (question, *rest) in sifted.kept:
+        by_question.setdefault(question, []).append(tuple(rest))
+    examples = []
+    for question, found in by_question.items():
+        group = Group(*shared_prompt([encoded for _, _, encoded in found]))
+        examples.append(Example(question, group, [a.text for a, _, _ in found], [right for _, right, _ in found]))
+    return examples
 
 
 def _system(data: DataConfig) -> list[dict[str, str]]:
     return [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
-
-
-def _not_empty(examples: list[Example], left: int, config: RewardModelConfig, say: Say) -> list[Example]:
-    if not examples:
-        raise UserError(f"data: nothing fits into max_length {config.max_length}")
-    if left:
-        say(f"data: {left} answers are left out: longer than max_length {config.max_length}")
-    return examples
 
 
 # ---------------------------------------------------------------------------------------------------------- process
@@ -297,21 +309,34 @@ def process_data(config: ProcessConfig, tokenizer: PreTrainedTokenizerBase, say:
                 "data.task: the labels of steps are computed for step_arithmetic alone",
                 hint="Give a file with labelled steps as data.path.",
             )
-        name, candidates, held = sample_problems(data)
-        train, held_out = ([candidates_to_traces(c) for c in part] for part in (candidates, held))
-    else:
-        name = data.path
-        rows = usable(load_rows(data.path, split=data.split)[: data.size or None], parse_traces, say=say)
-        wanted = ((q, [t for t in traces if config.alternatives or not t.alternative]) for q, traces in rows)
-        labelled = [(q, traces) for q, traces in wanted if traces]
-        if len(labelled) < len(rows):
-            say(f"data: {len(rows) - len(labelled)} of {len(rows)} rows have no rated step")
-        by_question: dict[str, list[Trace]] = {}
-        for question, traces in labelled:
-            by_question.setdefault(question, []).extend(traces)
-        train, held_out = split_by_question(by_question.items(), lambda item: item[0], held_out=data.held_out)
-    train, validation = split_by_question(train, lambda item: item[0], held_out=data.validation, name="validation")
-    return Split(name, *(traces_to_examples(part, tokenizer, config, say) for part in (train, validation, held_out)))
+        name, *sampled = sample_problems(data)
+        train, held_out = (
+            traces_to_examples(_numbered(map(candidates_to_traces, part)), tokenizer, config, say) for part in sampled
+        )
+        train, validation = split_by_question(train, lambda e: e.question, held_out=data.validation, name="validation")
+        return Split(name, train, validation, held_out)
+    rows = load_rows(data.path, split=data.split)[: data.size or None]
+    return _split_of(data, process_examples(rows, tokenizer, config, say))
+
+
+def process_examples(
+    rows: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase, config: ProcessConfig, say: Say
+) -> list[Example]:
+    """Labelled steps of a file, one example a question. A row without any rated step is said and left out: PRM800K has
+    them by design, so they are not unusable."""
+    parsed = sift_rows(rows, parse_traces)
+    wanted = (
+        (where, (q, [t for t in traces if config.alternatives or not t.alternative]))
+        for where, (q, traces) in parsed.kept
+    )
+    labelled = [(where, (q, traces)) for where, (q, traces) in wanted if any(map(_is_rated, traces))]
+    if len(labelled) < len(parsed.kept):
+        say(f"data: {len(parsed.kept) - len(labelled)} of {len(parsed.kept)} rows have no rated step")
+    return traces_to_examples(labelled, tokenizer, config, say, read=[parsed])
+
+
+def _is_rated(trace: Trace) -> bool:
+    return any(label is not None for label in trace.labels)
 
 
 def candidates_to_traces(candidates: Candidates) -> Traces:
@@ -333,12 +358,15 @@ def parse_traces(row: Row) -> Traces:
     """
     if isinstance(row.get("question"), dict) and isinstance(row.get("label"), dict):
         return _parse_prm800k(row["question"], row["label"])
-    question = next((row[name] for name in ("prompt", "question") if row.get(name) is not None), None)
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"columns {sorted(row)}: there is no question")
+    question = next((row[name] for name in ("prompt", "question") if not is_missing(row.get(name))), None)
+    if not isinstance(question, str):
+        raise ValueError(f"columns {sorted(row)}: there is no question as text{kind_of(row)}")
+    refuse_unused(row, used=("labels",))
     steps, labels = row.get("completions"), row.get("labels")
     if not isinstance(steps, list) or not isinstance(labels, list) or len(steps) != len(labels) or not steps:
-        raise ValueError("completions and labels: wanted two lists of one length")
+        raise ValueError(f"completions and labels: wanted two lists of one length{kind_of(row)}")
+    if sum("</answer>" in str(step) for step in steps) > 1:
+        raise ValueError("several of the completions have an answer: they are solutions, which train_orm reads")
     return question, [Trace([_step(step) for step in steps], [_rating(label) for label in labels])]
 
 
@@ -411,38 +439,67 @@ def _rating(value: Any) -> int | None:
 
 
 def traces_to_examples(
-    questions: Iterable[Traces], tokenizer: PreTrainedTokenizerBase, config: ProcessConfig, say: Say
+    questions: Sequence[tuple[str, Traces]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: ProcessConfig,
+    say: Say,
+    *,
+    read: Sequence[Sifted[Any]] = (),
 ) -> list[Example]:
-    """A trace too long for `max_length` loses its last steps, never its first: a step is judged by its history."""
+    """One example a question. A trace too long for `max_length` loses its last steps, never its first: a step is judged
+    by its history. Labelled steps that are lost count as unusable, together with rows that could not be `read` and
+    traces that cannot be encoded.
+
+    Raises:
+        UserError: more than 5 % are unusable.
+    """
     separator = separator_token(tokenizer, config.separator)
-    examples, left = [], 0
-    for question, traces in questions:
+
+    def encode(item: tuple[str, Trace]) -> tuple[str, Trace, list[int], list[list[int]]]:
+        question, trace = item
         prompt = encode_prompt(tokenizer, [*_system(config.data), {"role": "user", "content": question}])
-        room, encoded = config.max_length - len(prompt), []
-        for trace in traces:
-            steps = encode_steps(tokenizer, trace.steps, separator, room=room)
-            tokens, counts, labels = join_steps(steps, trace.labels, judged_at=config.judged_at)
-            left += sum(label is not None for label in trace.labels) - len(labels)
-            if labels:
-                ends = [end - 1 for end in accumulate(map(len, steps))]
-                encoded.append((tokens, counts, labels, ends, trace))
-        if encoded:
-            tokens, counts, labels, ends, kept = (list(column) for column in zip(*encoded, strict=True))
-            examples.append(
-                Example(
-                    question,
-                    Group(prompt, tokens, counts),
-                    ["\n".join(trace.steps) for trace in kept],
-                    [trace.right for trace in kept],
-                    labels,
-                    [trace.steps for trace in kept],
-                    step_ends=ends,
-                    whole=[not trace.alternative for trace in kept],
-                )
-            )
-    if left:
-        say(f"data: {left} labelled steps are left out: they lie behind max_length {config.max_length}")
-    return _not_empty(examples, 0, config, say)
+        steps = encode_steps(tokenizer, trace.steps, separator)
+        said = [token for own in steps for token in own[:-1]]
+        refuse_unknown(tokenizer, Conversation(prompt, said, [True] * len(said)))
+        return question, trace, prompt, steps
+
+    traces = [
+        (f"{where}, trace {i}" if len(found) > 1 else where, (question, trace))
+        for where, (question, found) in questions
+        for i, trace in enumerate(found)
+    ]
+    encoded, steps_seen = sift(traces, encode, what="traces"), Sifted[int]([], [], "labelled steps")
+    by_question: dict[str, list[tuple[Trace, list[int], list[list[int]]]]] = {}
+    for where, (question, trace, prompt, steps) in encoded.kept:
+        ends = [len(prompt) + end for end in accumulate(map(len, steps))]
+        fit = sum(end <= config.max_length for end in ends)
+        for label, end in zip(trace.labels, ends, strict=True):
+            if label is not None and end > config.max_length:
+                steps_seen.refused.append((where, TooLong(end, config.max_length)))
+            elif label is not None:
+                steps_seen.kept.append((where, label))
+        if _is_rated(replace(trace, labels=trace.labels[:fit])):
+            by_question.setdefault(question, []).append((trace, prompt, steps[:fit]))
+    settle([*read, encoded, steps_seen], say=say)
+    return [_trace_example(question, found, config.judged_at) for question, found in by_question.items()]
+
+
+def _trace_example(
+    question: str, found: Sequence[tuple[Trace, list[int], list[list[int]]]], judged_at: JudgedAt
+) -> Example:
+    """Of the traces of a question, each with its prompt and the tokens of the steps that fit."""
+    joined = [join_steps(steps, trace.labels, judged_at=judged_at) for trace, _, steps in found]
+    tokens, counts, labels = (list(column) for column in zip(*joined, strict=True))
+    return Example(
+        question,
+        Group(found[0][1], tokens, counts),
+        ["\n".join(trace.steps) for trace, _, _ in found],
+        [trace.right for trace, _, _ in found],
+        labels,
+        [trace.steps for trace, _, _ in found],
+        step_ends=[[end - 1 for end in accumulate(map(len, steps))] for _, _, steps in found],
+        whole=[not trace.alternative for trace, _, _ in found],
+    )
 
 
 def separator_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
@@ -461,24 +518,15 @@ def separator_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
 
 
 def encode_trace(
-    tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, judged_at: JudgedAt, room: int
+    tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, judged_at: JudgedAt
 ) -> tuple[list[int], list[bool], list[int]]:
-    """Tokens, at which of them a labelled step is judged, and these steps' labels; the whole steps that fit."""
-    return join_steps(encode_steps(tokenizer, trace.steps, separator, room=room), trace.labels, judged_at=judged_at)
+    """Tokens, at which of them a labelled step is judged, and these steps' labels."""
+    return join_steps(encode_steps(tokenizer, trace.steps, separator), trace.labels, judged_at=judged_at)
 
 
-def encode_steps(
-    tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], separator: int, *, room: int
-) -> list[list[int]]:
-    """The tokens of each step with its separator, as long as whole steps fit."""
-    encoded: list[list[int]] = []
-    for step in steps:
-        own = [*tokenizer(step, add_special_tokens=False)["input_ids"], separator]
-        room -= len(own)
-        if room < 0:
-            break
-        encoded.append(own)
-    return encoded
+def encode_steps(tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], separator: int) -> list[list[int]]:
+    """The tokens of each step with its separator."""
+    return [[*encode_text(tokenizer, step), separator] for step in steps]
 
 
 def join_steps(

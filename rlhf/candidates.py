@@ -1,7 +1,7 @@
 """Several answers of a policy to each problem, verified: the data that reward models and direct alignment learn from.
 
-Sampled once: the texts are cached under a hash of the policy's weights, the problems and the settings of sampling.
-Verdicts are not cached, since verifying costs little and verifiers change.
+Sampled once: the tokens are cached under a hash of the policy's weights, the problems and the settings of sampling.
+Texts and verdicts are not cached, since decoding and verifying cost little, and verifiers change.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from rlhf.answers import Answer, sampled_answer
 from rlhf.cache import cached, fingerprint, key
-from rlhf.chat import Message, decode, encode_prompt, end_tokens
+from rlhf.chat import encode_prompt, end_tokens
 from rlhf.evaluation import messages_for
 from rlhf.loop import open_device
-from rlhf.models import choose_precision, load
+from rlhf.models import choose_precision, load, load_tokenizer
 from rlhf.preferences import Ranking
+from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
 from rlhf.tasks import Problem, Verdict
-
-# Sets these random numbers apart from those of training and evaluation, whose keys begin otherwise.
-CANDIDATES_KEY = 2**33
-
 
 @runtime_checkable
 class Verifier(Protocol):
@@ -36,8 +34,12 @@ class Candidates:
     """Answers to one problem, in the order they were sampled in, each with its verdict."""
 
     problem: Problem
-    texts: list[str]
+    answers: list[Answer]
     verdicts: list[Verdict]
+
+    @property
+    def texts(self) -> list[str]:
+        return [answer.text for answer in self.answers]
 
 
 def sample_candidates(
@@ -53,13 +55,14 @@ def sample_candidates(
 ) -> list[Candidates]:
     """`count` completions of each problem, sampled from the model and verified."""
     questions = [problem.question for problem in problems]
-    entry = key(
-        fingerprint(model_name), questions, count, max_new_tokens, seed, temperature, system_prompt, "candidates 1"
-    )
+    tokenizer = load_tokenizer(model_name)
+    ends = end_tokens(tokenizer)
+    how = [count, max_new_tokens, seed, temperature, system_prompt, ends]
+    entry = key(fingerprint(model_name), questions, how, "candidates 2")
 
-    def make() -> list[list[str]]:
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
         device = open_device("auto")
-        model, tokenizer = load(model_name)
+        model, _ = load(model_name)
         model.to(device)
         prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
         bf16 = device.type == "cuda" and choose_precision("auto", device) == "bf16"
@@ -69,17 +72,21 @@ def sample_candidates(
                 prompts,
                 completions=count,
                 max_new_tokens=max_new_tokens,
-                end_tokens=end_tokens(tokenizer),
-                keys=[(CANDIDATES_KEY, seed, i) for i in range(len(prompts))],
+                end_tokens=ends,
+                keys=[of_candidates(seed, i, question) for i, question in enumerate(questions)],
                 temperature=temperature,
             )
-        return [[decode(tokenizer, tokens) for tokens in one.tokens] for one in sampled]
+        completions = [tokens for one in sampled for tokens in one.tokens]
+        flat = torch.tensor([token for tokens in completions for token in tokens], dtype=torch.int32)
+        return flat, torch.tensor([len(tokens) for tokens in completions])
 
-    texts = cached("candidates", entry, make)
-    return [
-        Candidates(problem, own, [task.verify(problem, text) for text in own])
-        for problem, own in zip(problems, texts, strict=True)
-    ]
+    flat, lengths = cached("candidates", entry, make)
+    answers = [sampled_answer(tokenizer, tokens.tolist()) for tokens in flat.split(lengths.tolist())]
+    candidates = []
+    for i, problem in enumerate(problems):
+        own = answers[i * count : (i + 1) * count]
+        candidates.append(Candidates(problem, own, [task.verify(problem, answer.text) for answer in own]))
+    return candidates
 
 
 def to_rankings(candidates: Sequence[Candidates], *, seed: int, per_problem: int = 1) -> list[Ranking]:
@@ -90,15 +97,10 @@ def to_rankings(candidates: Sequence[Candidates], *, seed: int, per_problem: int
     """
     rankings = []
     for one in candidates:
-        right, wrong = (
-            list(
-                dict.fromkeys(t for t, v in zip(one.texts, one.verdicts, strict=True) if v.exact == exact and t.strip())
-            )
-            for exact in (1.0, 0.0)
-        )
+        judged = [(a, v.exact) for a, v in zip(one.answers, one.verdicts, strict=True) if a.text.strip()]
+        right, wrong = (list(dict.fromkeys(a for a, its in judged if its == exact)) for exact in (1.0, 0.0))
         pairs = [(a, b) for a in right for b in wrong]
         rng = Random(f"{seed} {one.problem.question}")
         for chosen, rejected in rng.sample(pairs, min(per_problem, len(pairs))):
-            answers: list[list[Message]] = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
-            rankings.append(Ranking([{"role": "user", "content": one.problem.question}], answers, None))
+            rankings.append(Ranking.of_answers([{"role": "user", "content": one.problem.question}], [chosen, rejected]))
     return rankings

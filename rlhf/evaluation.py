@@ -9,14 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.chat import Message, decode, encode_prompt, end_tokens, length_up_to
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
+from rlhf.random_keys import of_evaluation
 from rlhf.sampling import sample
 from rlhf.statistics import record, wilson_of
 from rlhf.tasks import Problem
-
-# Sets the random numbers of evaluation apart from those of training; the same in every run, so that two policies are
-# compared on the same draws. numpy reads a key as 32-bit words, padded with zeros, so 2**32 would be the training key
-# (0, 1); two words of ones are neither the seed nor the number of anything.
-EVALUATION_KEY = 2**64 - 1
 
 
 def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
@@ -50,7 +46,7 @@ def evaluate_task(
             completions=1,
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(tokenizer),
-            keys=[(EVALUATION_KEY, i) for i, _ in indexed],
+            keys=[of_evaluation(i) for i, _ in indexed],
             temperature=0.0 if greedy else 1.0,
         )
     said = [one.tokens[0] for one in sampled]

@@ -1,0 +1,42 @@
+"""The keys of all random numbers that completions are sampled with, in one place, so that no two purposes share any.
+
+A completion is a function of its key (see `rlhf.sampling`). numpy reads a key as 32-bit words, the low word of each
+number first, and pads it with zeros to four: (0, 2), (0, 2, 0) and (2**33,) are one and the same. So the purposes are
+told apart by words in fixed places:
+
+    training            seed    number   0  0
+    evaluation          ones    ones     i  0        the same in every run, so that policies meet the same draws
+    samples to look at  ones    ones     i  1        likewise
+    candidates          ones    ones     i  2  seed  hash of the question
+
+`ones` is 2**32 - 1, which is neither the seed nor the number of anything.
+"""
+
+import hashlib
+
+NOT_TRAINING = 2**64 - 1  # two words of ones
+_EVALUATION, _SAMPLES, _CANDIDATES = range(3)
+
+type Key = tuple[int, ...]
+
+
+def of_training(seed: int, number: int) -> Key:
+    """For problem `number` of the training stream, whatever process samples it."""
+    return (seed, number)
+
+
+def of_evaluation(i: int) -> Key:
+    """For held-out problem i."""
+    return (NOT_TRAINING, i, _EVALUATION)
+
+
+def of_samples(i: int) -> Key:
+    """For the completion of held-out prompt i by which KL and length are measured."""
+    return (NOT_TRAINING, i, _SAMPLES)
+
+
+def of_candidates(seed: int, i: int, question: str) -> Key:
+    """For the candidates of problem i. By the question too, so that training and held-out problems, which are both
+    counted from 0, have other numbers."""
+    digest = hashlib.sha256(question.encode()).digest()
+    return (NOT_TRAINING, i, _CANDIDATES, seed, int.from_bytes(digest[:8], "little"))
