@@ -9,7 +9,6 @@ is written is what `--data.path` reads.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_pairs(options: argparse.Namespace) -> int:
     from rlhf.candidates import sample_candidates, to_rankings
+    from rlhf.answers import to_columns
     from rlhf.mixture import open_task
+    from rlhf.row_files import write_jsonl
 
     output: Path = options.output
     parameters = yaml.safe_load(options.task_config)
@@ -83,15 +84,14 @@ def write_pairs(options: argparse.Namespace) -> int:
             "chosen": ranking.completions[0],
             "rejected": ranking.completions[-1],
             **({} if ranking.margin is None else {"margin": ranking.margin}),
+            **to_columns(ranking.answers),
         }
         for ranking in rankings
     ]
     if not rows:
         raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".partial_{output.name}")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.rename(output)
+    write_jsonl(output, rows)
     right = sum(verdict.exact for one in candidates for verdict in one.verdicts) / (
         len(candidates) * options.candidates
     )
@@ -107,40 +107,36 @@ def judged_by_model(
     candidates: Sequence["Candidates"], reward_model: str, *, system_prompt: str | None
 ) -> list["Ranking"]:
     """The completions that the model gives the highest and the lowest reward; the margin is their difference."""
-    from rlhf.chat import Message, encode_conversation
+    from rlhf.answers import encode_answer
     from rlhf.evaluation import messages_for
     from rlhf.groups import Group
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.loop import open_device
     from rlhf.preferences import Ranking
+    from rlhf.ranking_groups import shared_prompt
 
     device = open_device("auto")
     model, tokenizer = load_trained(reward_model)
     model.to(device)
     if model.config.num_labels != 1:
         raise UserError(f"--reward_model: '{reward_model}' gives {model.config.num_labels} numbers, not one reward")
-
-    def answer(text: str) -> list[Message]:
-        return [{"role": "assistant", "content": text}]
-
-    groups, texts = [], []
+    groups, judged = [], []
     for one in candidates:
-        texts.append([text for text in dict.fromkeys(one.texts) if text.strip()])
-        asked = messages_for(one.problem, system_prompt)
-        encoded = [encode_conversation(tokenizer, [*asked, *answer(text)], last_turn_only=True) for text in texts[-1]]
-        if encoded:
-            groups.append(Group(encoded[0].prompt, [e.completion for e in encoded], [e.counts for e in encoded]))
+        judged.append(list(dict.fromkeys(answer for answer in one.answers if answer.text.strip())))
+        if judged[-1]:
+            asked = messages_for(one.problem, system_prompt)
+            groups.append(Group(*shared_prompt([encode_answer(tokenizer, asked, answer) for answer in judged[-1]])))
     shared = takes_shared_rows(model)
     found = read(HeadScorer(model), groups, token_budget=TOKEN_BUDGET, shared_prefix=shared, device=device)
     rewards = iter(float(last[0]) for _, last in found)
     rankings = []
-    for one, own in zip(candidates, texts, strict=True):
-        reward = {text: next(rewards) for text in own}
+    for one, answers in zip(candidates, judged, strict=True):
+        reward = {answer: next(rewards) for answer in answers}
         if len(set(reward.values())) < 2:
             continue
         best, worst = max(reward, key=reward.__getitem__), min(reward, key=reward.__getitem__)
-        prompt: list[Message] = [{"role": "user", "content": one.problem.question}]
-        rankings.append(Ranking(prompt, [answer(best), answer(worst)], reward[best] - reward[worst]))
+        asked = [{"role": "user", "content": one.problem.question}]
+        rankings.append(Ranking.of_answers(asked, [best, worst], reward[best] - reward[worst]))
     return rankings
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.reward_functions import load_functions, names_of
+from rlhf.answers import Answer, text_of
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.mixture import Questions
 from rlhf.tasks import Problem, Verdict
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
-Answered = tuple[Problem, Sequence[str]]  # a problem with completions
+Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions
 RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
 
 
@@ -44,7 +45,7 @@ class Judge:
 
     def judge(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
         """The parts of every completion; a reward model reads all of them at once."""
-        parts = [[self.parts(problem, text) for text in texts] for problem, texts in answered]
+        parts = [[self.parts(problem, text_of(answer)) for answer in answers] for problem, answers in answered]
         if self.reward_model is not None:
             for own, scores in zip(parts, self.reward_model(answered), strict=True):
                 for one, score in zip(own, scores, strict=True):
@@ -81,7 +82,7 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
         token_budget=config.token_budget,
         device=config.device,
     )
-    return lambda answered: model.score([(messages_for(it, config.system_prompt), texts) for it, texts in answered])
+    return lambda answered: model.score([(messages_for(it, config.system_prompt), answers) for it, answers in answered])
 
 
 def overlong_penalty(length: int, *, max_new_tokens: int, overlong_buffer: float) -> float:

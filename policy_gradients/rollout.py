@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rewards import Judge, overlong_penalty
-from rlhf.chat import decode, encode_prompt, end_tokens, length_up_to
+from rlhf.answers import sampled_answer
+from rlhf.chat import encode_prompt, end_tokens, length_up_to
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
@@ -121,11 +122,11 @@ class Sampler:
 
     def judged(self, asked: Sequence[Asked], sampled: Sequence[Sampled]) -> list[Rollout]:
         """What was sampled for some problems, with its rewards."""
-        texts = [[decode(self.tokenizer, tokens) for tokens in one.tokens] for one in sampled]
-        parts = self.judge.judge([(problem, own) for (_, problem, _), own in zip(asked, texts, strict=True)])
+        answers = [[sampled_answer(self.tokenizer, tokens) for tokens in one.tokens] for one in sampled]
+        parts = self.judge.judge([(problem, own) for (_, problem, _), own in zip(asked, answers, strict=True)])
         return [
-            Rollout(*it, one, own, its_parts, self._rewards(its_parts, one))
-            for it, one, own, its_parts in zip(asked, sampled, texts, parts, strict=True)
+            Rollout(*it, one, [answer.text for answer in own], its_parts, self._rewards(its_parts, one))
+            for it, one, own, its_parts in zip(asked, sampled, answers, parts, strict=True)
         ]
 
     def _rewards(self, parts: Sequence[Mapping[str, float]], sampled: Sampled) -> list[float]:

@@ -6,57 +6,61 @@ evaluation.jsonl and evaluation.html.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf.errors import UserError, run_main
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from reward_models.data import Example
 
 KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
 
 
 def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int, device: str) -> None:
-    from reward_models.data import outcome_data, preference_data, process_data
+    from reward_models.data import (
+        outcome_data,
+        outcome_examples,
+        preference_data,
+        preference_examples,
+        process_data,
+        process_examples,
+    )
     from reward_models.evaluation import outcome_result, preference_result, process_result, subset_records
     from reward_models.report import write_evaluation
     from reward_models.shortcuts import add_shortcuts, of_outcome, of_preference, of_process
+    from rlhf.data import load_rows
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.loop import open_device
+    from rlhf.models import load_tokenizer
+    from rlhf.row_files import write_jsonl
     from rlhf.statistics import in_brackets
 
     kind, config = _config(run)
     opened = open_device(device)
-    model, tokenizer = load_trained(str(run))
-    model.to(opened)
-    load, shortcuts, judge = {
-        "preference": (preference_data, of_preference, preference_result),
-        "outcome": (outcome_data, of_outcome, outcome_result),
-        "process": (process_data, of_process, process_result),
+    load, of_rows, shortcuts, judge = {
+        "preference": (preference_data, preference_examples, of_preference, preference_result),
+        "outcome": (outcome_data, outcome_examples, of_outcome, outcome_result),
+        "process": (process_data, process_examples, of_process, process_result),
     }[kind]
-    subsets, tried = [], []
+    tokenizer, tried = load_tokenizer(str(run)), []
     if data is None:
         own, name = load(config, tokenizer, print), "held-out"
         examples, tried = own.held_out, shortcuts(own.train, own.held_out, data=name)
     else:
-        examples, subsets = _of_file(kind, config, tokenizer, data, split)
-        name = Path(data).name
+        examples, name = of_rows(load_rows(data, split=split), tokenizer, config, print), Path(data).name
+    model, _ = load_trained(str(run))
+    model.to(opened)
     groups = [example.group for example in examples]
     shared = takes_shared_rows(model)
     found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=opened)
     result = judge(found, examples, name)
-    if subsets:
+    subsets = [example.subset for example in examples]
+    if any(subsets) and all(len(example.group.completions) == 2 for example in examples):
         result.records.extend(subset_records(found, examples, subsets, name))
     add_shortcuts(result, tried)
     output.mkdir(parents=True, exist_ok=True)
     records = [*result.records, *result.baselines]
-    (output / "evaluation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_jsonl(output / "evaluation.jsonl", records)
     for record in records:
         value = f"{record['value']:.3f}{in_brackets(record)}"
         print(f"{record['data']:<24} {record['metric']:<32} {value}  n = {record['n']}")
@@ -77,50 +81,6 @@ def _config(run: Path) -> "tuple[str, Any]":
         raise UserError(f"'{run}' is a run, but not of a reward model")
     config_class = {"outcome": OutcomeConfig, "process": ProcessConfig, "preference": PreferenceConfig}[kind]
     return kind, read_command(config_class, ["--config", str(file)], prog="", description="").config
-
-
-def _of_file(
-    kind: str, config: Any, tokenizer: "PreTrainedTokenizerBase", path: str, split: str
-) -> "tuple[list[Example], list[str]]":
-    """Examples of a whole file; for pairs with a column `subset`, the subset of each."""
-    from reward_models.data import (
-        merge,
-        parse_solutions,
-        parse_traces,
-        rankings_to_examples,
-        solutions_to_examples,
-        traces_to_examples,
-    )
-    from rlhf.data import Row, load_rows, usable
-    from rlhf.preferences import Ranking, parse_preference
-
-    rows = load_rows(path, split=split)
-    if kind == "outcome":
-        return solutions_to_examples(
-            merge(usable(rows, parse_solutions, say=print), print), tokenizer, config, print
-        ), []
-    if kind == "process":
-        return traces_to_examples(usable(rows, parse_traces, say=print), tokenizer, config, print), []
-
-    def with_subset(row: Row) -> tuple[Ranking, str]:
-        return parse_preference(row), str(row.get("subset") or "")
-
-    parsed = usable(rows, with_subset, say=print)
-    examples, subsets = [], []
-    for ranking, subset in parsed:
-        try:
-            examples += rankings_to_examples(
-                [ranking], tokenizer, max_length=config.max_length, truncation=config.truncation, say=print
-            )
-        except UserError:
-            continue  # too long: said below
-        subsets.append(subset)
-    if len(examples) < len(parsed):
-        print(f"data: {len(parsed) - len(examples)} of {len(parsed)} pairs are left out: too long")
-    if not examples:
-        raise UserError(f"data: no pair of {path} fits into max_length {config.max_length}")
-    wanted = any(subsets) and all(len(example.group.completions) == 2 for example in examples)
-    return examples, subsets if wanted else []
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,12 +6,34 @@ file to look at or to pass as `--data.path`. Cached, so that training with the s
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from rlhf.candidates import Candidates
+
+
+def to_row(candidates: "Candidates") -> dict[str, Any]:
+    """What an outcome model is trained on; of completions that say something, as they were sampled."""
+    from rlhf.answers import to_columns
+
+    judged = [
+        (answer, verdict.exact == 1)
+        for answer, verdict in zip(candidates.answers, candidates.verdicts, strict=True)
+        if answer.text.strip()
+    ]
+    answers = [answer for answer, _ in judged]
+    return {
+        "question": candidates.problem.question,
+        "answer": candidates.problem.answer,
+        "completions": [answer.text for answer in answers],
+        "labels": [right for _, right in judged],
+        **to_columns(answers),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from reward_models.questions import load_questions
     from rlhf.candidates import sample_candidates
+    from rlhf.row_files import write_jsonl
     from rlhf.tasks import Task
 
     if o.questions:
@@ -57,13 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temperature=o.temperature,
         system_prompt=o.system_prompt,
     )
-    beside = o.output.with_name(f".{o.output.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        for one in candidates:
-            labels = [verdict.exact == 1 for verdict in one.verdicts]
-            row = {"question": one.problem.question, "answer": one.problem.answer, "completions": one.texts}
-            file.write(json.dumps({**row, "labels": labels}) + "\n")
-    beside.replace(o.output)
+    write_jsonl(o.output, map(to_row, candidates))
     right = sum(verdict.exact for one in candidates for verdict in one.verdicts)
     count = sum(len(one.texts) for one in candidates)
     print(f"{count} completions of {len(candidates)} problems, {right / count:.3f} right: {o.output}")

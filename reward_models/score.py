@@ -6,14 +6,12 @@ ensemble.
 """
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.errors import UserError, run_main
+from rlhf.errors import run_main
 
 if TYPE_CHECKING:
     from reward_models.scoring import Conversation
@@ -26,17 +24,20 @@ def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
     Raises:
         ValueError: with the reason.
     """
-    prompt = next((row[name] for name in ("prompt", "question", "instruction") if row.get(name) is not None), None)
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt):
-        raise ValueError(f"columns {sorted(row)}: wanted a prompt as text or messages")
-    one = next((row[name] for name in ("completion", "response", "solution") if row.get(name)), None)
-    given = row["completions"] if row.get("completions") is not None else [one]
+    from rlhf.answers import from_columns
+    from rlhf.columns import JUDGEMENT, is_missing, kind_of, refuse_unused
+    from rlhf.preferences import AS_SAMPLED, CONTEXT, read_prompt
+
+    prompt = read_prompt(row)
+    if not prompt:
+        raise ValueError(f"columns {sorted(row)}: wanted a prompt as text or messages{kind_of(row)}")
+    refuse_unused(row, used=(*CONTEXT, *AS_SAMPLED, *JUDGEMENT, "input"))
+    one = next((row[name] for name in ("completion", "response", "solution") if not is_missing(row.get(name))), None)
+    given = [one] if is_missing(row.get("completions")) else row["completions"]
     answers = [a for a in given if isinstance(a, str) and a.strip()] if isinstance(given, list) else []
     if not answers or len(answers) < len(given):
-        raise ValueError("wanted completion or completions as text that is not empty")
-    return row, (prompt, answers)
+        raise ValueError(f"wanted completion or completions as text that is not empty{kind_of(row)}")
+    return row, (prompt, from_columns(row, answers))
 
 
 def score(
@@ -50,17 +51,20 @@ def score(
     variance_weight: float | None = None,
 ) -> None:
     from reward_models.scoring import RewardModel
+    from rlhf.columns import is_missing
     from rlhf.data import load_rows, usable
+    from rlhf.row_files import refuse_output, write_jsonl
 
+    refuse_output(output, reads=data)
     rows = usable(load_rows(data), parse_answers, say=print)
     model = RewardModel(models, combine=combine, variance_weight=variance_weight, steps=steps, device=device)
     rewards = model.score([c for _, c in rows])
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        for (row, _), own in zip(rows, rewards, strict=True):
-            told: dict[str, Any] = {"rewards": own} if "completions" in row else {"reward": own[0]}
-            file.write(json.dumps({**row, **told}) + "\n")
-    beside.replace(output)
+    several = [not is_missing(row.get("completions")) for row, _ in rows]
+    scored = [
+        {**row, "rewards": own} if many else {**row, "reward": own[0]}
+        for (row, _), own, many in zip(rows, rewards, several, strict=True)
+    ]
+    write_jsonl(output, scored)
     print(f"{len(rows)} rows scored: {output}")
 
 
@@ -82,8 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
-    if not o.output.parent.is_dir():
-        raise UserError(f"--output: there is no folder '{o.output.parent}'")
     score(
         o.models,
         o.data,

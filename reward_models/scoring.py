@@ -11,14 +11,16 @@ import torch
 
 from reward_models.data import Trace, encode_trace, separator_token
 from reward_models.steps import Aggregation, aggregate_log, log_not_wrong, split_steps
-from rlhf.chat import Message, encode_conversation, encode_prompt
+from rlhf.answers import Answer, encode_answer, text_of
+from rlhf.chat import Message, encode_prompt
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
 from rlhf.loop import open_device
+from rlhf.ranking_groups import shared_prompt
 
 type Combine = Literal["mean", "min", "mean_minus_variance", "mean_minus_std"]
-Conversation = tuple[Sequence[Message], Sequence[str]]  # a prompt with answers to it
+Conversation = tuple[Sequence[Message], Sequence[Answer | str]]  # a prompt with answers to it
 
 
 class RewardModel:
@@ -119,23 +121,18 @@ class _Member:
             raise UserError(f"'{self.name}' does not say how its rewards are spread, so it cannot join an ensemble")
         return (scores - self.statistics["mean"]) / self.statistics["std"]
 
-    def _whole(self, prompt: Sequence[Message], answers: Sequence[str]) -> Group:
-        encoded = [
-            encode_conversation(
-                self.tokenizer, [*prompt, {"role": "assistant", "content": answer}], last_turn_only=True
-            )
-            for answer in answers
-        ]
-        return Group(encoded[0].prompt, [e.completion for e in encoded], [e.counts for e in encoded])
+    def _whole(self, prompt: Sequence[Message], answers: Sequence[Answer | str]) -> Group:
+        """Answers as they were sampled, where that is known; one that was cut off is judged without an end token."""
+        return Group(*shared_prompt([encode_answer(self.tokenizer, prompt, answer) for answer in answers]))
 
-    def _steps(self, prompt: Sequence[Message], answers: Sequence[str]) -> Group:
+    def _steps(self, prompt: Sequence[Message], answers: Sequence[Answer | str]) -> Group:
         config = self.model.config
         separator, judged_at = separator_token(self.tokenizer, config.step_separator), config.step_judged_at
         encoded = []
         for answer in answers:
-            steps = split_steps(answer) or [answer]
+            steps = split_steps(text_of(answer)) or [text_of(answer)]
             trace = Trace(steps, [0] * len(steps))
-            encoded.append(encode_trace(self.tokenizer, trace, separator, judged_at=judged_at, room=10**9))
+            encoded.append(encode_trace(self.tokenizer, trace, separator, judged_at=judged_at))
         return Group(
             encode_prompt(self.tokenizer, prompt), [tokens for tokens, _, _ in encoded], [c for _, c, _ in encoded]
         )

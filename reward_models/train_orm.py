@@ -22,12 +22,13 @@ def train(command: Command[OutcomeConfig]) -> int:
     from reward_models.data import outcome_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.objectives import outcome
+    from rlhf.models import load_tokenizer
     from rlhf.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Outcome RM", headline=["loss"]) as session:
+        split = outcome_data(config, load_tokenizer(config.model_name), session.console.say)
         model, tokenizer = load_model(session, config)
-        split = outcome_data(config, tokenizer, session.console.say)
         session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
         tried = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried, chance=0.5):

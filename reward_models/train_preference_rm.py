@@ -23,12 +23,13 @@ def train(command: Command[PreferenceConfig]) -> int:
     from reward_models.data import preference_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.objectives import preference
+    from rlhf.models import load_tokenizer
     from rlhf.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Preference RM", headline=["loss"]) as session:
+        split = preference_data(config, load_tokenizer(config.model_name), session.console.say)
         model, tokenizer = load_model(session, config)
-        split = preference_data(config, tokenizer, session.console.say)
         session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
         tried = shortcuts.of_preference(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried, chance=0.5):

@@ -24,13 +24,14 @@ def train(command: Command[ProcessConfig]) -> int:
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.objectives import process
     from reward_models.steps import CLASS_NAMES
+    from rlhf.models import load_tokenizer
     from rlhf.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:
+        split = process_data(config, load_tokenizer(config.model_name), session.console.say)
         model, tokenizer = load_model(session, config, CLASS_NAMES)
         model.config.step_separator, model.config.step_judged_at = config.separator, config.judged_at
-        split = process_data(config, tokenizer, session.console.say)
         session.describe(data=f"steps of {split.name}", data_fingerprint=split.fingerprint)
         tried = shortcuts.of_process(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried[1:], chance=tried[0].record["value"]):

@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.chat import Conversation, Message, decode, encode_conversation, encode_prompt, end_tokens
 from rlhf.columns import cell_truth, is_missing, short
 
+PAD = "<|pad|>"  # added to the tokenizers of reward models, see `rlhf.heads`; nobody says it
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -27,6 +29,10 @@ class Answer:
     tokens: tuple[int, ...] = ()  # as sampled, with the end token if it was said
     ended: bool = True  # False: cut off, at max_new_tokens or behind </answer>
     vocabulary: str = ""  # whose ids the tokens are, see `vocabulary_of`
+
+
+def text_of(answer: Answer | str) -> str:
+    return answer if isinstance(answer, str) else answer.text
 
 
 def sampled_answer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> Answer:
@@ -40,8 +46,10 @@ def encode_answer(
 ) -> Conversation:
     """An answer behind the conversation that it was given to; every token of it counts.
 
+    An answer that was cut off before its first letter keeps the end token, since a token has to be there.
+
     Raises:
-        UserError or ValueError: the template refuses it, or nothing is left of it without its end token.
+        UserError: the template refuses it.
     """
     answer = Answer(answer) if isinstance(answer, str) else answer
     if answer.tokens and answer.vocabulary == vocabulary_of(tokenizer):
@@ -52,9 +60,7 @@ def encode_answer(
     )
     if answer.ended:
         return encoded
-    said = len(encoded.completion) - (encoded.completion[-1] in end_tokens(tokenizer))
-    if not said:
-        raise ValueError("an answer without its end token is empty")
+    said = len(encoded.completion) - (encoded.completion[-1] in end_tokens(tokenizer)) or 1
     return Conversation(encoded.prompt, encoded.completion[:said], encoded.counts[:said])
 
 
@@ -64,7 +70,8 @@ _vocabularies: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictiona
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of a tokenizer's ids, end tokens and chat template: where it is equal, sampled tokens mean the same."""
     if tokenizer not in _vocabularies:
-        told = [sorted(tokenizer.get_vocab().items()), end_tokens(tokenizer), str(tokenizer.chat_template)]
+        ids = {token: i for token, i in tokenizer.get_vocab().items() if token != PAD}
+        told = [sorted(ids.items()), end_tokens(tokenizer), str(tokenizer.chat_template)]
         _vocabularies[tokenizer] = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return _vocabularies[tokenizer]
 

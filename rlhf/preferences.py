@@ -126,9 +126,19 @@ def _behind(
 ) -> tuple[list[Message], list[list[Message]]]:
     """The prompt with its context, and the answers to it, less the prompt where they repeat it."""
     sides = [parse_messages(side, "assistant", name) for side, name in zip(given, names, strict=True)]
-    asked = _dialogue(prompt, "prompt") if _is_dialogue(prompt) else parse_messages(prompt, "user", "prompt")
+    asked = _asked(prompt)
     before = with_context(row, asked)
     return before, [_without((before, asked), side, name) for side, name in zip(sides, names, strict=True)]
+
+
+def read_prompt(row: Row) -> list[Message]:
+    """The prompt of a row with its context, whatever else the row holds; [] where it has none.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    prompt = _prompt(row)
+    return [] if prompt is None else with_context(row, _asked(prompt))
 
 
 def _prompt(row: Row) -> Any:
@@ -140,6 +150,10 @@ def _prompt(row: Row) -> Any:
     if name != "instruction" or not isinstance(about, str) or not isinstance(row[name], str):
         raise ValueError(f"input belongs to an instruction, both as text (columns {sorted(row)})")
     return f"{row[name]}\n\n{about}"
+
+
+def _asked(prompt: Any) -> list[Message]:
+    return _dialogue(prompt, "prompt") if _is_dialogue(prompt) else parse_messages(prompt, "user", "prompt")
 
 
 def _ranked(row: Row) -> tuple[list[int], list[Any]]:

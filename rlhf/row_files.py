@@ -8,12 +8,15 @@ import csv
 import gzip
 import io
 import json
+import math
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.tracking import write_whole
 
 KINDS = (".jsonl", ".json", ".parquet", ".csv")
 CSV_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
@@ -153,3 +156,38 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One row a line, beside its place and renamed into it. What JSON has no word for (a time, a decimal) is written as
+    text, not-a-number as null."""
+    write_whole(path, "".join(json.dumps(_plain(row)) + "\n" for row in rows))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inside) for inside in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def refuse_output(path: Path, *, reads: str = "") -> None:
+    """See that a file can be written, before anything is computed for it.
+
+    Raises:
+        UserError: there is no such folder, it cannot be written to, or the file is the one that is read (`reads`).
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"--output: there is no folder '{path.parent}'")
+    if path.is_dir():
+        raise UserError(f"--output: '{path}' is a folder, wanted the name of a file")
+    if reads and path.exists() and Path(reads).exists() and path.samefile(reads):
+        raise UserError(f"--output: '{path}' is the file that is read", hint="Write to another one.")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output: nothing can be written into '{path.parent}'")

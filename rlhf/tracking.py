@@ -83,12 +83,13 @@ def write_whole(path: Path, text: str) -> None:
     """Beside its place, then renamed into it: a full disk or a kill leaves what stood there."""
     partial = path.with_name(f".partial_{path.name}")
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        error.filename = str(path)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 
