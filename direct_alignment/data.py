@@ -19,7 +19,7 @@ from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.mixture import Questions
 from rlhf.preferences import Ranking, parse_labelled, parse_preference, split_by_question
-from rlhf.ranking_groups import Fitted, Truncation, describe_cuts, to_group
+from rlhf.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
 
 LOOK_AHEAD = 100  # examples among which a mismatched completion that fits is looked for
 
@@ -58,7 +58,7 @@ def load(
     Raises:
         UserError: nothing can be read, more than 5 % of the rows are unusable, or nothing is left.
     """
-    encode = {"max_length": config.max_length, "truncation": config.truncation}
+    limits: Limits = {"max_length": config.max_length, "truncation": config.truncation}
     if config.data.path == "on_policy":
         assert task is not None  # the config has seen to it
         parts = _own_pairs(config, task, say=say)
@@ -74,7 +74,7 @@ def load(
 
     def to_parts(item: tuple[bool, tuple[Ranking, bool | None]]) -> tuple[bool, Example, Fitted]:
         held_out, (ranking, label) = item
-        return held_out, *to_example(tokenizer, ranking, label, system_prompt=config.system_prompt, **encode)
+        return held_out, *to_example(tokenizer, ranking, label, system_prompt=config.system_prompt, **limits)
 
     chosen = [(where, (False, item)) for where, item in train] + [(where, (True, item)) for where, item in apart]
     encoded = sift(chosen, to_parts, what="rows" if len(chosen) == len(read.kept) else "rows that were chosen")
@@ -84,7 +84,7 @@ def load(
     if not examples or not held_out:
         raise UserError(f"data: {len(examples)} examples to train on and {len(held_out)} held-out ones are left")
     if "mismatched" in loss.needs:
-        examples, held_out = with_mismatched(examples, **encode), with_mismatched(held_out, **encode)
+        examples, held_out = with_mismatched(examples, **limits), with_mismatched(held_out, **limits)
     everything = [*examples, *held_out]
     fingerprint = key(digest([e.group for e in everything]), [e.desirable for e in everything])[:16]
     return Preferences(examples, held_out, fingerprint, config.seed)
@@ -149,8 +149,10 @@ def to_examples(
         UserError: more than 5 % cannot be used.
     """
     items = [(f"pair {i}", pair) for i, pair in enumerate(zip(rankings, labels or [None] * len(rankings), strict=True))]
-    encode = {"max_length": max_length, "truncation": truncation, "system_prompt": system_prompt}
-    encoded = sift(items, lambda item: to_example(tokenizer, *item, **encode), what="pairs")
+    limits: Limits = {"max_length": max_length, "truncation": truncation}
+    encoded = sift(
+        items, lambda item: to_example(tokenizer, *item, system_prompt=system_prompt, **limits), what="pairs"
+    )
     settle([encoded], say=say)
     describe_cuts((fitted for _, (_, fitted) in encoded.kept), max_length=max_length, say=say)
     return [example for _, (example, _) in encoded.kept]
@@ -210,8 +212,7 @@ def _behind(prompt: list[int], other: Group, *, max_length: int, truncation: Tru
     if truncation == "keep_end":
         return replace(other, prompt=prompt[-(max_length - _longest(other)) :])
     room = max_length - len(prompt)
-    completions, counts = ([list(own[:room]) for own in part] for part in (other.completions, other.counts))
-    return Group(prompt, completions, counts)
+    return Group(prompt, [own[:room] for own in other.completions], [own[:room] for own in other.counts])
 
 
 def _longest(group: Group) -> int:

@@ -21,6 +21,7 @@ from rlhf.groups import Group
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
 from rlhf.random_keys import of_training
+from rlhf.ranking_groups import Limits
 from rlhf.sampling import sample
 
 
@@ -65,7 +66,7 @@ def fresh_pairs(
             f"online_every: at step {step} every problem has completions that are all right or all wrong",
             hint="There is nothing left to prefer: a harder task_config, more data.candidates, or fewer max_steps.",
         )
-    limits = {"max_length": config.max_length, "truncation": config.truncation}
+    limits: Limits = {"max_length": config.max_length, "truncation": config.truncation}
     examples = to_examples(tokenizer, rankings, None, system_prompt=config.system_prompt, say=say, **limits)
     return with_mismatched(examples, **limits) if "mismatched" in loss.needs else examples
 

@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_pairs(options: argparse.Namespace) -> int:
-    from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.answers import to_columns
+    from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.mixture import open_task
     from rlhf.row_files import write_jsonl
 
@@ -108,6 +108,7 @@ def judged_by_model(
 ) -> list["Ranking"]:
     """The completions that the model gives the highest and the lowest reward; the margin is their difference."""
     from rlhf.answers import encode_answer
+    from rlhf.chat import Message
     from rlhf.evaluation import messages_for
     from rlhf.groups import Group
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
@@ -135,8 +136,8 @@ def judged_by_model(
         if len(set(reward.values())) < 2:
             continue
         best, worst = max(reward, key=reward.__getitem__), min(reward, key=reward.__getitem__)
-        asked = [{"role": "user", "content": one.problem.question}]
-        rankings.append(Ranking.of_answers(asked, [best, worst], reward[best] - reward[worst]))
+        question: list[Message] = [{"role": "user", "content": one.problem.question}]
+        rankings.append(Ranking.of_answers(question, [best, worst], reward[best] - reward[worst]))
     return rankings
 
 

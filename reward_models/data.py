@@ -222,7 +222,9 @@ def parse_solutions(row: Row) -> Solutions:
         if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
             raise ValueError("completions and labels: wanted two lists of one length")
         if any(label in (-1, None) for label in labels):
-            raise ValueError("labels of -1 or null are of the steps of one solution: reward_models.train_prm reads them")
+            raise ValueError(
+                "labels of -1 or null are of the steps of one solution: reward_models.train_prm reads them"
+            )
     elif inside:
         texts, labels = [item["solution"] for item in inside], [item["is_correct"] for item in inside]
     elif text is not None and label is not None:
@@ -272,8 +274,8 @@ def solutions_to_examples(
     sifted = sift(answers, encode, what="answers")
     settle([*read, sifted], say=say)
     by_question: dict[str, list[tuple[Answer, bool, Conversation]]] = {}
-    for _, (question, *rest) in sifted.kept:
-        by_question.setdefault(question, []).append(tuple(rest))
+    for _, (question, answer, label, encoded) in sifted.kept:
+        by_question.setdefault(question, []).append((answer, label, encoded))
     examples = []
     for question, found in by_question.items():
         group = Group(*shared_prompt([encoded for _, _, encoded in found]))

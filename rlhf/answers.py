@@ -68,10 +68,10 @@ _vocabularies: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictiona
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of a tokenizer's ids, end tokens and chat template: where it is equal, sampled tokens mean the same."""
+    """Of a tokenizer's ids and chat template: where it is equal, sampled tokens mean the same."""
     if tokenizer not in _vocabularies:
         ids = {token: i for token, i in tokenizer.get_vocab().items() if token != PAD}
-        told = [sorted(ids.items()), end_tokens(tokenizer), str(tokenizer.chat_template)]
+        told = [sorted(ids.items()), str(tokenizer.chat_template)]
         _vocabularies[tokenizer] = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return _vocabularies[tokenizer]
 
@@ -93,17 +93,15 @@ def from_columns(row: Mapping[str, Any], texts: Sequence[str]) -> list[Answer]:
     Raises:
         ValueError: there are not as many as answers, or they are of another form.
     """
-    ended, tokens = row.get("ended"), [()] * len(texts)
-    ended = [True] * len(texts) if is_missing(ended) else ended if isinstance(ended, list) else [ended]
+    ended = [True] * len(texts) if is_missing(row.get("ended")) else row["ended"]
+    ended = ended if isinstance(ended, list) else [ended]
     if len(ended) != len(texts):
         raise ValueError(f"ended: wanted {len(texts)} of true or false, one for each answer, found {short(ended)}")
-    vocabulary = row.get("vocabulary")
-    if isinstance(vocabulary, str) and not is_missing(row.get("tokens")):
-        tokens = row["tokens"]
-        whole = isinstance(tokens, list) and len(tokens) == len(texts)
-        if not whole or not all(isinstance(own, list) and own and all(type(i) is int for i in own) for own in tokens):
-            raise ValueError(f"tokens: wanted {len(texts)} lists of token ids, found {short(tokens)}")
-    return [
-        Answer(text, tuple(own), cell_truth(end, "ended"), vocabulary if own and isinstance(vocabulary, str) else "")
-        for text, own, end in zip(texts, tokens, ended, strict=True)
-    ]
+    said = [cell_truth(end, "ended") for end in ended]
+    vocabulary, tokens = row.get("vocabulary"), row.get("tokens")
+    if not isinstance(vocabulary, str) or is_missing(tokens):
+        return [Answer(text, ended=end) for text, end in zip(texts, said, strict=True)]
+    whole = isinstance(tokens, list) and len(tokens) == len(texts)
+    if not whole or not all(isinstance(own, list) and own and all(type(i) is int for i in own) for own in tokens):
+        raise ValueError(f"tokens: wanted {len(texts)} lists of token ids, found {short(tokens)}")
+    return [Answer(text, tuple(own), end, vocabulary) for text, own, end in zip(texts, tokens, said, strict=True)]

@@ -22,6 +22,7 @@ from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
 from rlhf.tasks import Problem, Verdict
 
+
 @runtime_checkable
 class Verifier(Protocol):
     """What can tell right from wrong: a `Task`, or anything like it."""

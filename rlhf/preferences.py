@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.answers import Answer, from_columns
 from rlhf.chat import Message
-from rlhf.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused, short
+from rlhf.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused
 from rlhf.data import Row
 from rlhf.errors import UserError
 from rlhf.messages import CONTEXT, parse_messages, with_context
@@ -87,9 +87,11 @@ def parse_preference(row: Row) -> Ranking:
         order, given = _ranked(row)
         names = [f"completion {i}" for i in order]
     else:
-        names = next((list(pair) for pair in SIDES if not any(is_missing(row.get(name)) for name in pair)), None)
+        names = next((list(pair) for pair in SIDES if all(row.get(name) is not None for name in pair)), None)
         if names is None:
-            raise ValueError(f"columns {sorted(row)}: wanted chosen and rejected, or prompt and completions{kind_of(row)}")
+            raise ValueError(
+                f"columns {sorted(row)}: wanted chosen and rejected, or prompt and completions{kind_of(row)}"
+            )
         refuse_unused(row, used=[name for name in USED if name not in RANKS])
         order, given = [0, 1], [row[name] for name in names]
     if prompt is None:
@@ -143,7 +145,7 @@ def read_prompt(row: Row) -> list[Message]:
 
 def _prompt(row: Row) -> Any:
     """Text or messages; None where the row has none. An `input` is what an `instruction` is about."""
-    name = next((name for name in PROMPTS if not is_missing(row.get(name))), None)
+    name = next((name for name in PROMPTS if row.get(name) is not None), None)
     about = row.get("input")
     if is_missing(about):
         return None if name is None else row[name]

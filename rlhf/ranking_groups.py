@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
-from typing import Literal
+from typing import Literal, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +13,13 @@ from rlhf.groups import Group
 from rlhf.preferences import Ranking
 
 type Truncation = Literal["keep_start", "keep_end"]
+
+
+class Limits(TypedDict):
+    """How long a prompt with its completions may be, in tokens, and what is cut."""
+
+    max_length: int
+    truncation: Truncation
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def describe_cuts(fitted: Iterable[Fitted], *, max_length: int, say: Callable[[s
     fitted = list(fitted)
     answers, prompts = sum(one.answers_cut for one in fitted), sum(one.prompt_cut for one in fitted)
     if answers:
-        say(f"data: {answers} answers are cut at max_length {max_length}, and have no end token (truncation keep_start)")
+        say(f"data: {answers} answers are cut at max_length {max_length} and have no end token (truncation keep_start)")
     if prompts:
         say(f"data: {prompts} prompts lose their start to fit into max_length {max_length} (truncation keep_end)")
 
@@ -92,7 +98,8 @@ def _branches(
 
 def shared_prompt(encoded: Sequence[Conversation]) -> tuple[list[int], list[list[int]], list[list[bool]]]:
     """(prompt, completions, counts) of conversations that begin alike, the prompt being what all begin with."""
-    prompt = list(commonprefix([list(one.prompt) for one in encoded]))
+    shared = min(_in_common(encoded[0].prompt, one.prompt) for one in encoded)
+    prompt = list(encoded[0].prompt[:shared])
     rests = [list(one.prompt[len(prompt) :]) for one in encoded]
     completions = [[*rest, *one.completion] for rest, one in zip(rests, encoded, strict=True)]
     counts = [[*[False] * len(rest), *one.counts] for rest, one in zip(rests, encoded, strict=True)]
@@ -106,8 +113,14 @@ def _first_difference(completions: Sequence[Sequence[int]]) -> int | None:
         for other in completions[:i]:
             if list(one) == list(other):
                 return None
-            latest = max(latest, len(commonprefix([list(one), list(other)])))
+            latest = max(latest, _in_common(one, other))
     return latest
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens are the same."""
+    different = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(different, min(len(one), len(other)))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: list[Message]) -> Conversation:

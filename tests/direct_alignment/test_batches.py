@@ -12,7 +12,6 @@ from direct_alignment.data import (
     Preferences,
     class_weights,
     digest,
-    parse_labelled,
     to_examples,
     with_mismatched,
 )
@@ -23,6 +22,7 @@ from rlhf.preferences import parse_preference
 from rlhf.scoring import Scorer
 
 LAYOUT = {"token_budget": 10**6, "shared_prefix": True}
+ROOM = {"max_length": 100, "truncation": "keep_end"}
 
 
 def examples(count: int = 7) -> list[Example]:
@@ -112,7 +112,7 @@ def test_mismatched_pairs_are_of_other_prompts() -> None:
     """Also where a prompt has several pairs in a row."""
     first, second, third = examples(3)
     twice = Example(Group(list(first.group.prompt), second.group.completions, second.group.counts), (True, False))
-    made = with_mismatched([first, twice, third])
+    made = with_mismatched([first, twice, third], **ROOM)
     assert [e.mismatched.prompt for e in made] == [e.group.prompt for e in made]
     assert made[0].mismatched.completions == third.group.completions  # not the other pair of its own prompt
     assert made[1].mismatched.completions == third.group.completions
@@ -122,7 +122,7 @@ def test_mismatched_pairs_are_of_other_prompts() -> None:
 def test_z_of_matched_pairs_is_another(qwen3: nn.Module) -> None:
     """A policy that has moved on its own completions only: matched log-ratios are +10, mismatched ones 0. With the
     matched in their place (in whatever order: a roll changes no mean), z would be 10 and every wanted loss 1/2."""
-    made = with_mismatched(examples())
+    made = with_mismatched(examples(), **ROOM)
     scorer, accelerator = Scorer(qwen3), Accelerator(cpu=True)
     matched = score_all(scorer, [e.group for e in made], accelerator, LAYOUT)
     apart = score_all(scorer, [e.mismatched for e in made], accelerator, LAYOUT)
@@ -147,7 +147,7 @@ def test_the_loop_gives_kto_the_mismatched(qwen3: nn.Module) -> None:
 
     from direct_alignment.evaluation import mismatched
 
-    made = [replace(e, logp_ref_mismatched=(1.0, 2.0)) for e in with_mismatched(examples())]
+    made = [replace(e, logp_ref_mismatched=(1.0, 2.0)) for e in with_mismatched(examples(), **ROOM)]
     found = mismatched(Scorer(qwen3), made, Accelerator(cpu=True), LAYOUT)
     expected = [x for e in made for x in by_hand(qwen3, e.mismatched)]
     assert (found + torch.tensor([1.0, 2.0] * 7)).tolist() == pytest.approx(expected, abs=1e-3)
@@ -200,14 +200,6 @@ def test_a_digest_tells_apart_what_is_scored_otherwise() -> None:
     ]
     assert len({digest(it) for it in groups}) == len(groups)
     assert digest(groups[0]) == digest([Group((1, 2), ((3, 4), (5,)), yes)])
-
-
-def test_labelled_rows() -> None:
-    ranking, label = parse_labelled({"prompt": "p", "completion": "c", "label": True})
-    assert (ranking.prompt[0]["content"], [c[0]["content"] for c in ranking.completions], label) == ("p", ["c"], True)
-    for row in ({"prompt": "p", "label": True}, {"prompt": "p", "completion": "c", "label": "up"}, {"completion": "c"}):
-        with pytest.raises(ValueError, match="wanted"):
-            parse_labelled(row)
 
 
 def test_batches_shuffle_by_seed_and_pass_over_everything() -> None:

@@ -4,26 +4,35 @@ import json
 
 import pytest
 
-from reward_models.config import DataConfig, OutcomeConfig, ProcessConfig
+from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig
 from reward_models.data import (
     Example,
     Trace,
+    candidates_to_solutions,
     contrasting,
     encode_trace,
     in_pairs,
-    merge,
     outcome_data,
+    outcome_examples,
     parse_solutions,
     parse_traces,
+    preference_examples,
     process_data,
+    process_examples,
     separator_token,
-    traces_to_examples,
+    solutions_to_examples,
 )
 from reward_models.questions import LastNumber, parse_question
+from reward_models.sample import to_row
+from rlhf.answers import Answer, vocabulary_of
+from rlhf.candidates import Candidates
+from rlhf.chat import encode_prompt, end_tokens
+from rlhf.data import load_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models import load_tokenizer
-from rlhf.tasks import Problem
+from rlhf.row_files import write_jsonl
+from rlhf.tasks import Problem, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +52,99 @@ def tokenizer():
     ],
 )
 def test_solutions(row):
-    assert parse_solutions(row) == ("q", [("a", True), ("b", False)])
+    assert parse_solutions(row) == ("q", [(Answer("a"), True), (Answer("b"), False)])
 
 
 def test_one_solution_a_row():
-    assert parse_solutions({"question": "q", "solution": "a", "is_correct": 0}) == ("q", [("a", False)])
-    rows = [{"question": "q", "response": t, "label": y} for t, y in (("a", 1), ("b", 0), ("b", 1), ("c", 0))]
+    for label in (0, False, "0", "False"):  # cells of a .csv are text
+        assert parse_solutions({"question": "q", "solution": "a", "is_correct": label}) == ("q", [(Answer("a"), False)])
+    cut = {"question": "q", "completions": ["a", "b"], "labels": [1, 0], "ended": [True, False]}
+    assert parse_solutions(cut)[1] == [(Answer("a"), True), (Answer("b", ended=False), False)]
+
+
+def numbered(rows) -> list:
+    return [(f"row {i}", row) for i, row in enumerate(rows)]
+
+
+def outcome(rows, tokenizer, said=None, **settings) -> list[Example]:
+    config = OutcomeConfig(max_steps=1, **settings)
+    return outcome_examples(numbered(rows), tokenizer, config, (said if said is not None else []).append)
+
+
+def test_one_example_a_question(tokenizer):
+    rows = [{"question": "q", "response": t, "label": y} for t, y in (("a", 1), ("b", 0))]
+    (example,) = outcome([*rows, {"question": "q", "completions": ["c"], "labels": [0]}], tokenizer)
+    assert (example.question, example.texts, example.right) == ("q", ["a", "b", "c"], [True, False, False])
+    assert [tokenizer.decode(tokens[:-1]) for tokens in example.group.completions] == ["a", "b", "c"]
+    assert example.group.prompt == encode_prompt(tokenizer, [{"role": "user", "content": "q"}])
+
+
+def test_a_solution_labelled_both_ways_counts_as_unusable(tokenizer):
+    """2 of 42 answers are 4.8 %, 2 of 39 are 5.1 %."""
+    both = [{"question": "q", "response": "b", "label": y} for y in (0, 1)]
+    others = [{"question": f"q{i}", "response": "a", "label": i % 2} for i in range(40)]
     said = []
-    assert merge(map(parse_solutions, rows), said.append) == [("q", [("a", True), ("c", False)])]
-    assert "1 solutions" in said[0]
+    assert len(outcome([*both, *others], tokenizer, said)) == 40
+    assert "2 of 42 answers are left out (row 0: labelled right in one row and wrong in another; row 1: " in said[0]
+    with pytest.raises(UserError, match="2 of 39 answers cannot be used"):
+        outcome([*both, *others[:37]], tokenizer)
+
+
+def test_long_answers_and_broken_rows_count_together(tokenizer):
+    """1 broken row of 41, and 1 of 40 answers too long: 1 - 40/41 * 39/40 = 4.9 %. With 2 too long it is 7.3 %."""
+    others = [{"question": f"q{i}", "response": "a", "label": i % 2} for i in range(39)]
+    long, broken = {"question": "q", "response": "ab" * 100, "label": 1}, {"question": "q", "response": "a"}
+    needs = sum(len(example.group.prompt) + len(example.group.completions[0]) for example in outcome([long], tokenizer))
+    said = []
+    assert len(outcome([broken, *others, long], tokenizer, said, max_length=needs - 1)) == 39
+    assert "1 of 41 rows and 1 of 40 answers are left out" in said[0]
+    assert f"row 40: takes {needs} tokens, max_length is {needs - 1}" in said[0]
+    with pytest.raises(UserError, match="1 of 41 rows and 2 of 40 answers cannot be used"):
+        outcome([broken, *others[1:], long, long], tokenizer, max_length=needs - 1)
+    with pytest.raises(UserError) as caught:
+        outcome([*others[:10], *[long] * 10], tokenizer, max_length=needs - 1)
+    assert f"Raise max_length: {needs} fits" in str(caught.value.hint)
+
+
+def test_answers_that_were_cut_off_have_no_end_token(tokenizer):
+    (example,) = outcome(
+        [{"question": "q", "completions": ["abc", "abc"], "labels": [0, 0], "ended": [True, False]}], tokenizer
+    )
+    ended, cut = example.group.completions
+    assert ended[:-1] == cut
+    assert ended[-1] in end_tokens(tokenizer)
+
+
+def test_samples_keep_their_tokens(tokenizer):
+    """An order that the tokenizer would not give for the text, and no end token behind what was cut."""
+    x, y = (tokenizer.encode(letter)[0] for letter in "xy")
+    answers = [
+        Answer("xy", (y, x), False, vocabulary_of(tokenizer)),
+        Answer("y", (y,), False, vocabulary_of(tokenizer)),
+    ]
+    candidates = Candidates(Problem("q", "", {}), answers, [Verdict(1.0, 1.0, 1.0), Verdict(0.0, 1.0, 0.0)])
+    config = OutcomeConfig(max_steps=1)
+    solutions = [("problem 0", candidates_to_solutions(candidates))]
+    (example,) = solutions_to_examples(solutions, tokenizer, config, print)
+    assert example.group.completions == [[y, x], [y]]
+    assert example.right == [True, False]
+
+
+def test_a_file_of_samples_is_what_was_sampled(tokenizer, tmp_path):
+    """Written by reward_models.sample, read again: the same tokens. What says nothing is not written."""
+    end = end_tokens(tokenizer)[0]
+    x, y = (tokenizer.encode(letter)[0] for letter in "xy")
+    answers = [
+        Answer("xy", (y, x, end), True, vocabulary_of(tokenizer)),
+        Answer("", (end,), True, vocabulary_of(tokenizer)),
+        Answer("x", (x,), False, vocabulary_of(tokenizer)),
+    ]
+    verdicts = [Verdict(1.0, 1.0, 1.0), Verdict(0.0, 0.0, 0.0), Verdict(0.0, 1.0, 0.0)]
+    file = tmp_path / "samples.jsonl"
+    write_jsonl(file, [to_row(Candidates(Problem("q", "7", {}), answers, verdicts))])
+    (example,) = outcome_examples(load_rows(str(file)), tokenizer, OutcomeConfig(max_steps=1), print)
+    assert example.group.completions == [[y, x, end], [x]]
+    assert (example.texts, example.right) == (["xy", "x"], [True, False])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +153,14 @@ def test_one_solution_a_row():
         ({"completions": ["a"], "labels": [1]}, "no question"),
         ({"question": "q", "completions": ["a"], "labels": [1, 0]}, "one length"),
         ({"question": "q", "completions": ["a"]}, "one length"),
+        ({"question": "q", "completions": ["a", "b"], "labels": [1, -1]}, "train_prm"),
+        ({"question": "q", "completions": ["a", "b"], "labels": [1, None]}, "train_prm"),
+        ({"question": "q", "chosen": "a", "rejected": "b"}, "these look like pairs.*train_preference_rm"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "no question as text.*instruction_tuning"),
+        ({"question": "q", "answer": "4"}, "word_problems"),
+        ({"question": {"problem": "q"}, "label": {"steps": []}}, "train_prm"),
+        ({"question": "q", "solution": "a", "label": 1, "system": "s"}, "system would be ignored"),
+        ({"question": "q", "solution": "a", "label": 1, "weight": 2}, "weight would be ignored"),
         ({"question": "q", "completions": ["a"], "labels": [0.5]}, "wanted true or false"),
         ({"question": "q", "completions": [" "], "labels": [1]}, "empty"),
         ({"question": "q", "solution": "a"}, "wanted a solution with a label"),
@@ -145,6 +246,9 @@ def test_stepwise_rows():
         ({"prompt": "q", "completions": ["a", ""], "labels": [1, 1]}, "a step is empty"),
         ({"prompt": "q", "completions": ["a"], "labels": []}, "one length"),
         ({"completions": ["a"], "labels": [1]}, "no question"),
+        ({"prompt": "q", "completions": ["<answer>1</answer>", "<answer>2</answer>"], "labels": [1, 0]}, "train_orm"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "these look like pairs"),
+        ({"prompt": "q", "completions": ["a"], "labels": [1], "history": [["a", "b"]]}, "history would be ignored"),
         (prm800k(step(("a", 3), chosen=0)), "label 3"),
         (prm800k(step(("a", 1), chosen=4)), "chosen_completion 4 of 1"),
         (prm800k("a"), "wanted steps"),
@@ -161,7 +265,7 @@ def test_steps_end_with_the_separator(tokenizer):
     separator = separator_token(tokenizer, "\n")
     trace = Trace(["ab", "c", "d"], [1, None, -1])
     for judged_at, places in (("separator", [2, 6]), ("step", [1, 5])):
-        tokens, counts, labels = encode_trace(tokenizer, trace, separator, judged_at=judged_at, room=100)
+        tokens, counts, labels = encode_trace(tokenizer, trace, separator, judged_at=judged_at)
         assert tokenizer.decode(tokens) == "ab\nc\nd\n"
         assert [i for i, counted in enumerate(counts) if counted] == places
         assert labels == [1, -1]
@@ -169,16 +273,103 @@ def test_steps_end_with_the_separator(tokenizer):
         separator_token(tokenizer, "\n\n")
 
 
-def test_long_traces_keep_their_history(tokenizer):
-    """What does not fit is left out at the end, by whole steps."""
-    trace = Trace(["ab", "c", "d"], [1, 0, -1])
-    tokens, _, labels = encode_trace(tokenizer, trace, 7, judged_at="separator", room=6)
-    assert (len(tokens), labels) == (5, [1, 0])
+def process(rows, tokenizer, said=None, **settings) -> list[Example]:
+    config = ProcessConfig(max_steps=1, **settings)
+    return process_examples(numbered(rows), tokenizer, config, (said if said is not None else []).append)
+
+
+def stepwise(question: str, *steps: str) -> dict:
+    return {"prompt": question, "completions": list(steps), "labels": [1] * len(steps)}
+
+
+def test_long_traces_keep_their_history_and_lose_whole_steps(tokenizer):
+    """39 traces of one step fit; of the last one's steps a, b, c the third does not: 1 of 42 labelled steps."""
+    rows = [*(stepwise(f"{i:02}", "a") for i in range(39)), stepwise("qq", "aa", "bb", "cc")]
+    prompt = len(encode_prompt(tokenizer, [{"role": "user", "content": "qq"}]))
     said = []
-    config = ProcessConfig(max_steps=1, max_length=10)
-    (example,) = traces_to_examples([("q", [Trace(["ab", "c", "d"], [1, 0, -1])])], tokenizer, config, said.append)
-    assert len(example.group.prompt) + len(example.group.completions[0]) <= 10
-    assert "labelled steps are left out" in said[0]
+    examples = process(rows, tokenizer, said, max_length=prompt + 8)
+    assert len(examples) == 40
+    assert tokenizer.decode(examples[-1].group.completions[0]) == "aa\nbb\n"
+    assert examples[-1].labels == [[1, 1]]
+    assert examples[-1].step_ends == [[2, 5]]
+    assert f"1 of 42 labelled steps are left out (row 39: takes {prompt + 9} tokens" in said[0]
+    with pytest.raises(UserError, match="cannot be used") as caught:  # 3 of 23 steps
+        process([*rows[:20], stepwise("qq", *"abcdefg" * 3)], tokenizer, max_length=prompt + 8)
+    assert "Raise max_length" in str(caught.value.hint)
+
+
+def test_rows_without_a_rated_step_are_said_and_not_unusable(tokenizer):
+    rows = [stepwise("q", "a"), *[{"prompt": "p", "completions": ["a"], "labels": [None]}] * 3]
+    said = []
+    (example,) = process(rows, tokenizer, said)
+    assert example.question == "q"
+    assert said == ["data: 3 of 4 rows have no rated step"]
+
+
+def test_unknown_steps_are_unusable(tokenizer):
+    rows = [*(stepwise(f"q{i}", "a") for i in range(39)), stepwise("q", "\u4f60\u597d")]
+    said = []
+    assert len(process(rows, tokenizer, said)) == 39
+    assert "1 of 40 traces are left out (row 39: the tokenizer does not know 2 of the 2 tokens" in said[0]
+
+
+def test_alternatives_are_behind_their_question(tokenizer):
+    """Of PRM800K's rows: one example a question, its traces as answers, each labelled step once."""
+    row = prm800k(step(("a", 1), ("b", -1), chosen=0), step(("c", 0), ("d", 1)))
+    (example,) = process([row, row], tokenizer)
+    assert example.texts == ["a\nc", "b", "a\nd"] * 2
+    assert example.labels == [[1, 0], [-1], [1]] * 2
+    assert example.whole == [True, False, False] * 2
+    (example,) = process([row], tokenizer, alternatives=False)
+    assert example.texts == ["a\nc"]
+
+
+# ------------------------------------------------------------------------------------------------------- preference
+
+
+def preference(rows, tokenizer, said=None, **settings) -> list[Example]:
+    config = PreferenceConfig(max_steps=1, **settings)
+    return preference_examples(numbered(rows), tokenizer, config, (said if said is not None else []).append)
+
+
+def pair(i: int, **more) -> dict:
+    return {"prompt": f"question {i}", "chosen": "yes", "rejected": "no", **more}
+
+
+def test_every_reason_counts_under_one_rule(tokenizer):
+    """A row that no parser takes, one of unknown tokens, one too long: 3 of 60 are 5 %; 3 of 59 are more."""
+    odd = [{"prompt": "q"}, pair(0, chosen="\u4f60\u597d"), pair(0, chosen="a" * 200)]
+    rows = [*odd, *(pair(i) for i in range(57))]
+    said = []
+    assert len(preference(rows, tokenizer, said, max_length=100)) == 57
+    (text,) = said
+    assert text.startswith("data: 3 of 60 rows are left out (row 0: columns ['prompt']: wanted chosen and rejected")
+    assert "row 1: the tokenizer does not know 2 of the 3 tokens of the answer" in text
+    assert "row 2: takes 202 tokens, max_length is 100" in text
+    with pytest.raises(UserError, match="3 of 59 rows cannot be used"):
+        preference(rows[:-1], tokenizer, max_length=100)
+
+
+def test_answers_that_are_the_same_unknown_tokens_say_so(tokenizer):
+    rows = [pair(i, chosen="\u4f60\u597d", rejected="\u518d\u89c1") for i in range(5)]
+    with pytest.raises(UserError, match=r"5 of 5 rows cannot be used .*the tokenizer does not know") as caught:
+        preference(rows, tokenizer)
+    assert "max_length" not in str(caught.value.hint)
+
+
+def test_preference_examples(tokenizer):
+    rows = [pair(1, margin=2, subset="chat"), pair(2, chosen="a b", system="S")]
+    first, second = preference(rows, tokenizer)
+    assert (first.question, first.texts, first.margin, first.subset) == ("question 1", ["yes", "no"], 2.0, "chat")
+    assert (second.question, second.margin, second.subset) == ("question 2", 0.0, "")
+    asked = [{"role": "system", "content": "S"}, {"role": "user", "content": "question 2"}]
+    assert second.group.prompt == encode_prompt(tokenizer, asked)
+    with pytest.raises(UserError, match="the data have no margins") as caught:
+        preference([pair(1)], tokenizer, margin_scale=1.0)
+    assert "Give a column margin" in str(caught.value.hint)
+    long = {"prompt": "q", "completions": ["a", "b", "c"], "margin": 1}
+    with pytest.raises(UserError, match="a margin belongs to a pair"):
+        preference([long], tokenizer, margin_scale=1.0)
 
 
 def test_verified_answers_are_compared():

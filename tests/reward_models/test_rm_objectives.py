@@ -14,7 +14,8 @@ from rlhf.data import in_epochs
 from rlhf.groups import Group
 from rlhf.heads import HeadScorer, load_with_head, read
 from rlhf.models import load_tokenizer
-from rlhf.preferences import parse_preference, to_group
+from rlhf.preferences import parse_preference
+from rlhf.ranking_groups import to_group
 
 ALL = 10**6
 CPU = torch.device("cpu")
@@ -207,7 +208,7 @@ def test_loss_and_gradient_are_those_of_trl(folder, tmp_path, margins):
     loss.backward()
     expected = [p.grad.clone() for p in model.parameters()]
 
-    groups = [to_group(tokenizer, parse_preference(row), max_length=200, truncation="keep_end") for row in rows]
+    groups = [to_group(tokenizer, parse_preference(row), max_length=200, truncation="keep_end").group for row in rows]
     ours_rows = {tuple(g.prompt) + tuple(c) for g in groups for c in g.completions}
     their_rows = {
         tuple(r[m.bool()].tolist()) for r, m in zip(theirs["input_ids"], theirs["attention_mask"], strict=True)

@@ -1,16 +1,12 @@
-"""Rows of many shapes to rankings, and rankings to groups."""
-
-import gzip
-import json
+"""Rows of many shapes to rankings; a policy's own answers to rankings."""
 
 import pytest
 
+from rlhf.answers import Answer
 from rlhf.cache import cached, fingerprint, key
 from rlhf.candidates import Candidates, sample_candidates, to_rankings
-from rlhf.chat import decode, encode_prompt, end_tokens
 from rlhf.errors import UserError
-from rlhf.models import load_tokenizer
-from rlhf.preferences import Ranking, load_preferences, parse_preference, split_by_question, to_group, to_groups
+from rlhf.preferences import Ranking, parse_labelled, parse_preference, split_by_question
 from rlhf.tasks import Problem, Task, Verdict
 
 USER = {"role": "user", "content": "2+2?"}
@@ -88,26 +84,6 @@ def test_odd_rows_are_refused_with_the_reason(row, reason):
         parse_preference(row)
 
 
-def test_a_file(tmp_path):
-    """A gzip cut short and broken JSON are named; the implicit prompt of hh-rlhf is found."""
-    rows = [
-        {"chosen": f"\n\nHuman: {i}?\n\nAssistant: yes", "rejected": f"\n\nHuman: {i}?\n\nAssistant: no"}
-        for i in range(9)
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    file = tmp_path / "d.jsonl.gz"
-    file.write_bytes(gzip.compress(text.encode()))
-    rankings = load_preferences(str(file), split="train", say=print, size=5)
-    assert [r.question for r in rankings] == ["0?", "1?", "2?", "3?", "4?"]
-    file.write_bytes(gzip.compress(text.encode())[:-12])
-    with pytest.raises(UserError, match="ends in the middle"):
-        load_preferences(str(file), split="train", say=print)
-    broken = tmp_path / "d.jsonl"
-    broken.write_text(text + "{oops\n")
-    with pytest.raises(UserError, match="line 10 is not JSON"):
-        load_preferences(str(broken), split="train", say=print)
-
-
 def test_split_by_question():
     """Whole questions, the same ones in any order and for any number of the others; two names, two choices."""
     items = [(f"q{i % 40}", i) for i in range(120)]
@@ -123,63 +99,121 @@ def test_split_by_question():
         split_by_question(items[:1], lambda item: item[0], held_out=20)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("embedded")
+def test_questions_that_differ_in_white_space_are_one():
+    items = [f"what{space}is {i}?" for i in range(20) for space in (" ", "  ", "\n")]
+    train, held = split_by_question(items, lambda item: item, held_out=6)
+    assert len(held) == 6
+    assert not {" ".join(item.split()) for item in train} & {" ".join(item.split()) for item in held}
+    assert sorted(train + held) == sorted(items)
 
 
-def ranking(*answers: str, prompt: str = "abcdefgh") -> Ranking:
-    return Ranking(
-        [{"role": "user", "content": prompt}], [[{"role": "assistant", "content": a}] for a in answers], None
-    )
+# ---------------------------------------------------------------------------------- columns that change the meaning
 
 
-def test_group(tokenizer):
-    """The prompt as sampling sees it; each answer with its end token, all of it counting."""
-    group = to_group(tokenizer, ranking("xyz", "w"), max_length=100, truncation="keep_end")
-    assert group.prompt == encode_prompt(tokenizer, [{"role": "user", "content": "abcdefgh"}])
-    assert [decode(tokenizer, c) for c in group.completions] == ["xyz", "w"]
-    assert all(c[-1] in end_tokens(tokenizer) for c in group.completions)
-    assert group.counts == [[True] * 4, [True] * 2]
+def test_system_and_history_come_in_front():
+    system, said = {"role": "system", "content": "Speak French."}, {"role": "assistant", "content": "Oui."}
+    row = {"system": "Speak French.", "question": "2+2?", "chosen": "4", "rejected": "5"}
+    assert parse_preference(row) == Ranking([system, USER], [[FOUR], [FIVE]], None)
+    row["history"] = [["Sure?", "Oui."]]
+    assert parse_preference(row).prompt == [system, AGAIN, said, USER]
+    for own in ([USER, FOUR], [system, AGAIN, said, USER, FOUR]):  # where a side repeats the prompt, with or without
+        assert parse_preference({**row, "chosen": own}) == Ranking([system, AGAIN, said, USER], [[FOUR], [FIVE]], None)
+    row = {"system": "Speak French.", "chosen": [USER, FOUR], "rejected": [USER, FIVE]}
+    assert parse_preference(row).prompt == [system, USER]
+    row = {"history": [AGAIN, said], "prompt": "2+2?", "completions": ["5", "4"], "scores": [0, 1]}
+    assert parse_preference(row) == Ranking([AGAIN, said, USER], [[FOUR], [FIVE]], None)
 
 
-def test_answers_of_several_turns_count_without_what_the_user_says(tokenizer):
-    conversation = [FOUR, AGAIN, FIVE]
-    group = to_group(tokenizer, Ranking([USER], [conversation, [FIVE]], None), max_length=100, truncation="keep_end")
-    counted = [t for t, c in zip(group.completions[0], group.counts[0], strict=True) if c]
-    assert decode(tokenizer, counted) == "45"
-    assert len(counted) == 4, "both end tokens"
-    later = to_group(
-        tokenizer, Ranking([USER, FIVE, AGAIN], [conversation, [FIVE]], None), max_length=100, truncation="keep_end"
-    )
-    assert decode(tokenizer, later.prompt).endswith("Sure?") or "Sure?" in tokenizer.decode(later.prompt)
-    assert later.completions == group.completions
+def test_an_input_belongs_to_its_instruction():
+    row = {"instruction": "Add.", "input": "2 and 2", "chosen": "4", "rejected": "5"}
+    assert parse_preference(row).question == "Add.\n\n2 and 2"
+    with pytest.raises(ValueError, match="input belongs to an instruction"):
+        parse_preference({"prompt": "Add.", "input": "2 and 2", "chosen": "4", "rejected": "5"})
 
 
-def test_truncation(tokenizer):
-    """keep_end never loses an end token; keep_start never loses the prompt; what becomes the same is left out."""
-    whole = to_group(tokenizer, ranking("xyz", "xyw"), max_length=100, truncation="keep_end")
-    room = len(whole.prompt) + 4
-    short = to_group(tokenizer, ranking("xyz", "xyw"), max_length=room - 3, truncation="keep_end")
-    assert (short.prompt, short.completions) == (whole.prompt[3:], whole.completions)
-    assert to_group(tokenizer, ranking("xyz", "xyw"), max_length=4, truncation="keep_end") is None
-    cut = to_group(tokenizer, ranking("xyz", "xyw"), max_length=room - 1, truncation="keep_start")
-    assert cut.prompt == whole.prompt
-    assert [decode(tokenizer, c) for c in cut.completions] == ["xyz", "xyw"]
-    assert not any(c[-1] in end_tokens(tokenizer) for c in cut.completions)
-    assert to_group(tokenizer, ranking("xyz", "xyw"), max_length=room - 2, truncation="keep_start") is None
-    said = []
-    kept, _ = to_groups(
-        tokenizer,
-        [ranking("xyz", "xyw"), ranking("a", "b")],
-        max_length=room - 2,
-        truncation="keep_start",
-        say=said.append,
-    )
-    assert kept == [ranking("a", "b")]
-    assert "1 of 2 rankings are left out" in said[0]
-    with pytest.raises(UserError, match="none of the 1"):
-        to_groups(tokenizer, [ranking("xyz", "xyw")], max_length=4, truncation="keep_end", say=said.append)
+@pytest.mark.parametrize(
+    "column",
+    [
+        *({"tools": [{"name": "f"}]}, {"label": 0}, {"labels": [1, 0]}, {"weight": 0.5}, {"images": ["x"]}),
+        *({"rank": 1}, {"context": "a page"}, {"reasoning_content": "so"}, {"functions": "f"}),
+    ],
+)
+def test_what_is_not_used_is_refused(column):
+    (name,) = column
+    with pytest.raises(ValueError, match=f"{name} would be ignored"):
+        parse_preference({"prompt": "q", "chosen": "4", "rejected": "5", **column})
+    message = {"role": "user", "content": "q", **column}
+    if name != "reasoning_content":  # which the template shows of a message, or the row is refused there
+        with pytest.raises(ValueError, match=f"{name} would be ignored"):
+            parse_preference({"prompt": [message], "chosen": "4", "rejected": "5"})
+
+
+def test_ranks_order_completions():
+    """1 is the best. Beside the completions, or in each."""
+    for row in (
+        {"completions": ["5", "4"], "ranks": [2, 1]},
+        {"completions": ["5", "4"], "rank": ["2", "1"]},
+        {"completions": [{"text": "5", "rank": 2}, {"text": "4", "rank": 1}]},
+    ):
+        assert parse_preference({"prompt": "2+2?", **row}) == Ranking([USER], [[FOUR], [FIVE]], None)
+    with pytest.raises(ValueError, match="is_correct would be ignored"):
+        parse_preference(
+            {"prompt": "q", "completions": [{"text": "a", "is_correct": 1}, {"text": "b", "is_correct": 0}]}
+        )
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "q", "completions": ["a", "b"], "labels": [False, True]}, "no ranking.*train_orm.*train_prm"),
+        ({"prompt": "q", "completions": ["a", "b"], "labels": [-1, 1]}, "no ranking.*train_orm.*train_prm"),
+        ({"prompt": "q", "completion": "a", "label": True}, "--loss kto"),
+        ({"messages": [USER, FOUR]}, "instruction_tuning"),
+        ({"prompt": "q", "completion": "a"}, "instruction_tuning"),
+        ({"question": "q", "answer": "4"}, "word_problems"),
+    ],
+)
+def test_rows_of_another_kind_are_named(row, words):
+    with pytest.raises(ValueError, match=words):
+        parse_preference(row)
+
+
+def test_numbers_of_a_table_are_text():
+    row = {"prompt": "2+2?", "chosen": "4", "rejected": "5", "score_chosen": "9.5", "score_rejected": "9"}
+    assert parse_preference(row).margin == 0.5
+    assert parse_preference({**row, "score_chosen": None, "margin": "2"}).margin == 2
+
+
+def test_labelled_answers():
+    row = {"prompt": "2+2?", "completion": "4", "label": True}
+    assert parse_labelled(row) == (Ranking([USER], [[FOUR]], None), True)
+    assert parse_labelled({**row, "completion": [USER, FIVE], "label": "0"}) == (Ranking([USER], [[FIVE]], None), False)
+    assert parse_labelled({**row, "system": "S"})[0].prompt == [{"role": "system", "content": "S"}, USER]
+    for odd, words in (
+        ({"label": 2}, "label: wanted true or false"),
+        ({"label": None}, "label: wanted true or false"),
+        ({"completion": " "}, "wanted prompt, completion and label"),
+        ({"completion": None, "chosen": "4", "rejected": "5"}, "these look like pairs"),
+        ({"weight": 3}, "weight would be ignored"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            parse_labelled({**row, **odd})
+
+
+def test_answers_as_they_were_sampled():
+    """In the order of the ranking, whatever the order of the row."""
+    row = {"prompt": "2+2?", "completions": ["5", "4"], "scores": [0, 1], "ended": [True, False]}
+    assert parse_preference(row).answers == (Answer("4", ended=False), Answer("5"))
+    row |= {"tokens": [[5, 0], [4]], "vocabulary": "v"}
+    assert parse_preference(row).answers == (Answer("4", (4,), False, "v"), Answer("5", (5, 0), True, "v"))
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5", "ended": [False, True]}
+    assert parse_preference(pair).answers == (Answer("4", ended=False), Answer("5"))
+    assert parse_labelled({"prompt": "q", "completion": "4", "label": 1, "ended": False})[0].answers[0].ended is False
+    for odd in ({"ended": [True]}, {"ended": [True, 3]}, {"ended": False}):
+        with pytest.raises(ValueError, match="ended"):
+            parse_preference({**pair, **odd})
+    with pytest.raises(ValueError, match="ended: is of answers of one message"):
+        parse_preference({**pair, "chosen": [FOUR, AGAIN, FIVE]})
 
 
 # ------------------------------------------------------------------------------------------------ cache, candidates
@@ -220,7 +254,7 @@ def test_fingerprint_follows_weights_and_template(tmp_path):
     assert fingerprint(str(folder)) == fingerprint("embedded")
     for name in ("model.safetensors", "chat_template.jinja", "tokenizer.json", "config.json"):
         before, content = fingerprint(str(folder)), (folder / name).read_bytes()
-        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
+        (folder / name).write_bytes(content + b"\n")
         assert fingerprint(str(folder)) != before, name
 
 
@@ -242,7 +276,7 @@ def test_rankings_of_candidates():
 
     def candidates(question: str, texts: str, exact: str) -> Candidates:
         verdicts = [Verdict(float(e), 1.0, 0.0) for e in exact]
-        return Candidates(Problem(question, "", {}), list(texts), verdicts)
+        return Candidates(Problem(question, "", {}), [Answer(text) for text in texts], verdicts)
 
     both = candidates("q", "aabcd", "11000")
     pairs = [

@@ -1,8 +1,5 @@
 """The sampler against the scorer, against the exact distribution, and against itself in other company."""
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -18,7 +15,6 @@ from transformers import (
 )
 
 from rlhf import sampling
-from rlhf.evaluation import EVALUATION_KEY
 from rlhf.groups import Group
 from rlhf.sampling import Sampled, _Chooser, sample, shares_prompts
 from rlhf.scoring import Scorer, score
@@ -76,17 +72,6 @@ def test_other_keys_give_other_tokens(qwen3: nn.Module) -> None:
     assert len({tuple(tokens) for tokens in sampled[0].tokens}) == 5
     same = draw(qwen3, keys=[(3, 0)] * 6)
     assert same[0].tokens == same[3].tokens == sampled[0].tokens
-
-
-def test_no_key_of_training_is_one_of_evaluation() -> None:
-    """numpy reads a key as 32-bit words and pads with zeros: (2**32, 0) is (0, 1, 0), which is also (0, 1)."""
-
-    def first(key: tuple[int, ...]) -> float:
-        return np.random.default_rng(key).random()
-
-    training = {first((seed, number)) for seed, number in itertools.product(range(3), range(100))}
-    assert len(training) == 3 * 100
-    assert training.isdisjoint(first((EVALUATION_KEY, i)) for i in range(100))
 
 
 def test_end_tokens_are_kept_and_end(model: nn.Module) -> None:
