@@ -87,15 +87,18 @@ class Clock:
 
 def make_groups(tokenizer, options: Options) -> list:
     """A batch to warm up with, then `pairs` pairs."""
-    from rlhf.preferences import load_preferences, to_groups
+    from rlhf.data import load_rows, sift, usable
+    from rlhf.preferences import parse_preference
+    from rlhf.ranking_groups import to_group
 
     wanted = options.batch + options.pairs
     if options.data:
-        rankings = load_preferences(options.data, split="train", say=print, size=2 * wanted)
+        rankings = usable(load_rows(options.data)[: 2 * wanted], parse_preference, say=print)
     else:
         rankings = [generated(i) for i in range(2 * wanted)]
-    limits: Any = {"max_length": options.max_length, "truncation": "keep_end", "say": lambda _: None}
-    _, groups = to_groups(tokenizer, rankings, **limits)
+    limits: Any = {"max_length": options.max_length, "truncation": "keep_end"}
+    sifted = sift([("", ranking) for ranking in rankings], lambda it: to_group(tokenizer, it, **limits).group)
+    groups = [group for _, group in sifted.kept]
     # The last pairs warm up, so that the first ones are those of the file.
     return [*groups[-options.batch :], *groups[: options.pairs]]
 

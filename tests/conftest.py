@@ -19,6 +19,7 @@ from transformers.utils import logging
 CHECKED = [
     *(f"rlhf.{name}" for name in ("tensors", "kl", "aggregate", "groups", "scoring", "sampling", "architecture")),
     *(f"rlhf.{name}" for name in ("chat", "tasks", "arithmetic", "evaluation", "loop", "data", "columns", "row_files")),
+    *(f"rlhf.{name}" for name in ("answers", "random_keys", "ranking_groups")),
     *(f"rlhf.{name}" for name in ("control_tokens", "messages")),
     *(f"rlhf.{name}" for name in ("mixture", "word_problems", "preferences", "cache", "candidates", "heads")),
     *(f"policy_gradients.{name}" for name in ("advantages", "ratios", "surrogates", "algorithm", "algorithms")),

@@ -10,9 +10,9 @@ from direct_alignment.data import Example
 from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, mismatched, write
 from direct_alignment.losses import losses
 from direct_alignment.reference import Reference
-from rlhf.evaluation import EVALUATION_KEY
 from rlhf.groups import Group
 from rlhf.models import load_tokenizer
+from rlhf.random_keys import of_samples
 from rlhf.sampling import Sampled
 from rlhf.scoring import Scorer
 from rlhf.statistics import t_interval, wilson
@@ -214,8 +214,7 @@ def test_samples_are_of_the_policy_itself_and_the_same_in_every_run(monkeypatch)
     assert found == WRITTEN
     assert asked["prompts"] == [[1], [2], [3]]
     assert (asked["completions"], asked["max_new_tokens"], asked.get("temperature", 1.0)) == (1, 7, 1.0)
-    assert len({tuple(key) for key in asked["keys"]}) == 3
-    assert all(key[0] == EVALUATION_KEY for key in asked["keys"])
+    assert asked["keys"] == [of_samples(i) for i in range(3)]
 
 
 def test_a_sample_is_shown_with_its_log_probability():
