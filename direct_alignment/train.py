@@ -30,6 +30,7 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
     from rlhf.mixture import open_task
     from rlhf.models import load_tokenizer
+    from rlhf.sampling import refuse_long_prompts
     from rlhf.scoring import Scorer
     from rlhf.session import open_session
 
@@ -61,6 +62,8 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
         pairs = all(len(example.desirable) == 2 for example in data.train)
         prompts = list(dict.fromkeys(tuple(example.group.prompt) for example in data.held_out))
         adviser = Adviser()
+        answered = [encode_prompt(tokenizer, messages_for(it, config.system_prompt)) for it in problems]
+        refuse_long_prompts(model, [*answered, *prompts[: max(4, config.eval_samples)]], config.max_new_tokens)
 
         def evaluate(step: int, *, greedy: bool = False) -> None:
             results = []

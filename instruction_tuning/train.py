@@ -21,11 +21,13 @@ def train(command: Command[InstructionTuningConfig]) -> int:
 
     from instruction_tuning.data import Demonstrations, Rows
     from rlhf.aggregate import Totals, token_mean
+    from rlhf.chat import encode_prompt
     from rlhf.embedded.make import character_tokenizer
-    from rlhf.evaluation import evaluate_task
+    from rlhf.evaluation import evaluate_task, messages_for
     from rlhf.groups import Layout, micro_batches
     from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
     from rlhf.models import load_tokenizer
+    from rlhf.sampling import refuse_long_prompts
     from rlhf.scoring import Scorer, score
     from rlhf.session import open_session
     from rlhf.tensors import masked_sum
@@ -40,6 +42,10 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             data = Rows(config, tokenizer, say=say)
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
+        for task in data.tasks:
+            problems = task.held_out_problems(config.data.held_out // len(data.tasks))
+            asked = [encode_prompt(tokenizer, messages_for(it, None)) for it in problems]
+            refuse_long_prompts(model, asked, config.eval_max_new_tokens, key="eval_max_new_tokens")
         optimizer = make_optimizer(
             model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
         )

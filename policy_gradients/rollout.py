@@ -21,7 +21,7 @@ from rlhf.groups import Group
 from rlhf.loop import gather, share
 from rlhf.mixture import Questions
 from rlhf.random_keys import of_training
-from rlhf.sampling import Sampled, sample
+from rlhf.sampling import Sampled, refuse_long_prompts, sample
 from rlhf.tasks import Problem
 
 Asked = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
@@ -86,6 +86,15 @@ class Sampler:
         self.model, self.tokenizer, self.task, self.judge = model, tokenizer, task, judge
         self.accelerator, self.config = accelerator, config
         self.end_tokens = end_tokens(tokenizer)
+
+    def refuse_long(self, problems: Sequence[Problem]) -> None:
+        """See that the model can read these problems' prompts with max_new_tokens more; later ones are seen when drawn.
+
+        Raises:
+            UserError: if it cannot.
+        """
+        prompts = [encode_prompt(self.tokenizer, messages_for(it, self.config.system_prompt)) for it in problems]
+        refuse_long_prompts(self.model, prompts, self.config.max_new_tokens)
 
     def draw(self, first: int, *, any_contrast_yet: bool = True) -> tuple[list[Rollout], int]:
         """This process's share of a batch of rollouts of problems number `first` on, and the number to go on from.

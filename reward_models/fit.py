@@ -41,12 +41,7 @@ def load_model(
         lora_rank=config.lora_rank,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    model.to(session.accelerator.device)
-    if attention == "flash_attention_2":
-        session.shared_prefix = False
-    if session.shared_prefix and not takes_shared_rows(model):
-        session.shared_prefix = False
-        session.console.say(f"{type(model).__name__} cannot take shared-prefix rows: each answer gets its own row")
+    session.settle(model, takes_shared_rows)
     return model, tokenizer
 
 

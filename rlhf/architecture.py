@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
@@ -117,13 +117,13 @@ def attention_window(model: PreTrainedModel) -> int | None:
     return min((window for window in windows if window < longest), default=None)
 
 
-def longest_input(model: PreTrainedModel) -> int | None:
-    """How many tokens the model can read, or was made to read, in one text; None if its config sets no limit.
+def longest_input(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model can read, or was made to read, in one text; None if its config sets no limit.
 
     A table of learned positions ends there, and rotary positions beyond it mean nothing to the model. Rotary positions
     that are stretched reach as far as they are stretched. Limited attention is no limit of this kind.
     """
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     if getattr(config, "alibi", False):
         return None
     names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
@@ -146,19 +146,22 @@ def _stretched(limit: int, rotary: Mapping[str, Any]) -> int:
     return int((before or limit) * factor)
 
 
-def refuse_long(model: PreTrainedModel, tokens: int, what: str, hint: str) -> None:
+def refuse_long(config: PreTrainedConfig, tokens: int, what: str, lower: str) -> None:
     """See that a text of so many tokens is one that the model can read.
 
     Args:
-        what: the setting or text that is so long, with its numbers.
-        hint: which setting to lower.
+        what: the setting or text that is so long, with its number.
+        lower: what to make smaller.
 
     Raises:
         UserError: if it is too long.
     """
-    longest = longest_input(model)
+    longest = longest_input(config)
     if longest is not None and tokens > longest:
-        raise UserError(f"{what}: {type(model).__name__} reads {longest} tokens at most, prompt included", hint=hint)
+        raise UserError(
+            f"{what}, and the model ({config.model_type}) reads {longest} tokens at most, prompt included",
+            hint=f"Lower {lower}.",
+        )
 
 
 def takes_shared_rows(model: PreTrainedModel, reads: Callable[[Rows], Tensor] | None = None) -> bool:

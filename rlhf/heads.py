@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from rlhf import architecture
-from rlhf.architecture import probing, refuse_lookahead, refuse_unknown_words
+from rlhf.architecture import probing, refuse_long, refuse_lookahead, refuse_unknown_words
 from rlhf.chat import encode_conversation, end_tokens
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
@@ -244,9 +244,17 @@ def own_positions(rows: Rows) -> tuple[Int[Tensor, "n t"], Int[Tensor, " n"]]:
 
 @torch.no_grad()
 def read(
-    scorer: nn.Module, groups: Sequence[Group], *, token_budget: int, shared_prefix: bool, device: torch.device
+    scorer: HeadScorer, groups: Sequence[Group], *, token_budget: int, shared_prefix: bool, device: torch.device
 ) -> list[tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]]:
-    """For each completion of the groups, in order: logits at its tokens that count, and at its last token."""
+    """For each completion of the groups, in order: logits at its tokens that count, and at its last token.
+
+    Raises:
+        UserError: if one is longer, with its prompt, than the model can read.
+    """
+    longest = max((len(g.prompt) + max(map(len, g.completions)) for g in groups), default=0)
+    refuse_long(
+        scorer.model.config, longest, f"an answer with its prompt takes {longest} tokens", "the length of answers"
+    )
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
         readings = scorer(rows.to(device))

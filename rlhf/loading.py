@@ -105,6 +105,8 @@ def read_config(source: Source, **changes: Any) -> PreTrainedConfig:
     # A config can name attention and experts "owner/repository": kernels that transformers would fetch and run.
     config._attn_implementation = None
     config._experts_implementation = None
+    if hasattr(config, "rescale_every"):  # RWKV halves its weights in place for fp16, and would be saved so
+        config.rescale_every = 0
     if hasattr(config, "auto_map"):  # of Python files that are not saved with the model
         del config.auto_map
     if getattr(config, "is_encoder_decoder", False):

@@ -9,7 +9,7 @@ Reproducible by construction: the uniform numbers behind a completion depend on 
 not on the batch, the process or what was sampled before. There is no generator state to save.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from rlhf.architecture import attention_window, probing, using_attention
+from rlhf.architecture import attention_window, probing, refuse_long, using_attention
 from rlhf.groups import Group
 from rlhf.scoring import Scorer, score
 
@@ -59,7 +59,11 @@ def sample(
         temperature: 0 takes the most likely token; its log-probability is still reported at temperature 1.
         top_k, top_p: 0 and 1.0 switch them off, so that the policy that samples is the one that is optimized.
         batch: completions decoded together. Prompts of similar length share a batch.
+
+    Raises:
+        UserError: if a prompt with max_new_tokens is longer than the model can read.
     """
+    refuse_long_prompts(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     longest, window = max(map(len, prompts), default=0) + max_new_tokens, attention_window(model)
     if shares_prompts(model) and (window is None or longest <= window):
@@ -82,6 +86,23 @@ def sample(
         results.update(zip(chosen, decoded, strict=True))
     model.train(was_training)
     return [results[i] for i in range(len(prompts))]
+
+
+def refuse_long_prompts(
+    model: PreTrainedModel, prompts: Iterable[Sequence[int]], max_new_tokens: int, key: str = "max_new_tokens"
+) -> None:
+    """See that the model can read each of the prompts with `max_new_tokens` more; `key` is the name of that setting.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    longest = max(map(len, prompts), default=0)
+    refuse_long(
+        model.config,
+        longest + max_new_tokens,
+        f"a prompt of {longest} tokens with {key} {max_new_tokens} takes {longest + max_new_tokens} tokens",
+        f"{key}, or what makes prompts long (system_prompt, task_config, max_length)",
+    )
 
 
 _shares_prompts: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, set_seed
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf import checkpoints, lock, run_directory
-from rlhf.architecture import attention_window, takes_shared_rows
+from rlhf.architecture import attention_window, longest_input, refuse_long, takes_shared_rows
 from rlhf.config import Command, to_yaml
 from rlhf.console import Console
 from rlhf.cpu import has_bf16_kernels
@@ -27,6 +27,7 @@ from rlhf.end_tokens import tell_end_tokens
 from rlhf.errors import UserError
 from rlhf.inputs import changed, inputs
 from rlhf.interrupts import Interrupted, Stopped
+from rlhf.loading import read_config
 from rlhf.loop import Stopwatch, device_of, led_by_main, make_accelerator, peak_memory_gb, refuse_uneven
 from rlhf.models import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
 from rlhf.report import write_report
@@ -65,7 +66,9 @@ class Session:
         """Look at everything that can be looked at at once. Nothing is written but the lock: see `begin`."""
         config = self.config
         if config.model_name:
-            find_model(config.model_name)
+            source = find_model(config.model_name)
+            if getattr(config, "scratch", None) is None:
+                self._refuse_max_length(read_config(source))
         trackers = wanted_trackers(
             wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
         )
@@ -174,13 +177,8 @@ class Session:
                 lora_rank=config.lora_rank,
                 gradient_checkpointing=config.gradient_checkpointing,
             )
-            if attention == "flash_attention_2":
-                self.shared_prefix = False
-        model.to(self.accelerator.device)
+        self.settle(model, takes_shared_rows)
         kind = type(model).__name__
-        if self.shared_prefix and not takes_shared_rows(model):
-            self.shared_prefix = False
-            self.console.say(f"{kind} cannot take shared-prefix rows: each completion gets its own row")
         window = attention_window(model)
         if not shares_prompts(model):
             self.console.say(f"{kind} cannot sample from a shared prompt: transformers' generate does it, slower")
@@ -189,6 +187,28 @@ class Session:
                 f"{kind} looks back {window} tokens: texts longer than that are sampled by generate, slower"
             )
         return model, tokenizer
+
+    def settle(self, model: PreTrainedModel, takes_shared_rows: Callable[[PreTrainedModel], bool]) -> None:
+        """Put the model to train on its device, and find out which rows it takes: shared and packed ones, or a row for
+        each completion.
+
+        Raises:
+            UserError: if it cannot read texts of max_length tokens.
+        """
+        self._refuse_max_length(model.config)
+        model.to(self.accelerator.device)
+        if model.config._attn_implementation == "flash_attention_2":
+            self.shared_prefix = False
+        if self.shared_prefix and not takes_shared_rows(model):
+            self.shared_prefix = False
+            self.console.say(
+                f"{type(model).__name__} cannot take shared-prefix rows nor packed ones: each completion gets its own"
+            )
+
+    def _refuse_max_length(self, model: PreTrainedConfig) -> None:
+        for key in ("max_length", "max_new_tokens"):
+            value = getattr(self.config, key, 0)
+            refuse_long(model, value, f"{key} is {value}", f"{key} (--{key} {longest_input(model)})")
 
     def load_reference(self) -> PreTrainedModel:
         """A frozen copy of the model as it was before training: `--model_name X` moves it along."""

@@ -148,6 +148,16 @@ def test_packed_rows_by_hand() -> None:
     assert len(micro_batches(groups, token_budget=ALL, pack_to=5)[0].input_ids) == 2, "6 tokens do not fit into 5"
 
 
+def test_models_that_take_no_shared_rows_get_no_packed_ones() -> None:
+    """Packing asks of a model what sharing a prompt asks: a mask of its own, and positions that begin again."""
+    groups = [Group([1, 2], [[3], [4, 5]]), Group([6], [[7]])]
+    (rows,) = micro_batches(groups, token_budget=100, shared_prefix=False, pack_to=50)
+    assert rows.visible is None
+    assert rows.input_ids.tolist() == [[1, 2, 4, 5], [1, 2, 3, 0], [6, 7, 0, 0]]
+    (rows,) = micro_batches(groups, token_budget=100, shared_prefix=True, pack_to=50)
+    assert rows.input_ids.shape == (1, 7)
+
+
 def test_a_completion_never_sees_its_sibling(model: nn.Module) -> None:
     """Every token of one completion changed; the other's numbers may differ by rounding alone."""
     prompt, kept = tokens(6, 1), tokens(5, 2)

@@ -14,14 +14,20 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from rlhf.architecture import attention_window, probing, takes_shared_rows
@@ -72,8 +78,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_gradient_checkpointing_happens(folder: Path) -> None:
-    """transformers ignores the setting outside training mode, in which from_pretrained returns. Sampling in between
-    must not switch it off either."""
+    """Without a training mode, which would turn dropout on; sampling in between must not switch it off."""
     with warnings.catch_warnings(action="error", category=FutureWarning):  # transformers renames it
         model = load_policy(str(folder), gradient_checkpointing=True)
     calls: list[int] = []
@@ -186,14 +191,44 @@ def test_architectures_without_sdpa_are_loaded(tmp_path: Path) -> None:
 
 
 def test_sliding_windows() -> None:
-    """Beyond its window a model must not look. The mask of a shared row would let it, so it gets padded ones."""
+    """Beyond its window a model must not look. The mask of a shared or packed row would let it: it gets padded ones."""
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=16)).eval()
     assert attention_window(model) == 16
     assert not takes_shared_rows(model)
-    group = Group(list(range(40)), [[5, 6, 7, 8], [9, 1, 2]])
-    scored = score(Scorer(model), [group], token_budget=1000, device=CPU, shared_prefix=False).logp
-    assert scored[0].tolist() == pytest.approx(own_logp(model, list(range(40)), [5, 6, 7, 8]), abs=1e-3)
+    assert_rows_are_its_own(model, [list(range(40)), [50, 51]])
+
+
+@pytest.mark.parametrize("name", ["mamba", "rwkv", "gpt_neo"])
+def test_models_that_cannot_take_packed_rows_get_a_row_for_each(name: str) -> None:
+    """A recurrent model reads one conversation on into the next; local attention is a window of another name."""
+    torch.manual_seed(0)
+    none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    small = {"vocab_size": 100, "hidden_size": 32, **none}
+    model = {
+        "mamba": lambda: MambaForCausalLM(MambaConfig(**small, num_hidden_layers=2, state_size=4)),
+        "rwkv": lambda: RwkvForCausalLM(RwkvConfig(**small, num_hidden_layers=2, attention_hidden_size=32)),
+        "gpt_neo": lambda: GPTNeoForCausalLM(
+            GPTNeoConfig(
+                **small, num_layers=2, attention_types=[[["global", "local"], 1]], num_heads=2, window_size=16,
+                max_position_embeddings=128,
+            )
+        ),
+    }[name]().eval()  # fmt: skip
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
+    assert not takes_shared_rows(model)
+    assert_rows_are_its_own(model, [list(range(40)), [50, 51]])
+
+
+def assert_rows_are_its_own(model: nn.Module, prompts: list[list[int]]) -> None:
+    """Packing asked for, as instruction tuning asks: each conversation has the log-probabilities that it has alone."""
+    shared = takes_shared_rows(model)
+    groups = [Group(prompt, [[5, 6, 7, 8]]) for prompt in prompts]
+    for rows in micro_batches(groups, token_budget=1000, shared_prefix=shared, pack_to=200):
+        scored = Scorer(model)(rows).logp
+        for number, logp in zip(rows.sequence.tolist(), scored, strict=True):
+            assert logp.tolist() == pytest.approx(own_logp(model, prompts[number], [5, 6, 7, 8]), abs=1e-3)
 
 
 @pytest.mark.parametrize(

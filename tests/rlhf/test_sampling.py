@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from rlhf import sampling
+from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.sampling import Sampled, _Chooser, sample, shares_prompts
 from rlhf.scoring import Scorer, score
@@ -196,6 +197,13 @@ def test_the_model_is_left_as_it_was(qwen3: nn.Module) -> None:
     finally:
         qwen3.eval()
     assert qwen3.config._attn_implementation == attention
+
+
+def test_prompts_that_leave_no_room_are_refused(qwen3: nn.Module) -> None:
+    """The model has 256 positions: the longest prompt with all new tokens must fit, whatever is sampled."""
+    draw(qwen3, [[1], [2] * 250], KEYS[:2], max_new_tokens=6)
+    with pytest.raises(UserError, match=r"a prompt of 250 tokens with max_new_tokens 7 takes 257 tokens.*reads 256"):
+        draw(qwen3, [[1], [2] * 250], KEYS[:2], max_new_tokens=7)
 
 
 # -------------------------------------------------------------------- architectures that the prefix cache cannot serve
