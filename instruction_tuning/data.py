@@ -106,15 +106,15 @@ class Rows:
         self, config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase, *, say: Callable[[str], None]
     ):
         parsed = sift_rows(load_rows(config.data.path, split=config.data.split), parse_row)
-        train, held_out = split(parsed.kept, config.data.held_out)
+        train, held_out = split(parsed.kept, config.data.held_out, say=say)
         Random(0).shuffle(train)
         train = train[: config.data.size or None]
-        chosen = [(where, (dialogue, False)) for where, dialogue in train]
-        chosen += [(where, (dialogue, True)) for where, dialogue in held_out]
+        apart = {where: part is held_out for part in (train, held_out) for where, _ in part}
+        chosen = [(where, (dialogue, apart[where])) for where, dialogue in parsed.kept if where in apart]
         encoded = sift(chosen, lambda item: (to_groups(tokenizer, item[0], config), item[1]), what="conversations")
         settle([parsed, encoded], say=say)
-        self.conversations = [groups for _, (groups, apart) in encoded.kept if not apart]
-        self.held_out = [group for _, (groups, apart) in encoded.kept if apart for group in groups]
+        self.conversations = [groups for _, (groups, is_apart) in encoded.kept if not is_apart]
+        self.held_out = [group for _, (groups, is_apart) in encoded.kept if is_apart for group in groups]
         self.seed = config.seed
         self.fingerprint = _fingerprint([[(d.messages, d.tools) for _, d in part] for part in (train, held_out)])
         if len(self.conversations) < config.batch_size:
@@ -132,20 +132,17 @@ class Rows:
 type Placed = tuple[str, Dialogue]  # with where it stands
 
 
-def split(dialogues: Sequence[Placed], held_out: int) -> tuple[list[Placed], list[Placed]]:
-    """(those to train on, those kept apart): whole questions.
-
-    Raises:
-        UserError: if the questions are too few to keep some apart.
-    """
+def split(
+    dialogues: Sequence[Placed], held_out: int, *, say: Callable[[str], None]
+) -> tuple[list[Placed], list[Placed]]:
+    """(those to train on, those kept apart): whole questions; none apart where the questions are too few, said."""
     if not dialogues or not held_out:
         return list(dialogues), []
     try:
         return split_by_question(dialogues, lambda placed: placed[1].question, held_out=held_out)
     except UserError as error:
-        raise UserError(
-            error.message, hint="--data.held_out 0 trains on all of them, without a held-out evaluation."
-        ) from error
+        say(f"{error.message}: nothing is held out, and there is no evaluation")
+        return list(dialogues), []
 
 
 def parse_row(row: Row) -> Dialogue:

@@ -138,13 +138,16 @@ def test_a_question_is_learned_or_held_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, [{"prompt": "q", "completion": f"a{i}"} for i in range(40)]])
 def test_too_few_questions_to_hold_some_out(tmp_path: Path, rows) -> None:
-    path = write(tmp_path, rows)
-    with pytest.raises(UserError, match="too few to keep") as error:
-        read(path)
-    assert "--data.held_out 0" in str(error.value.hint)
-    data = read(path, held_out=0)
+    path, said = write(tmp_path, rows), list[str]()
+    data = read(path, said=said)
     assert data.held_out == []
     assert len(data.conversations) == (rows if isinstance(rows, int) else len(rows))
+    assert len(said) == 1
+    assert "too few to keep" in said[0]
+    assert "nothing is held out" in said[0]
+    said.clear()
+    assert read(path, held_out=0, said=said).held_out == []
+    assert said == [], "asked for"
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
