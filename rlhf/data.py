@@ -124,7 +124,7 @@ def settle(stages: Sequence[Sifted[Any]], *, say: Callable[[str], None]) -> None
         share_kept *= len(stage.kept) / max(1, stage.seen)
     refused = [pair for stage in stages for pair in stage.refused]
     examples = "; ".join(f"{where}: {error}" for where, error in refused[:3])
-    counted = [stage for stage in stages if stage.refused or stage is stages[0]]
+    counted = [stage for stage in stages if stage.refused] or stages[:1]
     counts = " and ".join(f"{len(stage.refused)} of {stage.seen} {stage.what}" for stage in counted)
     if 1 - share_kept > MAX_UNUSABLE + 1e-9 or not stages[-1].kept:
         raise UserError(
