@@ -4,12 +4,13 @@ Every loss with its own config (its published settings, where it has none) and t
 held-out problems. Writes one page, two pictures and the tables. Interrupted, the same command goes on where it stopped.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from direct_alignment.config import LOSS_NAMES, read
+from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig, read
+from rlhf.config import Command
 from rlhf.errors import run_main
 
 # What must be the same for a comparison on equal terms.
@@ -17,40 +18,33 @@ BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps
 
 
 def main() -> int | None:
-    from rlhf.comparison import Planned, choose, make_all, refuse_unequal, table, write_all
+    from direct_alignment.resolve import resolve
+    from rlhf.comparison import choose, make_all, options, plan_runs, table, write_all
 
-    parser = argparse.ArgumentParser(
-        prog="python -m direct_alignment.compare",
-        description="Train with several losses and seeds, and lay the runs side by side.",
-        epilog="Any setting of direct_alignment.train goes to every run, e.g. --task spell_backward --max_steps 60.",
+    given, shared = options(
+        "python -m direct_alignment.compare",
+        what="losses",
+        folder="runs/direct_alignment",
+        example="--task spell_backward --max_steps 60",
     )
-    parser.add_argument("--losses", default="all", metavar="A,B", help="names separated by commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
-    folder = Path("runs/direct_alignment")
-    parser.add_argument("--folder", type=Path, default=folder, help="where runs and results are written")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options, shared = parser.parse_known_args()
 
-    names = choose("--losses", options.losses, LOSS_NAMES, seeds=options.seeds)
-    planned, budgets = [], {}
-    for seed in range(options.seeds):  # all losses with one seed first: a first picture comes early
-        for name in names:
-            arguments = ["--loss", name, "--seed", str(seed), *shared]
-            command, _ = read(arguments)  # refuses before any run
-            budgets[name] = {key: getattr(command.config, key) for key in BUDGET}
-            path = options.folder / f"{name}-seed{seed}"
-            planned.append(Planned(f"{name}, seed {seed}", path, "direct_alignment.train", arguments))
-    refuse_unequal(budgets)
+    def read_one(name: str, seed: int) -> tuple[list[str], Command[DirectAlignmentConfig]]:
+        arguments = ["--loss", name, "--seed", str(seed), *shared]
+        command, _ = read(arguments)
+        return arguments, replace(command, config=resolve(command.config)[0])
+
+    names = choose("--losses", given.losses, LOSS_NAMES, seeds=given.seeds)
+    planned = plan_runs(names, seeds=given.seeds, folder=given.folder, key="loss", budget=BUDGET, read=read_one)
     make_all(planned)
     paths = [run.path for run in planned]
-    written = write_all(planned, options.folder, key="loss")
+    written = write_all(planned, given.folder, key="loss")
     preferred = table(paths, key="loss", metric="reward_accuracy")
     text = "\n".join([written, preferred, displacement_table(paths)])
-    (options.folder / "comparison.md").write_text(text)
-    draw_displacement(paths, options.folder / "displacement.png")
+    (given.folder / "comparison.md").write_text(text)
+    draw_displacement(paths, given.folder / "displacement.png")
     print(text)
-    print(f"page:     {options.folder / 'comparison.html'}")
-    print(f"pictures: {options.folder / 'comparison.png'}, {options.folder / 'displacement.png'}")
+    print(f"page:     {given.folder / 'comparison.html'}")
+    print(f"pictures: {given.folder / 'comparison.png'}, {given.folder / 'displacement.png'}")
     return 0
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config import Command, Section, read_command
 from rlhf.errors import nearest
+from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -17,7 +18,7 @@ LOSS_NAMES = re.findall(r'^    "(\w+)": _loss\(', (Path(__file__).parent / "loss
 
 
 class DataConfig(Section):
-    path: str = Field(
+    path: PathName = Field(
         "on_policy",
         description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'on_policy': pairs of the model's own "
         "completions, right and wrong.",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from rlhf.errors import UserError, run_main
+from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="the .jsonl file to write")
+    add("--output", type=user_path, required=True, help="the .jsonl file to write")
     add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
     add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic or word_problems")
     add("--task_config", default="{}", help="the task's own parameters, as YAML")

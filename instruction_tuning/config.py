@@ -5,11 +5,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rlhf.config import Section
+from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
 
 class DataConfig(Section):
-    path: str = Field(
+    path: PathName = Field(
         "demonstrations",
         description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'demonstrations' made of tasks.",
     )

@@ -4,12 +4,12 @@ Every algorithm with its own config and the same budget: prompts, completions, s
 one page, one picture and one table. Interrupted, the same command goes on where it stopped.
 """
 
-import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
-from rlhf.config import read_command
+from rlhf.config import Command, read_command
 from rlhf.errors import run_main
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -18,32 +18,26 @@ BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_pe
 
 
 def main() -> int | None:
-    from rlhf.comparison import Planned, choose, make_all, refuse_unequal, write_all
+    from policy_gradients.resolve import resolve
+    from rlhf.comparison import choose, make_all, options, plan_runs, write_all
 
-    parser = argparse.ArgumentParser(
-        prog="python -m policy_gradients.compare",
-        description="Train with several algorithms and seeds, and lay the runs side by side.",
-        epilog="Any setting of policy_gradients.train goes to every run, e.g. --task step_arithmetic --max_steps 60.",
+    given, shared = options(
+        "python -m policy_gradients.compare",
+        what="algorithms",
+        folder="runs/compare",
+        example="--task step_arithmetic --max_steps 60",
     )
-    parser.add_argument("--algorithms", default="all", metavar="A,B", help="names separated by commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/compare"), help="where runs and results are written")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options, shared = parser.parse_known_args()
 
-    names = choose("--algorithms", options.algorithms, ALGORITHM_NAMES, seeds=options.seeds)
-    planned, budgets = [], {}
-    for seed in range(options.seeds):  # all algorithms with one seed first: a first picture comes early
-        for name in names:
-            arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
-            command = read_command(PolicyGradientConfig, arguments, prog="", description="")  # refuses before any run
-            budgets[name] = {key: getattr(command.config, key) for key in BUDGET}
-            path = options.folder / f"{name}-seed{seed}"
-            planned.append(Planned(f"{name}, seed {seed}", path, "policy_gradients.train", arguments))
-    refuse_unequal(budgets)
+    def read(name: str, seed: int) -> tuple[list[str], Command[PolicyGradientConfig]]:
+        arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
+        command = read_command(PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="")
+        return arguments, replace(command, config=resolve(command.config)[0])
+
+    names = choose("--algorithms", given.algorithms, ALGORITHM_NAMES, seeds=given.seeds)
+    planned = plan_runs(names, seeds=given.seeds, folder=given.folder, key="algorithm", budget=BUDGET, read=read)
     make_all(planned)
-    print(write_all(planned, options.folder, key="algorithm"))
-    print(f"page:    {options.folder / 'comparison.html'}\npicture: {options.folder / 'comparison.png'}")
+    print(write_all(planned, given.folder, key="algorithm"))
+    print(f"page:    {given.folder / 'comparison.html'}\npicture: {given.folder / 'comparison.png'}")
     return 0
 
 

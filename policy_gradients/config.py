@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rlhf.config import Section
+from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
 # By looking at the file names, so that torch need not be loaded to print them; a test compares with `algorithms`.
@@ -53,12 +54,12 @@ class PolicyGradientConfig(TrainerConfig):
     )
     system_prompt: str | None = Field(None, description="Said to the model before the question.")
     reward_weights: RewardWeights = Field(RewardWeights(), description="The reward is the weighted sum of its parts.")
-    reward_functions: dict[str, float] = Field(
+    reward_functions: dict[PathName, float] = Field(
         {},
         description="Your own parts of the reward: 'file.py:function' and its weight; see policy_gradients/rewards.py.",
     )
 
-    reward_model: str | list[str] | None = Field(
+    reward_model: PathName | list[PathName] | None = Field(
         None, description="A run of reward_models that judges the completions, or several: an ensemble."
     )
     reward_model_combine: Literal["mean", "min", "mean_minus_variance", "mean_minus_std"] = Field(

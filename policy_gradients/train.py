@@ -271,6 +271,7 @@ def main() -> int | None:
         prog="python -m policy_gradients.train",
         description="Train a policy on the reward of its own completions.",
         default_config=DEFAULT,
+        fill=_fill,
     )
     if command.show_config:
         print(show(command))
@@ -278,6 +279,12 @@ def main() -> int | None:
     if command.plan:
         return show_needs(command)
     return train(command)
+
+
+def _fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
+    from policy_gradients.resolve import resolve
+
+    return resolve(config)[0]
 
 
 def show_needs(command: Command[PolicyGradientConfig]) -> int:

@@ -5,11 +5,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rlhf.config import Section
+from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
 
 class DataConfig(Section):
-    path: str = Field(
+    path: PathName = Field(
         "samples",
         description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'samples' of `policy`, verified.",
     )
@@ -17,8 +18,8 @@ class DataConfig(Section):
     size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
     held_out: int = Field(400, gt=0, description="Kept for the final evaluation, whole questions (at most a fifth).")
     validation: int = Field(100, gt=0, description="Kept for early stopping, whole questions (at most a fifth).")
-    policy: str = Field("embedded", description="samples: the model whose completions are judged.")
-    questions: str | None = Field(
+    policy: PathName = Field("embedded", description="samples: the model whose completions are judged.")
+    questions: PathName | None = Field(
         None, description="samples: a file or Hub set with question and answer (a last number), instead of `task`."
     )
     task: str = Field("step_arithmetic", description="samples: a task of reasoning-gym, or step_arithmetic.")

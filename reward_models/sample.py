@@ -8,10 +8,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import UserError, run_main
+from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
-    add("--output", required=True, type=Path, metavar="FILE.jsonl", help="file to write")
+    add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
     add("--task", default="step_arithmetic", help="a task of reasoning-gym (default: step_arithmetic)")
     add("--task_config", default="{}", metavar="JSON", help="the task's own parameters")
     add("--questions", metavar="FILE", help="file or Hub set with question and answer, instead of --task")

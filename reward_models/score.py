@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import run_main
+from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from reward_models.scoring import Conversation
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reward_models.score", description="Score the answers of a file.")
     parser.add_argument("models", nargs="+", metavar="RUN", help="reward models; several are an ensemble")
     parser.add_argument("--data", required=True, metavar="FILE", help=".jsonl, .json, .parquet or .csv with answers")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file to write")
+    parser.add_argument("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
     parser.add_argument(
         "--combine",
         choices=("mean", "min", "mean_minus_variance", "mean_minus_std"),

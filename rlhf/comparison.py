@@ -3,14 +3,19 @@
 A family's `compare` command says which runs; here is what all of them do.
 """
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.config import Command
 from rlhf.errors import UserError, nearest
+from rlhf.inputs import changed, inputs
+from rlhf.paths import user_path
+from rlhf.run_directory import read_config, read_provenance
 
 if TYPE_CHECKING:
     from rlhf.report_data import Group, Run, Target
@@ -24,6 +29,7 @@ class Planned:
     path: Path
     module: str
     arguments: Sequence[str]
+    config: Mapping[str, Any] = field(default_factory=dict)  # what is asked for, nothing left open
 
     @property
     def done(self) -> bool:
@@ -36,13 +42,112 @@ class Planned:
         return ["-m", self.module, *self.arguments, "--output_dir", str(self.path), "--quiet", *resume]
 
 
+# What a finished run is not asked about: how it was saved and shown.
+UNASKED = (
+    *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard"),
+    *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode"),
+)
+# Switches of a trainer that have no meaning for a row of runs.
+NOT_SHARED = ("resume", "overwrite", "plan", "show_config")
+
+
+def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argparse.Namespace, list[str]]:
+    """The command line of a `compare` command, and what of it goes to every run. `what`: "algorithms" or "losses"."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"Train with several {what} and seeds, and lay the runs side by side.",
+        epilog=f"Any setting of the trainer goes to every run, e.g. {example}.",
+    )
+    parser.add_argument(f"--{what}", default="all", metavar="A,B", help="names separated by commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    parser.add_argument("--folder", type=user_path, default=Path(folder), help="where runs and results are written")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_known_args()
+
+
+def plan_runs(
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    key: str,
+    budget: Sequence[str],
+    read: Callable[[str, int], tuple[list[str], Command[Any]]],
+) -> list[Planned]:
+    """Every name with every seed, all names with one seed first: a first picture comes early.
+
+    Args:
+        key: the setting that a name is a value of, such as `algorithm`.
+        budget: keys that must be the same for a comparison on equal terms.
+        read: (name, seed) -> the arguments of its run, and how its trainer understands them, nothing left open.
+
+    Raises:
+        UserError: a setting is not valid, or contradicts names and seeds; terms are unequal; or a run that is there
+            already has other settings.
+    """
+    planned, budgets = [], {}
+    for seed in range(seeds):
+        for name in names:
+            arguments, command = read(name, seed)
+            _refuse_contradiction(command, {key: name, "seed": seed})
+            config = command.config.model_dump(mode="json")
+            budgets[name] = {it: config[it] for it in budget}
+            path = folder / f"{name}-seed{seed}"
+            planned.append(Planned(f"{name}, seed {seed}", path, command.trainer, arguments, config))
+    refuse_unequal(budgets)
+    for run in planned:
+        refuse_stale(run)
+    return planned
+
+
+def _refuse_contradiction(command: Command[Any], wanted: Mapping[str, Any]) -> None:
+    switched = [name for name in NOT_SHARED if getattr(command, name)] + (["fork"] if command.source else [])
+    if switched:
+        raise UserError(f"--{switched[0]} is for one run, not for a comparison")
+    if command.origin["output_dir"] == "command line":
+        raise UserError("--output_dir: each run has a directory of its own", "--folder DIR says where they are.")
+    for key, value in wanted.items():
+        found = getattr(command.config, key)
+        if found != value:
+            raise UserError(
+                f"{key} is {found} ({command.origin[key]}), but the comparison asks for {value}",
+                hint=f"Leave {key} to the comparison: what is given to all runs must not fix it.",
+            )
+
+
+def refuse_stale(run: Planned) -> None:
+    """A run that is there is used if it is the run that is asked for.
+
+    Raises:
+        UserError: it has other settings, or what its files hold has changed since.
+    """
+    there = read_config(run.path)
+    differ = [
+        f"{key} is {there[key]} there, {value} is asked for"
+        for key, value in run.config.items()
+        if key not in UNASKED and key in there and there[key] != value
+    ]
+    if there:
+        now = inputs({key: value for key, value in run.config.items() if key not in UNASKED})
+        differ += [
+            f"'{name}' has changed since" for name in changed(read_provenance(run.path).get("inputs") or {}, now)
+        ]
+    if differ:
+        raise UserError(
+            f"'{run.path}' is a run with other settings: {'; '.join(differ)}",
+            hint="--folder DIR compares elsewhere; or remove that directory, and the run is made anew.",
+        )
+
+
 def choose(option: str, given: str, names: Sequence[str], *, seeds: int) -> list[str]:
     """The names that `--algorithms all` or `--algorithms a,b` mean.
 
     Raises:
-        UserError: there is no such name, or not even one seed.
+        UserError: there is no such name, one is given twice, or there is not even one seed.
     """
-    chosen = list(names) if given == "all" else given.split(",")
+    chosen = list(names) if given == "all" else [name.strip() for name in given.split(",")]
+    if twice := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
+        raise UserError(f"{option}: {', '.join(twice)} is given twice", "Repetitions are seeds: --seeds N.")
     for name in chosen:
         if name not in names:
             raise UserError(f"{option}: there is no '{name}': {nearest(name, names)}".rstrip(": "))

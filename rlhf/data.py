@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.paths import home
 from rlhf.row_files import KINDS, Unreadable, kind_of_file, read_file
 
 MAX_UNUSABLE = 0.05  # of the rows, whatever the reasons
@@ -22,6 +23,7 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub, with `:subset` where
     it has several (openai/gsm8k:main). The name of a file is a name, not a pattern.
     """
+    path = home(path)
     file = Path(path)
     if kind_of_file(path):
         if not file.is_file():

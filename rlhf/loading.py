@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.end_tokens import remember_ends_of_model
 from rlhf.errors import UserError
+from rlhf.paths import home
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
 EMBEDDED_JUDGE = Path(__file__).parent / "embedded" / "judge"  # that one, after reward_models.train_prm
@@ -58,6 +59,7 @@ def find_model(name: str, *, key: str = "model_name") -> Source:
             if its config tells already that it cannot be used (see `read_config`).
     """
     label = f"{key}: '{name}'"
+    name = home(name)
     if name == "embedded":
         return Source(str(EMBEDDED), label=label)
     if name == "embedded-judge":

@@ -20,6 +20,7 @@ from rlhf import charts
 from rlhf import report_page as page
 from rlhf.charts import Panel
 from rlhf.errors import UserError, run_main
+from rlhf.paths import user_path
 from rlhf.report_data import (
     Estimate,
     Group,
@@ -630,14 +631,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rlhf.report",
         description="One run: write its report. Several runs: compare them; seeds of one config become one line.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, such as runs/grpo")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run directory, such as runs/grpo")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=user_path,
         metavar="FILE.html",
-        help="page to write (default: RUN/report.html, or comparison.html here)",
+        help="page to write (default: RUN/report.html, or comparison.html beside the first run)",
     )
-    parser.add_argument("--png", type=Path, metavar="FILE.png", help="also write the held-out curves as a picture")
+    parser.add_argument("--png", type=user_path, metavar="FILE.png", help="also write the held-out curves as a picture")
     parser.add_argument(
         "--label", default="", metavar="KEYS", help="config keys that name the groups, separated by commas"
     )
@@ -651,7 +652,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [run] = groups[0].runs
             print(_report(run).write(options.output or run.path / "report.html"))
         else:
-            print(_comparison(groups).write(options.output or Path("comparison.html")))
+            print(_comparison(groups).write(options.output or options.runs[0].resolve().parent / "comparison.html"))
         if options.png:
             print(write_png(options.runs, options.png, keys))
 
