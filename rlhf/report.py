@@ -532,7 +532,7 @@ def _table_notes(groups: Sequence[Group]) -> list[str]:
     notes = ["“Mean to step” is the area under the held-out curve divided by its length: it rewards learning early."]
     if any(len(group.runs) > 1 for group in groups):
         notes.append(
-            "Brackets are t-intervals over seeds: mean ± t · s / √k for k seeds. All seeds are judged on the same problems, "
+            "Brackets are t-intervals over seeds: mean ± t · s / √k for k seeds. All are judged on the same problems, "
             "so what other problems would change is not in them. Time and tokens are means over seeds."
         )
     if any(len(group.runs) == 1 for group in groups):

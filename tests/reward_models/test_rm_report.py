@@ -53,7 +53,6 @@ def test_steps_are_as_red_as_they_are_likely_to_be_wrong():
 
 def test_a_page_holds_what_was_measured(tmp_path: Path):
     """With intervals where there are some, and baselines and curves in places of their own."""
-    best = {"value": 0.5, "n": 9}
     result = Result(
         [{"data": "held-out", "metric": "auc", "value": 0.875, "n": 40, "low": 0.75, "high": 0.95}],
         lambda items: 0.0,
