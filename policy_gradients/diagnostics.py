@@ -1,5 +1,6 @@
 """What is measured along the way, and what to tell the user when a run cannot learn."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from policy_gradients.rollout import Batch
-from rlhf.loop import total
+from rlhf.loop import gather, total
 from rlhf.scoring import Scores
 
 METRICS = {
@@ -102,7 +103,7 @@ class UpdateSums:
 
     def __init__(self):
         self.sums: dict[str, float] = {}
-        self.smallest, self.largest = 1.0, 1.0
+        self.smallest, self.largest = math.inf, -math.inf
         self.tokens = 0
 
     def add(
@@ -137,12 +138,14 @@ class UpdateSums:
         self.tokens += int(mask.sum())
 
     def means(self, accelerator: Accelerator, *, has_ratio: bool) -> dict[str, float]:
-        tokens, *values = total([self.tokens, *self.sums.values()], accelerator)
-        metrics = {key: value / max(1, tokens) for key, value in zip(self.sums, values, strict=True)}
-        if has_ratio:
-            extremes = torch.tensor([[-self.smallest, self.largest]], device=accelerator.device)
-            smallest, largest = accelerator.gather(extremes).max(0).values.tolist()
-            metrics |= {"policy/ratio_min": -smallest, "policy/ratio_max": largest}
+        """Of what all processes added; one that had no micro-batch adds nothing."""
+        parts: list[UpdateSums] = gather([self], accelerator)
+        tokens = sum(part.tokens for part in parts)
+        keys = dict.fromkeys(key for part in parts for key in part.sums)
+        metrics = {key: sum(part.sums.get(key, 0.0) for part in parts) / max(1, tokens) for key in keys}
+        if has_ratio and tokens:
+            smallest, largest = min(part.smallest for part in parts), max(part.largest for part in parts)
+            metrics |= {"policy/ratio_min": smallest, "policy/ratio_max": largest}
         return metrics
 
 

@@ -5,14 +5,13 @@ import torch
 from accelerate import Accelerator
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
-from policy_gradients.diagnostics import Adviser, UpdateSums, batch_metrics
 from policy_gradients.resolve import resolve
 from policy_gradients.rewards import Judge
-from policy_gradients.rollout import Batch, Rollout, Sampler
+from policy_gradients.rollout import Sampler
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
 from rlhf.sampling import Sampled
-from rlhf.scoring import Scorer, Scores, score
+from rlhf.scoring import Scorer, score
 from rlhf.tasks import Problem, Task
 
 TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
@@ -132,137 +131,3 @@ def test_weights_by_hand() -> None:
     parts = {"exact": 1.0, "format": 0.0, "partial": 0.5}
     assert Judge(TASK, RewardWeights(exact=2.0, format=7.0, partial=0.5), {}).weigh(parts) == 2.25
     assert Judge(TASK, RewardWeights(), {}).weigh(parts) == 1.0, "by default, being right and nothing else"
-
-
-def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) -> Batch:
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    nothing = Sampled([], [], [])
-    rollouts = [
-        Rollout(
-            number=i,
-            problem=Problem("", "", {}),
-            prompt=[],
-            sampled=nothing,
-            texts=[],
-            parts=[{"exact": e, "format": 1.0, "partial": e / 2} for e in row],
-            reward=[2 * e for e in row],
-        )
-        for i, row in enumerate(exact)
-    ]
-    return Batch(
-        rollouts=rollouts,
-        groups=[],
-        reward=2.0 * torch.tensor(exact),
-        length=torch.tensor(lengths),
-        truncated=torch.tensor(truncated),
-        logp_sampler=torch.zeros(mask.shape),
-        mask=mask,
-    )
-
-
-def test_batch_metrics_by_hand(accelerator) -> None:
-    """Three groups of two: one solved, one failed, one with contrast. Rewards 2 2 0 0 2 0: mean 1, std 1."""
-    rollouts = made([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], [1, 2, 3, 4, 5, 3], [True, False, False, False, True, False])
-    metrics = batch_metrics(rollouts, accelerator)
-    expected = {
-        "reward/mean": 1.0,
-        "reward/exact": 0.5,
-        "reward/format": 1.0,
-        "reward/partial": 0.25,
-        "reward/std": 1.0,
-        "groups/contrast": 1 / 3,
-        "groups/solved": 1 / 3,
-        "groups/failed": 1 / 3,
-        "length/mean": 3.0,
-        "length/max": 5.0,
-        "length/truncated": 1 / 3,
-    }
-    assert metrics == {key: pytest.approx(value) for key, value in expected.items()}
-
-
-def test_update_sums_by_hand(accelerator) -> None:
-    """Four tokens count. Stopped by the clip at 0.8 and 1.2: ratio 1.3 with adv > 0, 0.7 with adv < 0; not 1.3 with
-    adv < 0. Entropies 1, 2, 3, 6: mean 3. The sampler is off by 0.1, 0, 0.3, 0: mean 0.1. Means over two micro-batches
-    of unequal size are means over tokens."""
-    sums = UpdateSums()
-    mask = torch.tensor([[True, True], [True, False]])
-    scores = Scores(torch.tensor([[-1.0, -2.0], [-3.0, 99.0]]), torch.tensor([[1.0, 2.0], [3.0, 99.0]]), mask)
-    sums.add(
-        scores,
-        gap=scores.logp - torch.tensor([[-1.1, -2.0], [-2.7, 0.0]]),
-        ratio=torch.tensor([[1.3, 1.1], [1.3, 50.0]]),
-        adv=torch.tensor([[1.0], [-1.0]]),
-        kl=torch.tensor([[0.4, 0.0], [0.0, 99.0]]),
-        clip_low=0.2,
-        clip_high=0.2,
-    )
-    one = torch.tensor([[True]])
-    sums.add(
-        Scores(torch.tensor([[-1.0]]), torch.tensor([[6.0]]), one),
-        gap=torch.tensor([[0.0]]),
-        ratio=torch.tensor([[0.7]]),
-        adv=torch.tensor([[-2.0]]),
-        kl=torch.tensor([[0.0]]),
-        clip_low=0.2,
-        clip_high=0.2,
-    )
-    means = sums.means(accelerator, has_ratio=True)
-    assert means == {
-        "policy/entropy": pytest.approx(3),
-        "sampler/logp_gap": pytest.approx(0.1, rel=1e-5),
-        "policy/kl": pytest.approx(0.1),
-        "policy/clip_fraction": pytest.approx(0.5),
-        "policy/ratio_min": pytest.approx(0.7),
-        "policy/ratio_max": pytest.approx(1.3),
-    }
-
-
-HEALTHY = {
-    "groups/contrast": 0.5,
-    "groups/failed": 0.2,
-    "groups/solved": 0.2,
-    "length/truncated": 0.0,
-    "reward/format": 0.5,
-    "reward/exact": 0.4,
-    "policy/entropy": 0.5,
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, None),
-        ({"groups/contrast": 0.0, "groups/failed": 1.0}, "No completion is right"),
-        ({"groups/contrast": 0.0, "groups/solved": 1.0}, "solved completely"),
-        ({"length/truncated": 0.9}, "cut at max_new_tokens"),
-        ({"policy/kl": 2.0}, "nat per token"),
-        ({"policy/entropy": 0.001}, "Entropy is nearly 0"),
-    ],
-)
-def test_advice(changes: dict[str, float], said: str | None) -> None:
-    """After five bad steps in a row, and not after four."""
-    adviser = Adviser()
-    for _ in range(4):
-        assert adviser.look({**HEALTHY, **changes}) == []
-    advice = adviser.look({**HEALTHY, **changes})
-    assert [said in text for text in advice] == [True] if said else advice == []
-    assert adviser.look(HEALTHY) == []
-
-
-def test_advice_on_form_without_substance() -> None:
-    adviser = Adviser()
-    adviser.look(HEALTHY)
-    for _ in range(5):
-        advice = adviser.look({**HEALTHY, "reward/format": 0.99})
-    assert len(advice) == 1
-    assert "reward for form" in advice[0]
-
-
-def test_advice_on_a_reward_model_that_is_gamed() -> None:
-    """Its score up while fewer are right; not while both go up."""
-    for exact, said in ((0.2, True), (0.8, False)):
-        adviser = Adviser()
-        adviser.look({**HEALTHY, "reward/model": 1.0})
-        for _ in range(5):
-            advice = adviser.look({**HEALTHY, "reward/model": 2.0, "reward/exact": exact})
-        assert ["what it overrates" in text for text in advice] == [True] * said

@@ -19,6 +19,7 @@ from reward_models.metrics import (
     reliability,
 )
 from reward_models.steps import CLASSES
+from rlhf.statistics import wilson_of
 
 
 def test_a_tie_counts_one_half():
@@ -122,6 +123,64 @@ def test_best_of_one_is_sampling_once_and_random_stays_there():
     assert curves["model"][3]["value"] == np.mean([right[question == q].any() for q in range(10)])
 
 
+def test_records_name_their_data_and_metric():
+    values, question = np.array([1.0, 0.0, 1.0]), np.array([0, 1, 2])
+    for record in (
+        estimate(lambda i: float(values[i].mean()), question, data="d", metric="m"),
+        share(values, question, data="d", metric="m"),
+        *best_of_curve({"model": values}, values > 0, question, data="d")["model"],
+    ):
+        assert record["data"] == "d"
+        assert record["metric"] in ("m", "best_of_1")
+        assert record["n"] == 3
+
+
+def test_shares_are_over_questions():
+    values, question = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0], np.repeat([0, 1, 2], 2)
+    found = share(np.array(values), question, data="d", metric="m")
+    expected = wilson_of(2 / 3, 3)
+    assert (found["low"], found["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_curves_go_up_to_the_median_number_of_answers():
+    """Of 1, 4, 5, 5 and 9 answers the median is 5: n = 1, 2, 4, and the question with one answer is left out."""
+    sizes = [1, 4, 5, 5, 9]
+    question = np.repeat(np.arange(5), sizes)
+    right = np.concatenate([[True], *[np.arange(n) < 2 for n in sizes[1:]]])
+    score = {"model": right * 1.0, "length": -(right * 1.0)}
+    curves = best_of_curve(score, right, question, data="d")
+    assert [(r["of"], r["metric"], r["n"]) for r in curves["model"]] == [
+        (1, "best_of_1", 4), (2, "best_of_2", 4), (4, "best_of_4", 4),
+    ]  # fmt: skip
+    assert [r["metric"] for r in curves["length"]] == ["best_of_1_length", "best_of_2_length", "best_of_4_length"]
+    assert curves["model"][0]["value"] == pytest.approx((2 / 4 + 2 / 5 + 2 / 5 + 2 / 9) / 4)
+    assert curves["model"][2]["value"] == pytest.approx(
+        np.mean([best_of(score["model"][question == q], right[question == q], 4) for q in range(1, 5)])
+    )
+
+
+def test_auc_does_not_depend_on_order_or_scale():
+    """And turned round it is the rest to 1; by counting all pairs."""
+    rng = np.random.default_rng(3)
+    score, right = rng.integers(0, 6, 30).astype(float), rng.random(30) < 0.4
+    won = [(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
+    assert auc(score, right) == pytest.approx(np.mean(won))
+    order = rng.permutation(30)
+    assert auc(np.exp(score[order]), right[order]) == pytest.approx(np.mean(won))
+    assert auc(-score, right) == pytest.approx(1 - np.mean(won))
+    assert np.isnan(auc(score, np.zeros(30, dtype=bool)))
+
+
+def test_bins_of_calibration_are_tenths():
+    """0.1 and 0.19 together, 0.2 alone, 1 with 0.95; each weighs by its number."""
+    found = reliability(np.array([0.1, 0.19, 0.2, 1.0, 0.95]), np.array([1, 0, 1, 1, 0]))
+    assert [(b["n"], b["predicted"], b["observed"]) for b in found] == [
+        (2, pytest.approx(0.145), 0.5), (1, 0.2, 1.0), (2, pytest.approx(0.975), 0.5),
+    ]  # fmt: skip
+    error = calibration_error(np.array([0.1, 0.19, 0.2, 1.0, 0.95]), np.array([1, 0, 1, 1, 0]))
+    assert error == pytest.approx((2 * 0.355 + 0.8 + 2 * 0.475) / 5)
+
+
 def test_intervals_are_over_questions():
     """Eight copies of each of 50 coins say no more than the coins: the width is that of n = 50."""
     coins = np.random.default_rng(0).random(50) < 0.5
@@ -133,5 +192,7 @@ def test_intervals_are_over_questions():
 
 
 def test_length_correlation():
+    assert length_correlation(np.array([3.0, 2.0, 1.0, 9.0]), np.array([5, 6, 7, 8])) == pytest.approx(-0.2 + 0.4)
+    assert length_correlation(np.array([1.0, 2.0]), np.array([5, 5])) == 0
     assert length_correlation(np.array([1.0, 2.0, 3.0]), np.array([5, 6, 9])) == pytest.approx(1)
     assert length_correlation(np.array([1.0, 1.0]), np.array([5, 6])) == 0

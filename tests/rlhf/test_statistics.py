@@ -174,6 +174,12 @@ def test_a_bootstrap_draws_whole_clusters():
     assert len({tuple(counts) for counts in seen}) > 5
 
 
+def test_two_clusters_have_an_interval():
+    """Resamples are (0, 0), (0, 1) or (1, 1): means from 0 to 1."""
+    found = bootstrap(lambda i: float(np.array([0.0, 1.0])[i].mean()), [7, 3])
+    assert found == Estimate(0.5, 0.0, 1.0, 2)
+
+
 def test_a_bootstrap_is_the_same_every_time():
     values = np.random.default_rng(0).random(30)
     first, second = (bootstrap(lambda i: float(values[i].mean()), np.arange(30)) for _ in range(2))
