@@ -17,6 +17,7 @@ from reward_models.metrics import (
     macro_f1,
     pair_accuracy,
     reliability,
+    share,
 )
 from reward_models.steps import CLASSES
 from rlhf.statistics import wilson_of
@@ -172,13 +173,13 @@ def test_auc_does_not_depend_on_order_or_scale():
 
 
 def test_bins_of_calibration_are_tenths():
-    """0.1 and 0.19 together, 0.2 alone, 1 with 0.95; each weighs by its number."""
-    found = reliability(np.array([0.1, 0.19, 0.2, 1.0, 0.95]), np.array([1, 0, 1, 1, 0]))
+    """0.1 and 0.19 together, 0.2 and 0.85 alone, 1 with 0.95; each weighs by its number."""
+    probability, happened = np.array([0.1, 0.19, 0.2, 1.0, 0.95, 0.85]), np.array([1, 0, 1, 1, 0, 1])
+    found = reliability(probability, happened)
     assert [(b["n"], b["predicted"], b["observed"]) for b in found] == [
-        (2, pytest.approx(0.145), 0.5), (1, 0.2, 1.0), (2, pytest.approx(0.975), 0.5),
+        (2, pytest.approx(0.145), 0.5), (1, 0.2, 1.0), (1, 0.85, 1.0), (2, pytest.approx(0.975), 0.5),
     ]  # fmt: skip
-    error = calibration_error(np.array([0.1, 0.19, 0.2, 1.0, 0.95]), np.array([1, 0, 1, 1, 0]))
-    assert error == pytest.approx((2 * 0.355 + 0.8 + 2 * 0.475) / 5)
+    assert calibration_error(probability, happened) == pytest.approx((2 * 0.355 + 0.8 + 0.15 + 2 * 0.475) / 6)
 
 
 def test_intervals_are_over_questions():
