@@ -290,7 +290,7 @@ def refuse_other_readings(model: PreTrainedModel, label: str) -> None:
 
 
 def takes_shared_rows(model: PreTrainedModel) -> bool:
-    """Whether shared-prefix rows give this architecture's own scores; see rlhf.models."""
+    """Whether shared-prefix rows give this architecture's own scores; see rlhf.architecture."""
     scorer = HeadScorer(model)
 
     def at_last(rows: Rows) -> Float[Tensor, "n k"]:
