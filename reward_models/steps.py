@@ -44,13 +44,13 @@ def label_arithmetic(expression: str, steps: Sequence[str]) -> list[int]:
         elif equation:
             left, operator, right, result = equation.groups()
             at = standing.index("*") if "*" in standing else 1
-            follows = len(standing) > 1 and standing[at - 1 : at + 2] == [left, operator, right]
+            follows = standing[at - 1 : at + 2] == [left, operator, right]
             true = evaluate(int(left), operator, int(right)) == int(result)
             labels.append(RIGHT if follows and true else WRONG)
             standing = [*standing[: at - 1], result, *standing[at + 2 :]] if follows else [result]
         else:
             tokens = split(step)
-            labels.append(NEUTRAL if tokens == standing and len(tokens) > 1 else WRONG)
+            labels.append(NEUTRAL if tokens == standing and len(tokens) != 1 else WRONG)
             if EXPRESSION.fullmatch(step):
                 standing = tokens
     return labels

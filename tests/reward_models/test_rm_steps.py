@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from reward_models.steps import aggregate_log, first_error, label_arithmetic, log_not_wrong, split_steps
+from reward_models.steps import (
+    CLASS_NAMES,
+    CLASSES,
+    aggregate_log,
+    first_error,
+    label_arithmetic,
+    log_not_wrong,
+    split_steps,
+)
 
 
 def test_split():
@@ -29,6 +37,8 @@ def test_split():
         (["4-3=1"], [-1]),
         (["7+2*4-3"], [0]),
         (["2*4=8", "2*4=8"], [1, -1]),
+        # a result alone is nothing left to do
+        (["2*4=8", "7+8=15", "15-3=12", "12", "12-0=12", "<answer>12</answer>"], [1, 1, 1, -1, -1, 1]),
         (["2*4=v", "=", "<answer></answer>", "12"], [-1, -1, -1, -1]),
     ],
 )
@@ -45,6 +55,10 @@ def test_a_right_solution_has_no_wrong_step():
         labels = label_arithmetic(expression, [*(solve(expression) or []), f"<answer>{problem.answer}</answer>"])
         assert first_error(labels) is None
         assert set(labels) == {0, 1}
+
+
+def test_classes_have_names():
+    assert dict(zip(CLASSES, CLASS_NAMES, strict=True)) == {-1: "wrong", 0: "neutral", 1: "right"}
 
 
 def test_first_error():
