@@ -42,7 +42,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             data = Rows(config, tokenizer, say=say)
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
-        for task in data.tasks:
+        for task in data.tasks if data.held_out else ():
             problems = task.held_out_problems(config.data.held_out // len(data.tasks))
             asked = [encode_prompt(tokenizer, messages_for(it, None)) for it in problems]
             refuse_long_prompts(model, asked, config.eval_max_new_tokens, key="eval_max_new_tokens")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rewards import Judge, overlong_penalty
 from rlhf.answers import sampled_answer
-from rlhf.chat import encode_prompt, end_tokens, length_up_to
+from rlhf.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
@@ -87,13 +87,14 @@ class Sampler:
         self.accelerator, self.config = accelerator, config
         self.end_tokens = end_tokens(tokenizer)
 
-    def refuse_long(self, problems: Sequence[Problem]) -> None:
+    def refuse_unreadable(self, problems: Sequence[Problem]) -> None:
         """See that the model can read these problems' prompts with max_new_tokens more; later ones are seen when drawn.
 
         Raises:
             UserError: if it cannot.
         """
         prompts = [encode_prompt(self.tokenizer, messages_for(it, self.config.system_prompt)) for it in problems]
+        refuse_unknown_prompts(self.tokenizer, prompts)
         refuse_long_prompts(self.model, prompts, self.config.max_new_tokens)
 
     def draw(self, first: int, *, any_contrast_yet: bool = True) -> tuple[list[Rollout], int]:

@@ -71,7 +71,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         model, tokenizer = session.load_policy()
         sampler = Sampler(model, tokenizer, task, judge, accelerator, config)
         drawn_first = task.train_problems(seed=config.seed, first=0, count=config.prompts_per_step)
-        sampler.refuse_long([*(it for problems in held_out.values() for it in problems), *drawn_first])
+        sampler.refuse_unreadable([*(it for problems in held_out.values() for it in problems), *drawn_first])
         reference = Reference(session.load_reference(), config) if config.kl_coef else None
         if reference is not None and config.sync_reference_every:
             accelerator.register_for_checkpointing(reference.model)  # it moves, so it is part of the run's state

@@ -14,13 +14,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.control_tokens import Shield, Tokens, control_tokens
+from rlhf.data import MAX_UNUSABLE
 from rlhf.end_tokens import end_tokens
-from rlhf.errors import UnusableError
+from rlhf.errors import UnusableError, UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MARK = "\U0010fffe"  # stands for any content; never a stand-in, and in no data
 CONTENT_KEYS = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # of a message, besides its content
-MAX_UNKNOWN = 0.1
+MAX_UNKNOWN = 0.1  # of the tokens of a prompt
 
 # {"role": one of ROLES, "content": text}; of the assistant also CONTENT_KEYS, which the template must show.
 Message = Mapping[str, Any]
@@ -141,16 +142,35 @@ def refuse_unknown(tokenizer: PreTrainedTokenizerBase, conversation: Conversatio
     Raises:
         UnusableError: if a counted token is the unknown token, or more than a tenth of the others are.
     """
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in end_tokens(tokenizer):
-        return
     tokens, counts = conversation.completion, conversation.counts
-    learned = sum(counted and token == unknown for token, counted in zip(tokens, counts, strict=True))
-    read = conversation.prompt.count(unknown) + tokens.count(unknown) - learned
-    if learned:
-        raise UnusableError(f"the tokenizer does not know {learned} of the {sum(counts)} tokens of the answer")
-    if read > MAX_UNKNOWN * (len(conversation.prompt) + len(tokens) - sum(counts)):
-        raise UnusableError(f"the tokenizer does not know {read} tokens of the prompt, more than a tenth")
+    learned = [token for token, counted in zip(tokens, counts, strict=True) if counted]
+    read = [token for token, counted in zip(tokens, counts, strict=True) if not counted]
+    if unknown := count_unknown(tokenizer, learned):
+        raise UnusableError(f"the tokenizer does not know {unknown} of the {len(learned)} tokens of the answer")
+    unknown = count_unknown(tokenizer, [*conversation.prompt, *read])
+    if unknown > MAX_UNKNOWN * (len(conversation.prompt) + len(read)):
+        raise UnusableError(f"the tokenizer does not know {unknown} tokens of the prompt, more than a tenth")
+
+
+def refuse_unknown_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts to sample from if a model could not read them.
+
+    Raises:
+        UserError: if in more than 5 % of the prompts more than a tenth of the tokens are the unknown token.
+    """
+    unread = [prompt for prompt in prompts if count_unknown(tokenizer, prompt) > MAX_UNKNOWN * len(prompt)]
+    if len(unread) > MAX_UNUSABLE * len(prompts):
+        raise UserError(
+            f"the model's tokenizer does not know more than a tenth of the tokens of {len(unread)} of {len(prompts)} "
+            f"prompts: {str(tokenizer.decode(list(unread[0])))[:100]!r}",
+            hint="Choose a model whose tokenizer knows these letters.",
+        )
+
+
+def count_unknown(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> int:
+    """How many of the tokens are the tokenizer's unknown token; 0 where that is also an end (GPT-2 has one for all)."""
+    unknown = tokenizer.unk_token_id
+    return 0 if unknown is None or unknown in end_tokens(tokenizer) else sum(token == unknown for token in tokens)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:

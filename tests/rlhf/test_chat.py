@@ -4,7 +4,15 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.chat import decode, encode_conversation, encode_prompt, encode_turns, end_tokens, refuse_unknown
+from rlhf.chat import (
+    decode,
+    encode_conversation,
+    encode_prompt,
+    encode_turns,
+    end_tokens,
+    refuse_unknown,
+    refuse_unknown_prompts,
+)
 from rlhf.embedded.make import ASSISTANT, END, SYSTEM, USER, character_tokenizer
 from rlhf.errors import UnusableError, UserError
 
@@ -327,3 +335,14 @@ def test_an_unknown_token_that_is_also_the_end_is_known() -> None:
     tokenizer = words(template=PLAIN)
     tokenizer.unk_token = "<e>"
     refuse_unknown(tokenizer, encode_conversation(tokenizer, [user("a"), assistant("b")]))
+
+
+def test_prompts_of_unknown_tokens(characters) -> None:
+    """Of 20 prompts one may be unreadable (5 %), and in each a tenth of the tokens."""
+    readable = encode_prompt(characters, [user("a" * 17 + "\u4f60\u597d")])
+    unreadable = encode_prompt(characters, [user("a" * 16 + "\u4f60\u597d\u4f60")])
+    assert len(readable) == len(unreadable) == 22
+    refuse_unknown_prompts(characters, [*[readable] * 19, unreadable])
+    refuse_unknown_prompts(characters, [])
+    with pytest.raises(UserError, match="more than a tenth of the tokens of 2 of 21 prompts"):
+        refuse_unknown_prompts(characters, [*[readable] * 19, unreadable, unreadable])
