@@ -1,5 +1,6 @@
 """Several algorithms by one command: equal terms, going on where it stopped, one table."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from commands import SMALL
 
 from policy_gradients import compare
-from rlhf.comparison import Planned
+from rlhf.comparison import Planned, refuse_stale
 from rlhf.errors import UserError
+from rlhf.inputs import inputs
 
 FEW = [*SMALL, "--max_steps", "2", "--max_new_tokens", "24"]
 
@@ -65,3 +67,58 @@ def test_unequal_terms_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(compare, "CONFIGS", other)
     with pytest.raises(UserError, match="max_steps: rloo has 6, grpo has 5"):
         run(monkeypatch, "--algorithms", "grpo,rloo", "--folder", str(tmp_path / "new"))
+
+
+def stale(run: Path, **settings: object) -> Planned:
+    """A planned run, where there is one with the settings `there` and a file that held something else."""
+    (run / "config.yaml").write_text("max_steps: 1\ntask: spell_backward\noutput_dir: x\nsave_every: 5\n")
+    return Planned("grpo", run, "policy_gradients.train", [], {"max_steps": 1, "task": "spell_backward", **settings})
+
+
+def test_a_run_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    refuse_stale(stale(tmp_path))
+    refuse_stale(stale(tmp_path, save_every=9, output_dir="elsewhere"))  # how it was kept changes nothing
+    with pytest.raises(UserError, match=rf"{tmp_path}.*max_steps is 1 there, 2 is asked for; task is spell_backward"):
+        refuse_stale(stale(tmp_path, max_steps=2, task="step_arithmetic"))
+
+
+def test_a_run_on_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "rewards.py"
+    data.write_text("def f(problem, completion): return 1.0")
+    wanted = {"reward_functions": {f"{data}:f": 1.0}}
+    (tmp_path / "provenance.json").write_text(json.dumps({"inputs": inputs(wanted)}))
+    refuse_stale(stale(tmp_path, **wanted))
+    data.write_text("def f(problem, completion): return 2.0")
+    with pytest.raises(UserError, match="has changed since"):
+        refuse_stale(stale(tmp_path, **wanted))
+
+
+def test_same_command_with_other_settings_is_refused_before_any_run(tmp_path: Path, monkeypatch) -> None:
+    """The runs were made with 2 steps."""
+    arguments = ["--algorithms", "grpo", "--seeds", "1", "--folder", str(tmp_path), *FEW]
+    config = tmp_path / "grpo-seed0" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("algorithm: grpo\nmax_steps: 2\nclip_low: 0.2\n")
+    monkeypatch.setattr("rlhf.comparison.make_all", lambda planned: None)
+    monkeypatch.setattr("rlhf.comparison.write_all", lambda *_, **__: "")
+    assert run(monkeypatch, *arguments) == 0  # with nothing left open: clip_low is what null stands for
+    for other in (["--max_steps", "3"], ["--clip_low", "0.1"]):
+        with pytest.raises(UserError, match="grpo-seed0' is a run with other settings"):
+            run(monkeypatch, *arguments, *other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--algorithms", "grpo,grpo"], "grpo is given twice"),
+        (["--algorithms", "grpo,rloo", "--config", "policy_gradients/configs/grpo.yaml"], "algorithm is grpo .*rloo"),
+        (["--algorithms", "grpo,rloo", "--algorithm", "grpo"], "algorithm is grpo .*rloo"),
+        (["--algorithms", "grpo", "--seed", "5"], "seed is 5 .*asks for 0"),
+        (["--algorithms", "grpo", "--output_dir", "x"], "--folder|directory of its own"),
+        (["--algorithms", "grpo", "--overwrite"], "--overwrite is for one run"),
+    ],
+)
+def test_what_contradicts_the_comparison_is_refused(tmp_path: Path, monkeypatch, arguments, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run(monkeypatch, "--folder", str(tmp_path / "new"), *arguments)
+    assert not (tmp_path / "new").exists()
