@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from rlhf.errors import UserError, run_main
+from rlhf.options import Parser, mapping, number, seed, whole
 from rlhf.paths import user_path
 
 if TYPE_CHECKING:
@@ -27,7 +26,12 @@ TOKEN_BUDGET = 8192  # tokens that a reward model reads at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    return run_main(lambda: write_pairs(read_options(arguments)), debug="--debug" in arguments)
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
         prog="python -m direct_alignment.sample_pairs",
         description="Sample completions of a policy, judge them, and write pairs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -36,20 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=user_path, required=True, help="the .jsonl file to write")
     add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
     add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic or word_problems")
-    add("--task_config", default="{}", help="the task's own parameters, as YAML")
+    add("--task_config", type=mapping, default={}, help="the task's own parameters, as YAML")
     answers = ("think_tags", "answer_tag", "last_number", "text")
     add("--answer_in", choices=answers, default="think_tags", help="where the answer stands in a completion")
     add("--system_prompt", help="said to the policy before the question")
-    add("--problems", type=int, default=1000, help="problems to sample completions of")
-    add("--candidates", type=int, default=8, help="completions of each")
-    add("--per_problem", type=int, default=1, help="pairs of each at most, by the verifier")
-    add("--max_new_tokens", type=int, default=64, help="tokens at which a completion is cut")
-    add("--temperature", type=float, default=1.0, help="of sampling")
+    add("--problems", type=whole(1), default=1000, help="problems to sample completions of")
+    add("--candidates", type=whole(1), default=8, help="completions of each")
+    add("--per_problem", type=whole(1), default=1, help="pairs of each at most, by the verifier")
+    add("--max_new_tokens", type=whole(1), default=64, help="tokens at which a completion is cut")
+    add("--temperature", type=number(0), default=1.0, help="of sampling")
     add("--reward_model", help="a preference reward model (folder or run directory) to judge, not the verifier")
-    add("--seed", type=int, default=0, help="of the problems and the sampling")
+    add("--seed", type=seed, default=0, help="of the problems and the sampling")
     add("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(argv)
-    return run_main(lambda: write_pairs(options), debug=options.debug)
+    return parser.parse_args(arguments)
 
 
 def write_pairs(options: argparse.Namespace) -> int:
@@ -59,12 +62,11 @@ def write_pairs(options: argparse.Namespace) -> int:
     from rlhf.row_files import write_jsonl
 
     output: Path = options.output
-    parameters = yaml.safe_load(options.task_config)
-    if output.suffix != ".jsonl" or not isinstance(parameters, dict):
-        raise UserError("--output wants a .jsonl file, and --task_config a mapping such as '{max_terms: 4}'")
+    if output.suffix != ".jsonl":
+        raise UserError(f"--output: '{output}' is not a .jsonl file")
     if output.exists():
         raise UserError(f"--output: '{output}' exists already", hint="Remove it, or write elsewhere.")
-    task = open_task(options.task, parameters, answer_in=options.answer_in)
+    task = open_task(options.task, options.task_config, answer_in=options.answer_in)
     candidates = sample_candidates(
         options.model_name,
         task,

@@ -74,8 +74,8 @@ class PolicyGradientConfig(TrainerConfig):
 
     # sampling
     max_steps: int = Field(60, gt=0, description="Batches of rollouts.")
-    prompts_per_step: int = Field(16, gt=0, description="Prompts in a batch of rollouts, over all processes.")
-    group_size: int = Field(8, gt=0, description="Completions of each prompt.")
+    prompts_per_step: int = Field(16, gt=0, le=10**5, description="Prompts in a batch of rollouts, over all processes.")
+    group_size: int = Field(8, gt=0, le=10**5, description="Completions of each prompt.")
     max_new_tokens: int = Field(64, gt=0, description="Tokens at which a completion is cut.")
     stop_at: Literal["end", "answer"] = Field(
         "end", description="A completion stops at its end token, or at </answer>."
@@ -135,7 +135,7 @@ class PolicyGradientConfig(TrainerConfig):
     )
 
     # evaluation
-    eval_problems: int = Field(500, gt=0, description="Held-out problems, of each task.")
+    eval_problems: int = Field(500, gt=0, le=10**6, description="Held-out problems, of each task.")
 
     @property
     def judges(self) -> list[str]:

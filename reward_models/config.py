@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlhf.config import Section
+from rlhf.config import LARGEST_SEED, Section
 from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
@@ -35,7 +35,10 @@ class DataConfig(Section):
     max_new_tokens: int = Field(96, gt=0, description="samples: tokens at which a completion is cut.")
     system_prompt: str | None = Field(None, description="samples: said to the policy before the question.")
     seed: int = Field(
-        0, ge=0, description="samples: of problems and completions; the run's own seed does not change them."
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="samples: of problems and completions; the run's own seed does not change them.",
     )
 
 

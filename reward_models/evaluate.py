@@ -5,13 +5,13 @@ give a score a subset), solutions with labels for an outcome model, labelled ste
 evaluation.jsonl and evaluation.html.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UserError, run_main
+from rlhf.options import Parser, whole
 from rlhf.paths import user_path
 
 KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
@@ -85,12 +85,12 @@ def _config(run: Path) -> "tuple[str, Any]":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reward_models.evaluate", description="Evaluate a reward model.")
+    parser = Parser(prog="python -m reward_models.evaluate", description="Evaluate a reward model.")
     parser.add_argument("run", type=user_path, metavar="RUN", help="directory of a finished run")
     parser.add_argument("--data", metavar="FILE", help="file or Hub set (default: the run's own held-out data)")
     parser.add_argument("--split", default="train", help="split of a Hub set (default: train)")
     parser.add_argument("--output", type=user_path, metavar="DIR", help="folder to write to (default: RUN)")
-    parser.add_argument("--token_budget", type=int, default=8192, help="tokens in a micro-batch")
+    parser.add_argument("--token_budget", type=whole(1, 2**31), default=8192, help="tokens in a micro-batch")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto is CUDA if it is there, else CPU"
     )

@@ -4,13 +4,12 @@ Several completions of a policy to each problem, each labelled right or wrong: w
 file to look at or to pass as `--data.path`. Cached, so that training with the same settings samples nothing again.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import UserError, run_main
+from rlhf.options import Parser, mapping, number, seed, whole
 from rlhf.paths import user_path
 
 if TYPE_CHECKING:
@@ -37,20 +36,20 @@ def to_row(candidates: "Candidates") -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
+    parser = Parser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
     add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
     add("--task", default="step_arithmetic", help="a task of reasoning-gym (default: step_arithmetic)")
-    add("--task_config", default="{}", metavar="JSON", help="the task's own parameters")
+    add("--task_config", type=mapping, default={}, metavar="{KEY: VALUE}", help="the task's own parameters")
     add("--questions", metavar="FILE", help="file or Hub set with question and answer, instead of --task")
     add("--split", default="train", help="split of a Hub set (default: train)")
-    add("--problems", type=int, default=500, help="how many problems (default: 500)")
-    add("--candidates", type=int, default=8, help="completions of each (default: 8)")
-    add("--max_new_tokens", type=int, default=96, help="tokens at which a completion is cut (default: 96)")
-    add("--temperature", type=float, default=1.0, help="of sampling (default: 1)")
+    add("--problems", type=whole(1), default=500, help="how many problems (default: 500)")
+    add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
+    add("--max_new_tokens", type=whole(1), default=96, help="tokens at which a completion is cut (default: 96)")
+    add("--temperature", type=number(0), default=1.0, help="of sampling (default: 1)")
     add("--system_prompt", help="said to the model before the question")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
     if not o.output.parent.is_dir():
@@ -64,10 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if o.questions:
         problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
     else:
-        try:
-            verifier = Task(o.task, json.loads(o.task_config))
-        except ValueError as error:
-            raise UserError(f"--task_config is not JSON: {error}") from error
+        verifier = Task(o.task, o.task_config)
         problems = verifier.train_problems(seed=o.seed, first=0, count=o.problems)
         problems = list({problem.question: problem for problem in problems}.values())
     candidates = sample_candidates(

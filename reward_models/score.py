@@ -5,13 +5,13 @@ Rows have `prompt` (or `question`) as text or messages, and `completion` (or `re
 ensemble.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import run_main
+from rlhf.options import Parser, number
 from rlhf.paths import user_path
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def score(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reward_models.score", description="Score the answers of a file.")
+    parser = Parser(prog="python -m reward_models.score", description="Score the answers of a file.")
     parser.add_argument("models", nargs="+", metavar="RUN", help="reward models; several are an ensemble")
     parser.add_argument("--data", required=True, metavar="FILE", help=".jsonl, .json, .parquet or .csv with answers")
     parser.add_argument("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="mean",
         help="ensemble: the members' mean, the least of them, or the mean less their disagreement",
     )
-    parser.add_argument("--variance_weight", type=float, metavar="LAMBDA", help="of mean_minus_variance (default: 0.5)")
+    parser.add_argument("--variance_weight", type=number(0), metavar="LAMBDA", help="of mean_minus_variance (0.5)")
     parser.add_argument(
         "--steps", choices=("min", "product", "last"), default="min", help="process models: from steps to a solution"
     )

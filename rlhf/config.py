@@ -37,6 +37,9 @@ ENVIRONMENT = {
     "WANDB_RUN_NAME": "wandb_run_name",
     "WANDB_MODE": "wandb_mode",
 }
+LARGEST_SEED = 2**32 - 1  # that numpy takes
+DEEPEST = 32  # levels of a YAML value
+MOST_VALUES = 10_000  # of a YAML text, with aliases written out
 SWITCHES = {
     "resume": "continue the run in output_dir from its newest checkpoint, with its own settings; may change: "
     + ", ".join(MAY_CHANGE),
@@ -71,7 +74,7 @@ class Config(Section):
         "embedded", description="Model to train: 'embedded', a Hugging Face id, a local folder or a run directory."
     )
     max_steps: int = Field(gt=0, description="Number of optimizer steps.")
-    seed: int = Field(0, ge=0, description="Seed of the data order, the sampling and the weights.")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the data order, the sampling and the weights.")
     output_dir: PathName | None = Field(None, description="Run directory; null is runs/<config name>-seed<seed>.")
     wandb_project: str | None = Field(None, description="Weights & Biases project; null turns W&B off.")
     wandb_entity: str | None = Field(None, description="Weights & Biases user or team.")
@@ -438,9 +441,7 @@ def _yaml_names(folder: Path) -> list[str]:
 def _load(text: str | bytes, name: str) -> tuple[dict[Any, Any], dict[str, int]]:
     """A YAML mapping as a tree, and the line of each dotted key (from 1)."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        tree = loader.construct_document(node) if node else None
+        node, tree = _compose(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag that lies, such as `!!int fast`
         raise UserError(f"{name}{_problem(error)}") from error
     if tree is None:
@@ -448,6 +449,48 @@ def _load(text: str | bytes, name: str) -> tuple[dict[Any, Any], dict[str, int]]
     if not isinstance(tree, dict):
         raise UserError(f"{name} holds a {node.id} at the top level", "a config file holds 'key: value' lines")
     return tree, dict(_lines(node))
+
+
+def read_yaml(text: str) -> Any:
+    """A value given as text, as a config file would have it.
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    try:
+        return _compose(text)[1]
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"which is not valid YAML{_problem(error)}") from error
+
+
+def _compose(text: str | bytes) -> tuple[Any, Any]:
+    """The YAML node of a text, and what it says.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not YAML, nested too deeply, or grows too large when its aliases are followed.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _refuse_huge(node)
+        return node, loader.construct_document(node) if node else None
+    except RecursionError as error:
+        raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep") from error
+
+
+def _refuse_huge(node: yaml.Node | None) -> None:
+    """Follow aliases as often as they are used: a few lines of them can stand for more than any memory holds."""
+    left, waiting = MOST_VALUES, [(node, 1)]
+    while waiting:
+        inner, depth = waiting.pop()
+        left -= 1
+        if inner is None or isinstance(inner, yaml.ScalarNode):
+            continue
+        if depth > DEEPEST or left < 0:
+            most = f"nested more than {DEEPEST} levels deep" if depth > DEEPEST else f"more than {MOST_VALUES} values"
+            raise yaml.MarkedYAMLError(problem=most, problem_mark=inner.start_mark)
+        pairs = inner.value if isinstance(inner, yaml.MappingNode) else [(None, item) for item in inner.value]
+        waiting += [(value, depth + 1) for _, value in pairs]
 
 
 def _problem(error: Exception) -> str:
@@ -504,14 +547,17 @@ def _environment(keys: dict[str, _Key], environ: Mapping[str, str]) -> _Layer:
 # There, values are JSON, one word is null, unknown options end the process, and its import alone costs 0.2 s of --help.
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors: "command line: --lr is fast; accepted: a number"."""
+
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+): is ", r"\1 is ", message)
         raise UserError(f"command line: {message}", "--help explains every option")
 
 
-def _parser(config_class: type[Config], prog: str, description: str) -> _Parser:
+def _parser(config_class: type[Config], prog: str, description: str) -> Parser:
     """An option for every key, under the heading of the class or group that declares it; the common ones last."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description=description,
         usage=f"{prog} [--config FILE] [--profile auto|laptop|gpu] [--KEY VALUE ...]",
@@ -570,7 +616,7 @@ def _about(key: _Key) -> str:
     return (key.owner.__doc__ or key.owner.__name__).split("\n")[0].rstrip(".")
 
 
-def _parse(parser: _Parser, argv: list[str], keys: dict[str, _Key]) -> tuple[dict[str, Any], _Layer]:
+def _parse(parser: Parser, argv: list[str], keys: dict[str, _Key]) -> tuple[dict[str, Any], _Layer]:
     """The run switches, and the settings given on the command line."""
     known, unknown = parser.parse_known_args(_attach_negatives(argv))
     if options := [o.split("=")[0] for o in unknown if o.startswith("--")]:
@@ -606,12 +652,25 @@ def _from_text(text: str, field: FieldInfo, name: str) -> object:
         return None
     kinds = [*map(type, literals), *(m for m in members if isinstance(m, type))]
     if any(issubclass(kind, str | Path) for kind in kinds) or not text.strip():
-        return text
+        # A setting that takes a name or a list of names: '[a, b]' is the list.
+        listed = [m for m in members if (get_origin(m) or m) in (list, tuple)] and text.strip().startswith("[")
+        return value if listed and isinstance(value := _yaml_or_none(text), list) else text
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        found = f"command line: {name} is {text}, which is not valid YAML"
+        return read_yaml(text)
+    except UserError as error:
+        found = f"command line: {name} is {_shortened(text)}, {error.message}"
         raise UserError(f"{found}; accepted: {_accepts(field)}") from error
+
+
+def _yaml_or_none(text: str) -> Any:
+    try:
+        return read_yaml(text)
+    except UserError:
+        return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 # ---------------------------------------------------------------------------------------------- validation, errors

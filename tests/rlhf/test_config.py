@@ -530,3 +530,62 @@ def test_process_without_torch_and_exit_codes():
     assert (good.returncode, good.stdout) == (0, "7\n")
     assert bad.returncode == 2
     assert bad.stderr == "error: command line: max_steps is 0; accepted: a whole number > 0\n"
+
+
+# ------------------------------------------------------------------------------------------- values from outside
+
+
+class Named(Config):
+    """Names"""
+
+    max_steps: int = Field(1, gt=0, description="Steps.")
+    model: str | list[str] | None = Field(None, description="One or several.")
+
+
+def named(*argv: str) -> Named:
+    return read_command(Named, list(argv), prog="p", description="d", environ={}, cuda_gb=lambda: 0.0).config
+
+
+def test_a_list_where_a_name_or_a_list_is_accepted_is_a_list() -> None:
+    assert named("--model", "[a/b, c]").model == ["a/b", "c"]
+    assert named("--model", "['x']").model == ["x"]
+    assert named("--model", "runs/a").model == "runs/a"
+    assert named("--model", "[not a list").model == "[not a list", "a name may begin with a bracket"
+    assert named("--output_dir", "[a, b]").output_dir == "[a, b]", "where only text is accepted it is text"
+
+
+def test_a_seed_is_one_that_numpy_takes() -> None:
+    assert named("--seed", str(2**32 - 1)).seed == 2**32 - 1
+    with pytest.raises(UserError, match="seed is 4294967296; accepted: a whole number >= 0 and <= 4294967295"):
+        named("--seed", str(2**32))
+
+
+BOMB = "a: &a [x]\n" + "".join(
+    f"{n}: &{n} [{', '.join(9 * ['*' + m])}]\n" for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task_config: " + "{a: " * 5000 + "1" + "}" * 5000, "nested more than 32 levels deep"),
+        ("task_config: " + "{a: " * 60 + "1" + "}" * 60, "nested more than 32 levels deep"),
+        ("task_config: " + "[" * 60 + "]" * 60, "nested more than 32 levels deep"),
+        ("a: &a [*a]", "nested more than 32 levels deep"),
+        (BOMB, "more than 10000 values"),
+    ],
+    ids=["deep", "rather deep", "lists", "itself", "aliases"],
+)
+def test_yaml_that_is_too_deep_or_too_large_is_refused_at_once(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said):
+        named("--config", str(file))
+
+
+def test_aliases_are_followed_where_they_are_few(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: &names [a, b]\nmax_steps: 3\n")
+    assert named("--config", str(file)).model == ["a", "b"]
+    file.write_text("output_dir: &name runs/a\nmodel: [*name, *name]\n")
+    assert named("--config", str(file)).model == ["runs/a", "runs/a"]
