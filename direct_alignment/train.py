@@ -80,7 +80,10 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
                 )
                 results.append(result)
             if not greedy:
-                results += evaluate_pairs(model, data.held_out, loss, settings, accelerator, layout)
+                # A reference that moves is the one that the loss compares with now, in training and here alike.
+                moves = compared is not None and compared.moving is not None
+                held_out = compared.score(data.held_out) if compared is not None and moves else data.held_out
+                results += evaluate_pairs(model, held_out, loss, settings, accelerator, layout)
                 some = prompts[: config.eval_samples]
                 if some:
                     written = write(model, tokenizer, some, accelerator, max_new_tokens=config.max_new_tokens)

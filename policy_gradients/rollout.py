@@ -57,6 +57,11 @@ class Batch:
     logp_sampler: Float[Tensor, "n t"]  # what the sampler said; zero behind the end
     mask: Bool[Tensor, "n t"]  # True = the token counts in the loss
 
+    @property
+    def said(self) -> Bool[Tensor, "n t"]:
+        """True = a token of a completion, whether or not it counts in the loss."""
+        return torch.arange(self.mask.shape[1], device=self.mask.device) < self.length[:, None].to(self.mask.device)
+
     def samples(self, count: int = 4) -> list[dict[str, Any]]:
         """The first completion of some prompts, as samples.jsonl wants them."""
         return [

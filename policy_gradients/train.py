@@ -31,7 +31,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.rollout import Rollout, Sampler
     from rlhf.aggregate import Totals, aggregates
     from rlhf.evaluation import evaluate_task
-    from rlhf.groups import Layout, micro_batches
+    from rlhf.groups import Group, Layout, micro_batches
     from rlhf.kl import estimators, k3
     from rlhf.loop import (
         backward,
@@ -85,6 +85,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
 
         def evaluate(step: int, *, greedy: bool = False) -> None:
             limits = {"max_new_tokens": config.max_new_tokens, "stop_at": config.stop_at}
+            drawn = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
             for name, problems in held_out.items():
                 result = evaluate_task(
                     model,
@@ -95,6 +96,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                     greedy=greedy,
                     system_prompt=config.system_prompt,
                     **limits,
+                    **drawn,
                 )
                 session.evaluated(step, [result])
 
@@ -106,12 +108,10 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             if last:
                 evaluate(step, greedy=True)
 
-        def score_with(network: PreTrainedModel) -> Tensor:
+        def score_with(network: PreTrainedModel, groups: list[Group]) -> Tensor:
             """Log-probabilities (n, t) of the whole batch, without gradient."""
             with accelerator.autocast():
-                return score(
-                    Scorer(network), batch.groups, temperature=config.temperature, device=device, **layout
-                ).logp
+                return score(Scorer(network), groups, temperature=config.temperature, device=device, **layout).logp
 
         def update_policy(part: range, sums: UpdateSums, lr: float) -> tuple[float, float]:
             """One optimizer step on the prompts of `part`, in micro-batches that together make the step."""
@@ -175,11 +175,13 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             # 2. What the tokens' log-probabilities were, where that is not known from the update itself.
             with session.watch("scoring"):
                 off_policy, charged = updates > 1, reference is not None and config.kl_in == "reward"
+                # A penalty is for all that was said, also where the loss leaves it out: its reward is in the baseline.
+                groups = [replace(group, counts=()) for group in batch.groups] if charged else batch.groups
                 if config.staleness:
                     logp_old = batch.logp_sampler  # of the policy that sampled, which only the sampler remembers
                 else:
-                    logp_old = score_with(model) if off_policy or charged else None
-                logp_ref = score_with(reference.model) if reference is not None else torch.empty(0)
+                    logp_old = score_with(model, groups) if off_policy or charged else None
+                logp_ref = score_with(reference.model, groups) if reference is not None else torch.empty(0)
                 value = critic.values(batch) if critic is not None else None
 
             # 3. Reward to advantage: how much better than was to be expected. (n, 1), or (n, t) with a critic.
@@ -195,7 +197,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 outcome = reward_to_go(reward, gamma=credit["gamma"])
                 metrics["critic/explained_variance"] = explained_variance(value, outcome, batch.mask, accelerator)
             else:
-                reward = batch.reward - masked_sum(penalty, batch.mask).view_as(batch.reward).cpu()
+                reward = batch.reward - masked_sum(penalty, batch.said).view_as(batch.reward).cpu()
                 # Of all processes: an advantage may look at the whole batch.
                 reward = torch.tensor(gather(reward.tolist(), accelerator))
                 if "baseline" in algorithm.needs:

@@ -76,7 +76,7 @@ def _config(run: Path) -> "tuple[str, Any]":
     file = run / "config.yaml"
     if not file.is_file():
         raise UserError(f"'{run}' is no run of a reward model: it has no config.yaml")
-    written = file.read_text()
+    written = file.read_text("utf-8")
     kind = next((kind for key, kind in KINDS.items() if f"\n{key}:" in written), None)
     if kind is None:
         raise UserError(f"'{run}' is a run, but not of a reward model")

@@ -20,6 +20,10 @@ _DISK_TROUBLE = {
 }
 
 
+# What gloo says when the process at the other end is gone.
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
 class UserError(Exception):
     """A mistake the user can mend: what is wrong, and (optional) what to do about it."""
 
@@ -71,6 +75,8 @@ def _explain(error: Exception) -> tuple[str, str | None]:
         trouble, hint = _DISK_TROUBLE[error.errno]
         # A failed write, unlike a failed open, does not know its file.
         return f"{trouble}: {error.filename or 'while writing a file'}", hint
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):
+        return "another process of this run has ended, so this one ends too", "What ended it is in its own message."
     first_line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first_line}".rstrip(": "), "run again with --debug for the traceback"
 

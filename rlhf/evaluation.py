@@ -31,8 +31,14 @@ def evaluate_task(
     greedy: bool,
     system_prompt: str | None = None,
     stop_at: str = "end",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> dict[str, Any]:
-    """One completion a problem, at temperature 1 (the policy itself) or greedy; an eval.jsonl record less its step.
+    """One completion a problem, from the policy as it is trained, or greedy; an eval.jsonl record less its step.
+
+    `temperature`, `top_k`, `top_p`: those of training, for that is the policy that is optimized. The record names those
+    that are not 1, 0 and 1, with which the model itself is sampled.
 
     `unverified` in it counts answers at which the verifier failed or took too long; they are among the wrong ones.
 
@@ -47,7 +53,7 @@ def evaluate_task(
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(tokenizer),
             keys=[of_evaluation(i) for i, _ in indexed],
-            temperature=0.0 if greedy else 1.0,
+            **({"temperature": 0.0} if greedy else {"temperature": temperature, "top_k": top_k, "top_p": top_p}),
         )
     said = [one.tokens[0] for one in sampled]
     if stop_at == "answer":
@@ -58,7 +64,10 @@ def evaluate_task(
     exact = [verdict.exact for verdict in verdicts]
     result = proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
     unverified = sum(bool(verdict.failed) for verdict in verdicts)
-    return result | ({"unverified": unverified} if unverified else {})
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if not greedy else plain
+    named = {key: value for key, value in drawn.items() if value != plain[key]}
+    return result | named | ({"unverified": unverified} if unverified else {})
 
 
 def proportion(successes: float, n: int, *, data: str, metric: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ _LEFTOVER = re.compile(rf"{re.escape(LOCK)}|\.partial_(?:{_TEXTS})|provenance\.j
 def read_provenance(folder: Path) -> dict[str, Any]:
     """What provenance.json says; {} where it is missing or cannot be read."""
     try:
-        told = json.loads((folder / "provenance.json").read_text())
+        told = json.loads((folder / "provenance.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
@@ -63,7 +63,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.yaml says, unchecked; {} where it is missing or cannot be read."""
     try:
-        told = yaml.safe_load((folder / "config.yaml").read_text())
+        told = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return told if isinstance(told, dict) else {}

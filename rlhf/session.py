@@ -339,9 +339,11 @@ class Session:
             self.trackers.log(step, {f"eval/{record['data']}/{record['metric']}": record["value"]})
             if not self.command.quiet:
                 failed = f"; the verifier failed at {record['unverified']} answers" if record.get("unverified") else ""
+                drawn = [f"{key} {record[key]:g}" for key in ("temperature", "top_k", "top_p") if key in record]
                 self.console.say(
                     f"held-out after step {step}: {record['data']} {record['metric']} "
                     f"{record['value']:.3f}{in_brackets(record)} (n = {record['n']}{failed})"
+                    + "".join(f", {it}" for it in drawn)
                 )
 
     def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:

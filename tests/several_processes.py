@@ -20,12 +20,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-STEPS = 3
+STEPS = 2
 SHARED = [
     *("--profile", "laptop", "--quiet", "--device", "cpu", "--precision", "fp32", "--save_every", "1"),
     *("--keep_checkpoints", "9", "--eval_every", "0", "--max_steps", str(STEPS), "--lr", "1e-4"),
 ]
-POLICY = ["--eval_problems", "2", "--group_size", "4", "--token_budget", "600", "--warmup_steps", "0"]
+POLICY = [
+    "--eval_problems",
+    "2",
+    "--group_size",
+    "4",
+    "--steps_per_batch",
+    "1",
+    "--token_budget",
+    "600",
+    "--warmup_steps",
+    "0",
+]
 JUDGE = [
     *("--model_name", "embedded", "--batch_size", "6", "--extra_layers", "0", "--warmup_steps", "0"),
     *("--data.held_out", "4", "--data.validation", "4", "--token_budget", "120", "--patience", "0"),
@@ -45,23 +56,11 @@ TRAINERS: dict[str, tuple[str, list[str]]] = {
     "process": ("reward_models.train_prm", JUDGE),
     "DAPO": (
         "policy_gradients.train",
-        [
-            "--algorithm",
-            "dapo",
-            "--resample_rounds",
-            "2",
-            "--prompts_per_step",
-            "6",
-            "--steps_per_batch",
-            "1",
-            "--kl_coef",
-            "0.1",
-            *POLICY,
-        ],
+        ["--algorithm", "dapo", "--resample_rounds", "2", "--prompts_per_step", "6", "--kl_coef", "0.1", *POLICY],
     ),
     "PPO": (
         "policy_gradients.train",
-        ["--algorithm", "ppo", "--steps_per_batch", "2", "--epochs_per_batch", "1", *POLICY],
+        ["--algorithm", "ppo", "--prompts_per_step", "6", "--steps_per_batch", "1", "--epochs_per_batch", "2", *POLICY],
     ),
 }
 

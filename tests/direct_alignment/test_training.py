@@ -1,6 +1,7 @@
 """The loop, on the embedded model and a file of pairs: it learns, takes what it is told, and is cut without a trace."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_every_loss_learns_what_is_preferred(commands: Commands, data: Path, tmp
     assert set(metrics(run)[-1]) - {"step", "wall_s"} <= set(
         json.loads((run / "provenance.json").read_text())["metrics"]
     )
+
+
+def test_a_reference_that_moves_is_the_one_of_evaluation(commands: Commands, data: Path, tmp_path: Path) -> None:
+    """It moves all the way to the policy after every step: then every log-ratio is 0, all held-out pairs are ties, and
+    the loss is -log sigmoid(0). KL is still from the initial model, which the policy has left."""
+    run = tmp_path / "run"
+    moves = ["--sync_reference_every", "1", "--sync_reference_mix", "1", "--lr", "1e-3", "--task", "none"]
+    outcome = commands.train(*SMALL, *moves, "--loss", "dpo", "--data.path", data, "--output_dir", run)
+    assert outcome.code == 0, outcome.err
+    values = evaluation(run)
+    assert values["held-out pairs", "reward_accuracy"][-1] == 0.5
+    assert values["held-out pairs", "margin"][-1] == pytest.approx(0, abs=1e-4)
+    assert values["held-out pairs", "loss"][-1] == pytest.approx(math.log(2), abs=1e-4)
+    assert values["samples", "kl"][-1] > 0.05
 
 
 def test_run_directory(commands: Commands, tmp_path: Path) -> None:

@@ -214,6 +214,24 @@ def test_reinforce_with_kl_in_the_reward(run) -> None:
     assert len({round(mean, 3) for mean in means}) == 3
 
 
+def test_a_cut_completion_pays_its_penalty_into_the_baseline(run) -> None:
+    """`truncated: mask` with the KL in the reward: a completion that was cut gives no gradient and is not counted, but
+    its reward, less the penalty of its own tokens, is among those that the others of its prompt are compared with."""
+    extra = ["--algorithm", "rloo", "--max_steps", "1", "--kl_coef", "0.3", "--kl_in", "reward", "--truncated", "mask"]
+    done = run(*extra, "--lr", "0.01")
+    (batch,), (step,) = done.batches, done.steps
+    model, reference = step.at(), all_logp(run.reference, batch)
+    logp = [token_logp(model, *row, T) for row in rows_of(batch)]
+    cut = batch.truncated.tolist()
+    penalty = [0.3 * float((own.detach() - ref).sum()) for own, ref in zip(logp, reference, strict=True)]
+    assert any(abs(p) > 0.1 for p, is_cut in zip(penalty, cut, strict=True) if is_cut)
+    charged = torch.tensor([r - p for r, p in zip(batch.reward.flatten().tolist(), penalty, strict=True)]).view(-1, G)
+    adv = (charged - (charged.sum(1, keepdim=True) - charged) / (G - 1)).flatten().tolist()
+    kept = [i for i in range(len(cut)) if not cut[i]]
+    assert 0 < len(kept) < len(cut)
+    check_gradient(step, model, -torch.stack([adv[i] * logp[i].sum() for i in kept]).sum() / len(kept))
+
+
 @pytest.mark.parametrize("importance", ["truncate", "mask"])
 def test_rloo_with_importance_weights(run, importance: str) -> None:
     """No ratio: pi over what the sampler said, without gradient, at its cap or 0 above it, whatever has moved since."""

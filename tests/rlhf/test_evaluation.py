@@ -65,6 +65,28 @@ def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
         assert len({tuple(key) for key in asked["keys"]}) == 8
 
 
+def test_the_policy_that_is_trained_is_the_one_that_is_evaluated(model, monkeypatch) -> None:
+    """At its temperature, top_k and top_p, which the record names where the model itself would be sampled otherwise."""
+    task, tokenizer, asked = Task("spell_backward"), character_tokenizer(), {}
+
+    def answer(_model, prompts, **options) -> list[Sampled]:
+        asked.update(options)
+        return [Sampled([[1]], [[0.0]], [False]) for _ in prompts]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+
+    def evaluated(*, greedy: bool = False, **drawn) -> dict:
+        accelerator, problems = Accelerator(cpu=True), task.held_out_problems(2)
+        result = evaluate_task(model, tokenizer, task, problems, accelerator, max_new_tokens=4, greedy=greedy, **drawn)
+        return {key: result[key] for key in ("temperature", "top_k", "top_p") if key in result}
+
+    assert evaluated() == {}
+    assert evaluated(temperature=0.6, top_p=0.9, top_k=0) == {"temperature": 0.6, "top_p": 0.9}
+    assert (asked["temperature"], asked["top_p"], asked["top_k"]) == (0.6, 0.9, 0)
+    assert evaluated(greedy=True, temperature=0.6, top_p=0.9) == {}
+    assert asked["temperature"] == 0
+
+
 def test_an_untrained_model_is_evaluated_the_same_twice(model) -> None:
     """The draws belong to the problem, so two policies are compared on the same ones."""
     tokenizer = character_tokenizer()

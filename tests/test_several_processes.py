@@ -1,0 +1,52 @@
+"""Several real processes take the steps of one. All trainers, and three processes: tests/several_processes.py."""
+
+from pathlib import Path
+
+import pytest
+import several_processes
+from several_processes import compare, launch, run_all, write_data
+
+TRAINERS = ["SFT", "DPO", "preference", "DAPO", "PPO"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Each trainer in this process; all in two others, of which one then fails alone; what these said."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("runs")
+        patch.setenv("RLHF_CACHE", str(folder / "cache"))
+        patch.setattr("sys.argv", [])
+        write_data(folder)
+        done = launch(2, folder / "two", TRAINERS, then="fail in one")
+        assert done.returncode != 0, "one process has failed"
+        patch.setattr("rlhf.session.write_report", lambda path: path)
+        run_all(folder / "one", TRAINERS)
+    return folder / "one", folder / "two", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_two_processes_take_the_steps_of_one(runs: tuple[Path, Path, str], name: str) -> None:
+    one, two, said = runs
+    assert (two / name / "final").is_dir(), said
+    assert not (two / name / "not_finite.pt").exists()
+    difference = compare(one / name, two / name)
+    assert difference.processes == 2
+    assert difference.gradient < 1e-4
+    assert difference.norm < 1e-4
+    assert difference.other_completions == 0
+    assert difference.completions > 0 or name == "SFT"
+    assert difference.measured < 1e-3
+    assert difference.weights < 0.02
+
+
+def test_an_error_in_one_process_ends_the_others(runs: tuple[Path, Path, str]) -> None:
+    """It says so; the other, which waits for it, ends as well, within seconds and not after half an hour."""
+    said = runs[2]
+    assert "error: this one ends alone" in said
+    assert "another process of this run has ended" in said
+
+
+def test_every_trainer_is_in_the_command() -> None:
+    modules = {module for module, _ in several_processes.TRAINERS.values()}
+    trainers = {f"{path.parent.name}.{path.stem}" for path in several_processes.ROOT.glob("*_*/train*.py")}
+    assert modules == trainers
