@@ -40,7 +40,7 @@ def main() -> int | None:
     written = write_all(planned, given.folder, key="loss")
     preferred = table(paths, key="loss", metric="reward_accuracy")
     text = "\n".join([written, preferred, displacement_table(paths)])
-    (given.folder / "comparison.md").write_text(text)
+    (given.folder / "comparison.md").write_text(text, encoding="utf-8")
     draw_displacement(paths, given.folder / "displacement.png")
     print(text)
     print(f"page:     {given.folder / 'comparison.html'}")

@@ -14,7 +14,8 @@ from rlhf.settings import TrainerConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 # By looking at the dict's lines, so that torch need not be loaded to print them; a test compares with `losses`.
-LOSS_NAMES = re.findall(r'^    "(\w+)": _loss\(', (Path(__file__).parent / "losses.py").read_text("utf-8"), re.MULTILINE)
+CATALOGUE = (Path(__file__).parent / "losses.py").read_text("utf-8")
+LOSS_NAMES = re.findall(r'^    "(\w+)": _loss\(', CATALOGUE, re.MULTILINE)
 
 
 class DataConfig(Section):

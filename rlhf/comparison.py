@@ -204,7 +204,7 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
     write_comparison(paths, folder / "comparison.html", key)
     write_png(paths, folder / "comparison.png", key)
     text = table(paths, key=key, metric=metric)
-    (folder / "comparison.md").write_text(text)
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -53,7 +53,9 @@ def evaluate_task(
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(tokenizer),
             keys=[of_evaluation(i) for i, _ in indexed],
-            **({"temperature": 0.0} if greedy else {"temperature": temperature, "top_k": top_k, "top_p": top_p}),
+            temperature=0.0 if greedy else temperature,
+            top_k=0 if greedy else top_k,
+            top_p=1.0 if greedy else top_p,
         )
     said = [one.tokens[0] for one in sampled]
     if stop_at == "answer":
