@@ -84,8 +84,6 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         adviser = Adviser()
 
         def evaluate(step: int, *, greedy: bool = False) -> None:
-            limits = {"max_new_tokens": config.max_new_tokens, "stop_at": config.stop_at}
-            drawn = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
             for name, problems in held_out.items():
                 result = evaluate_task(
                     model,
@@ -95,8 +93,11 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                     accelerator,
                     greedy=greedy,
                     system_prompt=config.system_prompt,
-                    **limits,
-                    **drawn,
+                    max_new_tokens=config.max_new_tokens,
+                    stop_at=config.stop_at,
+                    temperature=config.temperature,
+                    top_k=config.top_k,
+                    top_p=config.top_p,
                 )
                 session.evaluated(step, [result])
 
