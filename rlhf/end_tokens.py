@@ -48,6 +48,7 @@ def tell_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     model.config.get_text_config().eos_token_id = ids if len(ids) > 1 else ids[0]
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.eos_token_id = ids
+        model.generation_config._from_model_config = False  # said, and not a default
 
 
 def _ids(value: Any) -> list[int]:

@@ -69,6 +69,11 @@ def find_model(name: str, *, key: str = "model_name") -> Source:
     folder = Path(name)
     if folder.is_dir():
         for candidate in (folder, folder / "final"):  # a run directory keeps its model in final/
+            if (candidate / "adapter_config.json").is_file():  # transformers would load what it names as its base
+                raise UserError(
+                    f"{label} is an adapter, which is a part of a model",
+                    hint="Merge it into its base and save that: PEFT's merge_and_unload, then save_pretrained.",
+                )
             if (candidate / "config.json").is_file():
                 source = Source(str(candidate), label=label)
                 read_config(source)

@@ -214,6 +214,14 @@ def test_configs_that_are_none_are_refused_when_a_model_is_named(text: str, brok
     assert "its config.json could not be read" in refusal(find_model, broken)
 
 
+def test_adapters_without_their_base_are_refused(broken: Path) -> None:
+    """Beside a config.json too, where transformers would load the base that the adapter names, from anywhere."""
+    (broken / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/model"}))
+    assert "is an adapter" in refusal(find_model, broken)
+    (broken / "config.json").unlink()
+    assert "is an adapter" in refusal(find_model, broken)
+
+
 def test_a_broken_tokenizer_is_named_by_its_folder(broken: Path) -> None:
     (broken / "tokenizer.json").write_text("{")
     assert "its tokenizer could not be read" in refusal(load_tokenizer, broken)
