@@ -273,3 +273,23 @@ def test_bad_data_trains_nothing(commands, tmp_path, kind, rows, says):
     for word in says:
         assert word in outcome.err
     assert not folder.exists()
+
+
+def test_a_finished_run_is_finished_again_and_goes_on(commands, tmp_path):
+    """Its best weights are those of its checkpoint; final evaluation and samples stand in its logs once."""
+    run = tmp_path / "run"
+    chosen = ["--eval_every", "1", "--patience", "3", "--lr", "0.05", "--max_steps", "2", "--output_dir", run]
+    assert commands.train("preference", *SMALL, *chosen).code == 0
+    before = {name: (run / name).read_bytes() for name in ("eval.jsonl", "samples.jsonl")}
+    weights = (run / "final" / "model.safetensors").read_bytes()
+    again = commands.train("preference", "--output_dir", run, "--resume")
+    assert again.code == 0, again.err
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert (run / "final" / "model.safetensors").read_bytes() == weights
+    longer = commands.train("preference", "--output_dir", run, "--resume", "--max_steps", "3")
+    assert longer.code == 0, longer.err
+    steps = [record["step"] for record in read_records(run / "eval.jsonl") if record["metric"] == "loss"]
+    assert steps == [1, 2, 3]
+    assert not (run / "best.safetensors").exists()
+    other = commands.train("outcome", "--output_dir", run, "--resume")
+    assert (other.code, "is a run of reward_models.train_preference_rm" in other.err) == (2, True)

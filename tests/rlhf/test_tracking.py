@@ -5,6 +5,7 @@ A limit on the size of files is a disk that fills up: a write stores what fits, 
 
 import errno
 import resource
+import shlex
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf.tracking import Run, Trackers, read_records, wanted_trackers, write_whole
+from rlhf.tracking import Run, Trackers, command_line, read_records, wanted_trackers, write_whole
 
 
 @contextmanager
@@ -130,3 +131,9 @@ def test_no_tracker_fails_a_run(error: BaseException, where: str, monkeypatch, t
     trackers.log(2, {"loss": 1.0})
     trackers.finish()
     assert capsys.readouterr().out.count("going on without them") == 1
+
+
+def test_the_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["-m", "x.train", "--task_config", "{max_word_len: 5}", "--output_dir", "a b", "--system_prompt", "it's $1"]
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", *words])
+    assert shlex.split(command_line()) == ["python", *words]
