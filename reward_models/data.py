@@ -94,8 +94,9 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Of what is trained on."""
-        told = [[e.question, e.texts, e.right, e.labels, e.margin] for e in self.train]
+        """Of all three parts: a run that is continued on the same training data is measured on the same held-out data."""
+        parts = (self.train, self.validation, self.held_out)
+        told = [[[e.question, e.texts, e.right, e.labels, e.margin] for e in part] for part in parts]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
