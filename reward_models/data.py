@@ -94,7 +94,7 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Of all three parts: a run that is continued on the same training data is measured on the same held-out data."""
+        """Of all three parts: what is measured on other held-out data is another run."""
         parts = (self.train, self.validation, self.held_out)
         told = [[[e.question, e.texts, e.right, e.labels, e.margin] for e in part] for part in parts]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
