@@ -14,7 +14,7 @@ from direct_alignment.losses import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.chat import Message
-from rlhf.data import in_epochs, load_rows, settle, sift, sift_rows
+from rlhf.data import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.mixture import Questions
@@ -83,6 +83,7 @@ def load(
     examples, held_out = ([e for _, (is_apart, e, _) in encoded.kept if is_apart == which] for which in (False, True))
     if not examples or not held_out:
         raise UserError(f"data: {len(examples)} examples to train on and {len(held_out)} held-out ones are left")
+    refuse_larger_step(len(examples), config.batch_size, what="examples")
     if "mismatched" in loss.needs:
         examples, held_out = with_mismatched(examples, **limits), with_mismatched(held_out, **limits)
     everything = [*examples, *held_out]

@@ -13,7 +13,7 @@ from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
 from rlhf.columns import MEANING, is_missing, kind_of, refuse_unused
-from rlhf.data import Row, TooLong, in_epochs, load_rows, settle, sift, sift_rows
+from rlhf.data import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.messages import CONTEXT, parse_messages, parse_tools, with_context
@@ -117,11 +117,7 @@ class Rows:
         self.held_out = [group for _, (groups, is_apart) in encoded.kept if is_apart for group in groups]
         self.seed = config.seed
         self.fingerprint = _fingerprint([[(d.messages, d.tools) for _, d in part] for part in (train, held_out)])
-        if len(self.conversations) < config.batch_size:
-            raise UserError(
-                f"data: {len(self.conversations)} conversations to train on are fewer than batch_size "
-                f"{config.batch_size}"
-            )
+        refuse_larger_step(len(self.conversations), config.batch_size, what="conversations")
         say_what_is_cut(tokenizer, [group for _, (groups, _) in encoded.kept for group in groups], config, say)
 
     def batch(self, step: int, count: int) -> list[Group]:

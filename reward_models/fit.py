@@ -18,8 +18,7 @@ from reward_models.evaluation import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
 from reward_models.report import write_evaluation
 from reward_models.shortcuts import Shortcut, add_shortcuts
-from rlhf.data import in_epochs
-from rlhf.errors import UserError
+from rlhf.data import in_epochs, refuse_larger_step
 from rlhf.groups import Layout, Rows, whole_micro_batches
 from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
 from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
@@ -56,8 +55,7 @@ def fit(
 ) -> int:
     """Train, stop where validation stops getting better, report on what was held out. Returns the exit code."""
     accelerator, device = session.accelerator, session.accelerator.device
-    if len(split.train) < config.batch_size:
-        raise UserError(f"data: {len(split.train)} examples to train on are fewer than batch_size {config.batch_size}")
+    refuse_larger_step(len(split.train), config.batch_size, what="examples")
     optimizer = make_optimizer(
         model,
         lr=config.lr,

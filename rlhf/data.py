@@ -46,6 +46,16 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     return [(f"row {i}", dict(row)) for i, row in enumerate(loaded)]
 
 
+def refuse_larger_step(examples: int, batch_size: int, *, what: str) -> None:
+    """A step of more examples than there are would take some twice, and one of millions is never made.
+
+    Raises:
+        UserError: there are fewer than `batch_size`.
+    """
+    if examples < batch_size:
+        raise UserError(f"data: {examples} {what} to train on are fewer than batch_size {batch_size}")
+
+
 def in_epochs[T](items: Sequence[T], *, seed: int, first: int, count: int) -> list[T]:
     """Items number `first`, `first + 1`, ... of an endless stream: all of them, shuffled anew for every pass.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.data import TooLong, load_rows, settle, sift, sift_rows, usable
+from rlhf.data import TooLong, load_rows, refuse_larger_step, settle, sift, sift_rows, usable
 from rlhf.errors import UserError
 
 
@@ -162,3 +162,9 @@ def test_stages_count_together() -> None:
     third, said = sift(first.kept, lambda a: a), list[str]()
     settle([first, third], say=said.append)
     assert said[0].startswith("data: 4 of 100 rows are left out")
+
+
+def test_a_step_larger_than_the_data_is_refused() -> None:
+    refuse_larger_step(4, 4, what="pairs")
+    with pytest.raises(UserError, match="4 pairs to train on are fewer than batch_size 20000000"):
+        refuse_larger_step(4, 20_000_000, what="pairs")
