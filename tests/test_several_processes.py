@@ -6,7 +6,7 @@ import pytest
 import several_processes
 from several_processes import compare, launch, run_all, write_data
 
-TRAINERS = ["SFT", "DPO", "preference", "DAPO", "PPO"]
+TRAINERS = ["SFT", "DPO", "DAPO", "PPO"]
 
 
 @pytest.fixture(scope="module")
