@@ -8,7 +8,6 @@ import json
 import statistics
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -341,37 +340,3 @@ def test_dapo_with_resampling(run) -> None:
             )
             check_gradient(step, model, loss / sum(len(tokens) for _, tokens in rows))
     assert at > 8, "nothing was resampled"
-
-
-def test_a_stale_batch(run) -> None:
-    """Two steps behind: what is trained on was sampled two steps ago, and the ratio is against what the sampler said
-    then; no weight is left to apply."""
-    extra = ["--algorithm", "grpo", "--staleness", "2", "--max_steps", "4", "--lr", "0.01", "--kl_coef", "0"]
-    done = run(*extra, "--importance", "truncate")
-    assert [[it.number for it in batch.rollouts] for batch in done.batches] == [
-        [4 * k + i for i in range(4)] for k in range(4)
-    ]
-    for batch, step in zip(done.batches, done.steps, strict=True):
-        model, adv = step.at(), z_scores(batch)
-        sampler = [torch.tensor(logp) for it in batch.rollouts for logp in it.sampled.logp]
-        terms = [
-            clipped((token_logp(model, *row, T) - sampler[i]).exp(), adv[i], 0.2, 0.2).mean()
-            for i, row in enumerate(rows_of(batch))
-        ]
-        check_gradient(step, model, torch.stack(terms).mean())
-
-
-def test_a_reference_that_follows(run) -> None:
-    """Every second batch it takes a quarter of the policy: the fifth batch's KL is against a mixture of four models."""
-    extra = ["--algorithm", "grpo", "--kl_coef", "0.3", "--sync_reference_every", "2", "--sync_reference_mix", "0.25"]
-    done = run(*extra, "--max_steps", "5", "--lr", "0.02")
-    reference = run.reference
-    for k, (batch, step) in enumerate(zip(done.batches, done.steps, strict=True)):
-        model, ref = step.at(), all_logp(reference, batch)
-        kl = torch.cat([k3(a, b) for a, b in zip(all_logp(model, batch), ref, strict=True)])
-        assert done.metrics[k]["policy/kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
-        if k % 2:
-            with torch.no_grad():
-                for name, parameter in reference.named_parameters():
-                    parameter.copy_(0.75 * parameter + 0.25 * step.after[name])
-    assert all(a != b for a, b in pairwise(record["policy/kl"] for record in done.metrics))
