@@ -121,3 +121,19 @@ def test_the_clamp_is_out_of_the_way() -> None:
     assert MAX_LOG_RATIO >= 15
     assert k1(torch.tensor([[-1.0]]), torch.tensor([[-16.0]])).item() == 15
     assert k3(torch.tensor([[-1.0]]), torch.tensor([[-16.0]])).item() == pytest.approx(math.exp(-15) - 1 + 15)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_log_ratios_are_cut_at_20_nats(sign: float) -> None:
+    """Beyond, on either side, every estimator keeps its value at 20 and has no gradient; at 19.5 it has both."""
+    for estimator in (k1, k2, k3):
+        values, slopes = [], []
+        for far in (19.5, 20.0, 20.5, 30.0):
+            logp = torch.tensor([[-sign * far]], requires_grad=True)
+            value = estimator(logp, torch.zeros(1, 1))
+            values.append(float(value.detach()))
+            slopes.append(float(torch.autograd.grad(value.sum(), logp)[0]))
+        assert values[0] != values[1] == values[2] == values[3]
+        assert slopes[0] != 0
+        assert slopes[2:] == [0, 0]
+    assert float(k1(torch.tensor([[-sign * 30]]), torch.zeros(1, 1))) == -sign * 20
