@@ -137,3 +137,7 @@ def test_log_ratios_are_cut_at_20_nats(sign: float) -> None:
         assert slopes[0] != 0
         assert slopes[2:] == [0, 0]
     assert float(k1(torch.tensor([[-sign * 30]]), torch.zeros(1, 1))) == -sign * 20
+
+
+def test_estimators_by_name() -> None:
+    assert estimators == {"k1": k1, "k2": k2, "k3": k3}
