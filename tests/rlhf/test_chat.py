@@ -346,3 +346,11 @@ def test_prompts_of_unknown_tokens(characters) -> None:
     refuse_unknown_prompts(characters, [])
     with pytest.raises(UserError, match="more than a tenth of the tokens of 2 of 21 prompts"):
         refuse_unknown_prompts(characters, [*[readable] * 19, unreadable, unreadable])
+
+
+def test_prompt_and_answer_part_between_tokens() -> None:
+    """`<t>` of the prompt and `<s>` of the answer begin with one character, which belongs to neither alone."""
+    tokenizer = thinking(OPENS.replace("'<a>' + ", "'<a><s>' + "))
+    encoded = encode_conversation(tokenizer, [user("a"), assistant("b")])
+    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<a>"]
+    assert text_of(tokenizer, encoded.completion) == ["<s>", "b", "<e>"]
