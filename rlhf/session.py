@@ -52,6 +52,8 @@ class Session:
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
         self.stopping = False  # whether the run ends after this step, in all processes alike
+        # Until it is known which process this is, all speak.
+        self.console = Console(quiet=command.quiet, main=True, max_steps=self.config.max_steps)
         self.lock: lock.Lock | None = None  # held by the main process
         self.made: list[Path] = []  # folders that this process made, the innermost first
         self.created = False  # whether the directory holds a run of this process's making

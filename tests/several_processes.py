@@ -108,7 +108,7 @@ def launch(processes: int, folder: Path, names: Sequence[str], *, then: str = ""
     ]
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, cwd=ROOT, check=False)
 
 
 class Difference(NamedTuple):

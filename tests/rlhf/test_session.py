@@ -184,6 +184,18 @@ def test_stopped_in_the_first_evaluation_nothing_is_left(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def test_stopped_before_it_knows_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a launcher ends the other processes of one that has failed, while they are being set up."""
+
+    def stopped(**_: object) -> None:
+        raise Stopped(143)
+
+    monkeypatch.setattr("rlhf.session.make_accelerator", stopped)
+    with pytest.raises(Stopped):
+        train(command(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_finishing_again_changes_nothing(whole: Path) -> None:
     before = {name: content for name, content in files(whole).items() if name.endswith(".jsonl")}
     train(command(whole, "--resume"))
