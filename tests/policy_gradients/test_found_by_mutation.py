@@ -276,7 +276,7 @@ def test_parts_are_named_for_what_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(TASK, "verify", lambda *_: Verdict(exact=0.0, format=1.0, partial=0.25))
     judge = Judge(TASK, RewardWeights(exact=8, format=4, partial=2), {})
     parts = judge.parts(PROBLEM, "")
-    assert parts == {"exact": 0.0, "format": 1.0, "partial": 0.25}
+    assert parts == {"exact": 0.0, "format": 1.0, "partial": 0.25, "unverified": 0.0}
     assert judge.weigh(parts) == 4.5
 
 
