@@ -14,6 +14,7 @@ with its reason. A mutant is named by the lines that it changes, so that the lis
 import argparse
 import ast
 import difflib
+import gc
 import importlib.util
 import json
 import os
@@ -65,7 +66,7 @@ class Visitor(MutationVisitor):
 
     def __init__(self, left_out: set[str]):
         super().__init__(mutation_operators, IgnoredCode(set(), set(), set()))
-        self.left_out = left_out  # names of functions and classes
+        self.left_out = left_out  # names of functions, classes and constants
 
     def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
         if isinstance(
@@ -78,6 +79,8 @@ class Visitor(MutationVisitor):
             return True
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             return node.name.value in self.left_out
+        if isinstance(node, cst.Assign) and isinstance(node.targets[0].target, cst.Name):
+            return node.targets[0].target.value in self.left_out
         if isinstance(node, cst.Arg) and node.keyword is not None:
             return node.keyword.value in UNFELT
         if isinstance(node, cst.Call):
@@ -150,6 +153,9 @@ def warm_up(modules: Sequence[str]) -> None:
 
     for name in map(_dotted, modules):
         importlib.import_module(name)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.collect()
+    gc.freeze()  # so that no fork goes through all objects of PyTorch's to look for garbage
 
 
 def _dotted(module: str) -> str:
@@ -197,7 +203,9 @@ def fork(mutant: Mutant | None, tests: Sequence[str], again: set[str], limit: fl
             sys.modules.pop(name, None)
         import pytest
 
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]))
+        code = int(
+            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=no", *tests])
+        )
     finally:
         os._exit(code)
 
