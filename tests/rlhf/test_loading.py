@@ -34,6 +34,7 @@ from rlhf.architecture import longest_input
 from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.heads import load_trained, load_with_head
+from rlhf.loading import read_config
 from rlhf.models import find_model, load, load_policy, load_tokenizer
 
 WORDS = len(character_tokenizer())
@@ -252,6 +253,7 @@ def test_kernels_of_the_hub_are_not_fetched(broken: Path) -> None:
     """A config can name a repository of kernels as its attention, which transformers would fetch and run."""
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         change_config(broken, **{key: "somebody/kernel"})
+    assert read_config(find_model(str(broken)))._attn_implementation is None
     assert load_policy(str(broken)).config._attn_implementation == "sdpa"
 
 
