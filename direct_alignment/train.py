@@ -116,6 +116,8 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
                 evaluate(step, greedy=True)
 
         start, state = session.begin()
+        for metrics in session.logged():
+            adviser.look(metrics)
         fresh: list[Example] = online.from_state(state.get("fresh", []))
         if session.fresh:
             evaluate(start)

@@ -149,6 +149,8 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             return step_loss, optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
         start, state = session.begin()
+        for metrics in session.logged():
+            adviser.look(metrics)
         baseline: float | None = state.get("baseline")  # running mean of rewards; None before the first batch
         number: int = state.get("number", 0)  # of the next problem in the training stream
         any_contrast: bool = state.get("any_contrast", False)

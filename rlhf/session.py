@@ -270,6 +270,10 @@ class Session:
             self.advise(at, text)
         return step, state
 
+    def logged(self) -> list[dict[str, float]]:
+        """The metrics of the steps so far: what an adviser had seen when the checkpoint was written."""
+        return [{key: it for key, it in record.items() if it is not None} for record in self.run.records("metrics")]
+
     def _refuse_nothing_to_do(self, checkpoint: checkpoints.Checkpoint) -> None:
         done, wanted = checkpoint.step, self.config.max_steps
         if done > wanted or (done == wanted and self.command.source is not None):

@@ -60,7 +60,7 @@ def records(run: Path) -> list[dict]:
     clock = ("wall_s", "speed/", "time/", "memory/")
     return [
         {key: value for key, value in record.items() if not key.startswith(clock)}
-        for stream in ("metrics", "eval", "samples")
+        for stream in ("metrics", "eval", "samples", "advice")
         for record in read_records(run / f"{stream}.jsonl")
     ]
 
