@@ -37,6 +37,11 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Each worker imports PyTorch anew and takes about a gigabyte: more than four gain little."""
+    return min(4, os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> nn.Module:
     """Each architecture in turn: one norm on queries and keys, none, and norms behind the blocks."""

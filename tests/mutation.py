@@ -204,7 +204,9 @@ def fork(mutant: Mutant | None, tests: Sequence[str], again: set[str], limit: fl
         import pytest
 
         code = int(
-            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=no", *tests])
+            pytest.main(
+                ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=no", *tests]
+            )
         )
     finally:
         os._exit(code)
