@@ -107,7 +107,7 @@ def test_bad_data_stops_before_a_model_is_loaded(
         "wanted text": [*pairs(20), *[{**pairs(1)[0], "chosen": 5}] * 3],
         "line 2 is not JSON": None,
         "no file": None,
-        "none of the 24 rankings fits": pairs(30),
+        "fits at least 95 %": pairs(30),
         "only one prompt": [{**pair, "prompt": "p"} for pair in pairs(30)],
         "wanted true or false": [{**row, "label": "yes"} for row in labelled(30)],
     }
