@@ -1,7 +1,9 @@
 """Calling the commands as a user would, in this process, since loading torch anew takes seconds."""
 
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,19 @@ SMALL = [
     *("--profile", "laptop", "--eval_problems", "10", "--prompts_per_step", "2", "--group_size", "4"),
     *("--max_steps", "4", "--save_every", "1"),
 ]
+
+
+@contextmanager
+def cpu_seconds_below(limit: float) -> Generator[None]:
+    """The processes that the block starts and waits for take less processor time than `limit`, whatever else runs."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = spent()
+    yield
+    assert spent() - before < limit
 
 
 class Outcome(NamedTuple):

