@@ -170,6 +170,8 @@ def parse_row(row: Row) -> Dialogue:
             f"columns {sorted(row)}: wanted messages, or prompt and completion, or instruction and output{kind_of(row)}"
         )
     refuse_unused(row, used=used, columns=MEANING)
+    if row.get("messages"):
+        _refuse_another_answer(row, messages[-1])
     messages = with_context(row, messages)
     for message in messages:
         if not message["content"].strip() and message["role"] not in MAY_BE_EMPTY and "tool_calls" not in message:
@@ -177,6 +179,14 @@ def parse_row(row: Row) -> Dialogue:
     if messages[-1]["role"] != "assistant":
         raise ValueError("the conversation does not end with the assistant")
     return Dialogue(messages, parse_tools(row.get("tools")))
+
+
+def _refuse_another_answer(row: Row, last: Message) -> None:
+    """Refuse a conversation beside an answer that it does not end with; one that repeats its end says nothing new."""
+    for name in ("completion", "output"):
+        answer = row.get(name)
+        if not is_missing(answer) and not (isinstance(answer, str) and answer.strip() == last["content"].strip()):
+            raise ValueError(f"messages and {name}: wanted one of them, found another answer in each")
 
 
 def _text(value: object, where: str) -> str:

@@ -2,9 +2,12 @@
 
 import inspect
 import math
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,6 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
+from rlhf.columns import short
 from rlhf.errors import UserError, nearest
 
 RewardFunction = Callable[[str, str, str], Any]  # question, completion, answer -> a number
@@ -37,7 +43,9 @@ class OwnPart:
             UserError: it raises, whatever it is, or returns no finite number.
         """
         try:
-            value = self.function(question, completion, answer)
+            with unchanged():
+                value = self.function(question, completion, answer)
+                number = as_number(value)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # sys.exit too: a reward function does not end a run without a word
@@ -45,10 +53,9 @@ class OwnPart:
                 f"reward_functions: {self.name} in {self.file}{_line(error, self.file)} raised "
                 f"{_text(error)} for the completion {_shown(completion)}"
             ) from error
-        number = as_number(value)
         if number is None:
             raise UserError(
-                f"reward_functions: {self.name} returned {value!r} for the completion {_shown(completion)}, "
+                f"reward_functions: {self.name} returned {short(value)} for the completion {_shown(completion)}, "
                 f"wanted a finite number ({self.file})"
             )
         return number
@@ -103,6 +110,19 @@ def as_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+@contextmanager
+def unchanged() -> Generator[None]:
+    """Leave the process as it was, whatever another's code sets in it: the folder that files are written into, whether
+    there are gradients, the type of new tensors. Training draws no random numbers of the process, so these are free."""
+    folder, gradient, kind = os.getcwd(), torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        torch.set_grad_enabled(gradient)
+        torch.set_default_dtype(kind)
+
+
 def _module(path: Path, file: str) -> ModuleType:
     key = (path.resolve(), path.stat().st_mtime_ns)
     if key in _modules:
@@ -113,7 +133,8 @@ def _module(path: Path, file: str) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses and pickle look themselves up there
     try:
-        spec.loader.exec_module(module)
+        with unchanged(), warnings.catch_warnings():
+            spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -147,7 +168,10 @@ def _line(error: BaseException, file: str) -> str:
 
 
 def _text(error: BaseException) -> str:
-    first = next(iter(str(error).splitlines()), "")
+    try:
+        first = next(iter(str(error).splitlines()), "")
+    except Exception:  # of an exception whose own text fails
+        first = ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

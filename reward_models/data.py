@@ -20,7 +20,7 @@ from reward_models.steps import CLASSES, label_arithmetic, split_steps
 from rlhf.answers import Answer, encode_answer, from_columns
 from rlhf.candidates import Candidates, sample_candidates
 from rlhf.chat import Conversation, encode_prompt, encode_text, refuse_unknown
-from rlhf.columns import cell_truth, is_missing, kind_of, refuse_unused
+from rlhf.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
 from rlhf.data import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows, usable
 from rlhf.errors import UserError
 from rlhf.groups import Group
@@ -214,6 +214,7 @@ def parse_solutions(row: Row) -> Solutions:
     question = next((row[name] for name in ("question", "prompt") if not is_missing(row.get(name))), None)
     if not isinstance(question, str):
         raise ValueError(f"columns {sorted(row)}: there is no question as text{kind_of(row)}")
+    refuse_written_out(question, "question")
     refuse_unused(row, used=(*LABELS, "labels", *AS_SAMPLED))
     text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
     label = next((row[name] for name in LABELS if not is_missing(row.get(name))), None)
@@ -364,6 +365,7 @@ def parse_traces(row: Row) -> Traces:
     question = next((row[name] for name in ("prompt", "question") if not is_missing(row.get(name))), None)
     if not isinstance(question, str):
         raise ValueError(f"columns {sorted(row)}: there is no question as text{kind_of(row)}")
+    refuse_written_out(question, "question")
     refuse_unused(row, used=("labels",))
     steps, labels = row.get("completions"), row.get("labels")
     if not isinstance(steps, list) or not isinstance(labels, list) or len(steps) != len(labels) or not steps:
@@ -437,7 +439,7 @@ def _rating(value: Any) -> int | None:
     if value is None:
         return None
     if value not in CLASSES:
-        raise ValueError(f"label {value!r}: wanted -1, 0 or 1")
+        raise ValueError(f"label {short(value)}: wanted -1, 0 or 1")
     return int(value)
 
 

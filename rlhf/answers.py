@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.chat import Conversation, Message, decode, encode_conversation, encode_prompt, end_tokens
 from rlhf.columns import cell_truth, is_missing, short
+from rlhf.errors import UnusableError
 
 PAD = "<|pad|>"  # added to the tokenizers of reward models, see `rlhf.heads`; nobody says it
 
@@ -54,6 +55,8 @@ def encode_answer(
     answer = Answer(answer) if isinstance(answer, str) else answer
     if answer.tokens and answer.vocabulary == vocabulary_of(tokenizer):
         tokens = list(answer.tokens)
+        if odd := [i for i in tokens if not 0 <= i < len(tokenizer)]:
+            raise UnusableError(f"tokens: {short(odd[0])} is no token of the tokenizer, which has {len(tokenizer)}")
         return Conversation(encode_prompt(tokenizer, messages), tokens, [True] * len(tokens))
     encoded = encode_conversation(
         tokenizer, [*messages, {"role": "assistant", "content": answer.text}], last_turn_only=True

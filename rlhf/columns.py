@@ -19,6 +19,10 @@ MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 SAMPLED = ("ended",)  # whether the policy that wrote an answer ended it, or was cut off; see rlhf.answers
 MEANING = (*CONTEXT, *TOOLS, *THOUGHT, *JUDGEMENT, *MEDIA, *SAMPLED)
 
+# A list of messages as text, as a table has it that was written by another program (in JSON, or in Python's own way).
+WRITTEN_OUT = re.compile(
+    r"""\s*\[\s*\{[^{}]*["'](role|from)["']\s*:\s*["'](system|developer|user|assistant|tool|human|gpt)["']"""
+)
 NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -51,6 +55,19 @@ def _is_neutral(name: str, value: object) -> bool:
     return is_missing(value) or (name in SAMPLED and all(one is True for one in values))
 
 
+def refuse_written_out(text: str, name: str) -> None:
+    """Refuse a list of messages that was written into a text: as a text, its brackets and roles would be learned.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if WRITTEN_OUT.match(text):
+        raise ValueError(
+            f"{name}: wanted text or a list of messages, found a list that was written out as text {short(text)}; "
+            "give the list itself (.jsonl, .json or .parquet)"
+        )
+
+
 def cell_number(value: object, name: str) -> float:
     """A finite number; also written as text, since that is what the cells of a .csv are.
 
@@ -59,9 +76,13 @@ def cell_number(value: object, name: str) -> float:
     """
     if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name}: wanted a number, found {short(value)}")
-    return float(value)
+    return number
 
 
 def cell_truth(value: object, name: str) -> bool:
@@ -79,7 +100,10 @@ def cell_truth(value: object, name: str) -> bool:
 
 def short(value: object) -> str:
     """A value in a message: at most 60 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of an object whose own code fails
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -27,7 +27,7 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     file = Path(path)
     if kind_of_file(path):
         if not file.is_file():
-            raise UserError(f"data.path: there is no file '{path}'")
+            raise UserError(f"data.path: {f"'{path}' is a folder" if file.is_dir() else f"there is no file '{path}'"}")
         return read_file(path)
     hub_id, _, subset = path.partition(":")
     if file.exists() or Path(hub_id).exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -32,6 +32,7 @@ EMBEDDED_JUDGE = Path(__file__).parent / "embedded" / "judge"  # that one, after
 SMOLLM2 = "smollm2-135m"
 # Computed from the config, whatever a checkpoint holds of them: tables of angles and positions, causal masks.
 COMPUTED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias")
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that can be trained, as safetensors calls them
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _read_ends(source: Source) -> tuple[dict[str, Any], GenerationConfig | None]
         return config, None
     try:
         return config, GenerationConfig.from_pretrained(source.path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # of another form than an object too
         if not folder.is_dir():  # of the Hub: it has none
             return config, None
         raise UserError(f"{source.label}: its generation_config.json could not be read: {error}") from error
@@ -229,6 +230,7 @@ def load_weights(
         given: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
     else:
         given = {"config": read_config(source, **changes)}
+        _refuse_whole_numbers(source)
     quiet = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of weights is looked at below
     try:
@@ -250,6 +252,25 @@ def load_weights(
     _refuse_other_weights(source, found, heads, left_behind)
     _refuse_odd_numbers(source, model)
     return model
+
+
+def _refuse_whole_numbers(source: Source) -> None:
+    """No weight in a folder's files is stored in a type that means something else without its scale: as a whole number
+    or in 8 bits. It would be read as a number, and most would be 0. (Tables of positions and masks may be anything.)"""
+    for file in sorted(Path(source.path).glob("*.safetensors")):
+        with reading(source, " could not be loaded"), safe_open(file, "pt") as weights:
+            odd = {
+                name: kind
+                for name in weights.keys()  # noqa: SIM118 - no mapping
+                if name.endswith((".weight", ".bias")) and (kind := weights.get_slice(name).get_dtype()) not in FLOATS
+            }
+        if odd:
+            kinds = ", ".join(sorted(set(odd.values())))
+            raise UserError(
+                f"{source.label}: {len(odd)} weights in {file.name} are stored as {kinds} ({_some(list(odd))}): they "
+                "are quantized, and cannot be trained as they are",
+                hint="Choose the version of the model in bf16 or fp32.",
+            )
 
 
 def _refuse_other_weights(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.chat import CONTENT_KEYS, ROLES, Message
-from rlhf.columns import MEANING, is_missing, refuse_unused, short
+from rlhf.columns import MEANING, is_missing, refuse_unused, refuse_written_out, short
 
 KEPT = ("role", "content", "name", "tool_call_id", *CONTENT_KEYS)
 FLAGS = ("train", "trainable", "loss")  # whether a message is learned, in some formats
@@ -27,6 +27,7 @@ def parse_messages(value: object, role: str, name: str) -> list[Message]:
         ValueError: with the reason.
     """
     if isinstance(value, str):
+        refuse_written_out(value, name)
         return [{"role": role, "content": value}]
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name}: wanted text or a list of messages, found {short(value)}")

@@ -27,10 +27,18 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 # Letters right behind a number that make another of it: ordinals, thousands, variables, bases.
-_NO_UNIT = {*("st", "nd", "rd", "th"), *("k", "K", "M", "B", "T", "bn"), *("x", "y", "z", "n", "i", "e", "E", "pi")}
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_THOUSANDS = {*("k", "K", "M", "b", "B", "T", "mn", "bn", "tn", "lakh", "lakhs", "crore", "crores")}
+_NO_UNIT = {*("st", "nd", "rd", "th"), *_THOUSANDS, *("x", "y", "z", "n", "i", "e", "E", "pi")}
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _OPERATORS = {*"+-*×·÷^±<>≤≥≠", "\\times", "\\cdot", "\\div", "\\pm", "–", "<=", ">=", "!=", "**"}
-_JOINING = {"x", "to", "or", "by"}  # between two numbers: '3 x 4', '3 to 4', '3 or 4'
+# Between two numbers: '3 x 4', '3 to 4', '3 divided by 4'.
+_JOINING = {"x", "to", "or", "by", "plus", "times", "over", "mod", "choose", "%", "&"}
+_JOINING_TWO = {("divided", "by"), ("multiplied", "by"), ("out", "of")}
+# Before a number, what makes another of it: '\\sqrt 9', 'log 100'.
+_FUNCTIONS = {*("√", "∛", "∜"), *("sqrt", "log", "ln", "exp", "sin", "cos", "tan", "abs", "lg")}
+# Behind it: '5 squared', '2 thirds'.
+_POWERS = {"squared", "cubed", "factorial"}
+_PARTS = {"halves", "thirds", "fourths", "fifths", "tenths"}  # quarters may be coins
 
 
 def read_number(text: str) -> Fraction | None:
@@ -129,22 +137,39 @@ def _at(words: list[str], place: int) -> Fraction | None:
     if value is None or (before and not _may_follow(before, word, at_end=not after)):
         return None
     if after:
-        scale = after[0].rstrip(".,;:!?)").lower()
+        scale = _bare(after[0]).lower()
         if scale in _SCALES:
             value *= _SCALES[scale]
-        elif after[0] in _OPERATORS - {"-", "–", "<", ">"} and len(after) > 1:  # '3 + x'; a dash may end a sentence
+            value *= _SCALES.get(_bare(after[1]).lower(), 1) if len(after) > 1 else 1  # '2 hundred thousand'
+        elif _is_changed_by(after):
             return None
     if before and before[-1].lower() in {"minus", "negative"}:
         value = -value
     return value
 
 
+def _bare(word: str) -> str:
+    """Without what stands behind a word in a sentence."""
+    return re.sub(r"[.,;:!?)*}\]$]+$", "", word)
+
+
+def _is_changed_by(after: list[str]) -> bool:
+    """Whether these words make another number of the one before them: '5 squared', '2 thirds', '5 bn', '3 + x'."""
+    if _bare(after[0]).lower() in _POWERS | _PARTS or _bare(after[0]) in _THOUSANDS - {*"KMBT"}:
+        return True
+    return after[0] in _OPERATORS - {"-", "–", "<", ">"} and len(after) > 1  # a dash may end a sentence
+
+
 def _may_follow(before: list[str], word: str, *, at_end: bool) -> bool:
     """Whether a number may stand behind these words and be a number of its own, not the end of an expression."""
     last, earlier = before[-1], before[0] if len(before) > 1 else ""
-    if last in _OPERATORS or last.lower() == "dozen":
+    if last in _OPERATORS or last.lstrip("\\$({").lower() in _FUNCTIONS:
         return False
     if last.lower() in _JOINING | {"minus"} and _parse(earlier) is not None:
+        return False
+    if (earlier.lower(), last.lower()) in _JOINING_TWO:
+        return False
+    if last.lower() in _SCALES or (last.lower() == "and" and earlier.lower() in _SCALES):  # '2 hundred and 5'
         return False
     if _has_digit(last):
         if last[-1].isdigit():  # '1 000', '12 34': one number or two
@@ -155,6 +180,8 @@ def _may_follow(before: list[str], word: str, *, at_end: bool) -> bool:
 
 
 def _parse(word: str) -> Fraction | None:
+    if re.search(r"\.\d+(\.\.+|…)", word):  # 0.333...: it goes on
+        return None
     word = re.sub(r"^[A-Za-z]+:", "", word)
     word = word.lstrip("([{\"'*_`≈:#“‘«").rstrip(")]}\"'*_`,;:!?”’»")
     word = re.sub(r"^–(?=[\d.$])", "-", word)

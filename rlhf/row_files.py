@@ -77,7 +77,7 @@ def _json(file: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     """A list of rows; an object of columns, lists of one length; or one row a line, as .jsonl has it."""
     text = _text(content, str(file), first=True)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise UserError(f"data.path: {file} cannot be read as a file of JSON: {error}") from error
@@ -103,8 +103,7 @@ def _csv(file: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     line = 1
     try:
         names = next(table, [])
-        if len(set(names)) < len(names):
-            raise UserError(f"data.path: {file} has two columns of one name: {names}")
+        _refuse_one_name(file, names)
         line = table.line_num + 1
         for cells in table:
             if cells:
@@ -112,6 +111,11 @@ def _csv(file: Path, content: bytes) -> Iterator[tuple[str, Any]]:
             line = table.line_num + 1
     except csv.Error as error:
         raise UserError(f"data.path: {file} line {line} is no row of a .csv: {error}") from error
+
+
+def _refuse_one_name(file: Path, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"data.path: {file} has two columns of one name: {names}")
 
 
 def _csv_row(names: list[str], cells: list[str]) -> Any:
@@ -126,7 +130,9 @@ def _parquet(file: Path, content: bytes) -> Iterator[tuple[str, Any]]:
 
     try:
         number = 0
-        for batch in ParquetFile(io.BytesIO(content)).iter_batches():
+        table = ParquetFile(io.BytesIO(content))
+        _refuse_one_name(file, table.schema_arrow.names)
+        for batch in table.iter_batches():
             for row in batch.to_pylist():
                 yield f"{file} row {number}", row
                 number += 1
@@ -147,9 +153,18 @@ def _text(content: bytes, where: str, *, first: bool) -> str:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise UserError(f"data.path: {where} is not JSON: {_reason(error)}") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, none of whose keys is there twice: the last one would be taken, and the others dropped."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice in one object")
+    return value
 
 
 def _reason(error: Exception) -> str:

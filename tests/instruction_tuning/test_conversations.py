@@ -27,6 +27,7 @@ ASK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ({"instruction": "a", "output": "b"}, ["a", "b"]),
         ({"instruction": "a", "input": "c", "output": "b"}, ["a\n\nc", "b"]),
         ({"instruction": "a", "input": "", "output": "b"}, ["a", "b"]),
+        ({"messages": ASK, "prompt": "a", "completion": " b"}, ["a", "b"]),
         ({"messages": None, "prompt": "a", "completion": "b"}, ["a", "b"]),
     ],
 )
@@ -44,6 +45,10 @@ def test_formats(row: dict, contents: list[str]) -> None:
         {"messages": [ASK[0], {"role": "assistant", "content": "  "}]},
         {"messages": [ASK[0], {"role": "assistant", "content": None}]},
         {"prompt": "a", "completion": 3},
+        {"messages": ASK, "completion": "another"},
+        {"messages": ASK, "output": ["b"]},
+        {"prompt": json.dumps(ASK[:1]), "completion": "b"},
+        {"messages": str(ASK)},
         {},
     ],
 )

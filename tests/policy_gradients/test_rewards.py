@@ -118,7 +118,10 @@ def test_a_function_that_cannot_be_called_is_refused_when_it_is_loaded(tmp_path:
         ("return 'much'", "returned 'much' for the completion 'some words', wanted a finite number"),
         ("return None", "returned None"),
         ("return float('nan')", "returned nan"),
-        ("return 10**400", "wanted a finite number"),
+        ("return 10**400", r"returned 1000+\.\.\. for .*, wanted a finite number"),
+        ("return type('V', (), {'__repr__': lambda s: 1 / 0})()", "returned <V> for"),
+        ("return type('V', (), {'item': lambda s: 1 / 0})()", "line 2, raised ZeroDivisionError: division by zero"),
+        ("raise type('E', (Exception,), {'__str__': lambda s: 1 / 0})()", "line 2, raised E for"),
         ("return __import__('numpy').ones(2)", "wanted a finite number"),
     ],
 )
@@ -128,6 +131,19 @@ def test_a_reward_function_that_fails_names_file_line_and_completion(tmp_path: P
     judge = Judge(TASK, RewardWeights(), {f"{path}:f": 1.0})
     with pytest.raises(UserError, match=said):
         judge.parts(TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
+
+
+def test_what_a_reward_function_sets_in_the_process_is_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run writes into its folder and learns by gradients, whatever another's code does on the way."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.py"
+    changes = "os.chdir('/'); torch.set_grad_enabled(False); torch.set_default_dtype(torch.float64)"
+    path.write_text(f"import os, torch\n{changes}\ndef f(question, completion, answer):\n    {changes}; return 1.0\n")
+    function = load_functions({"mine.py:f": 1.0})["f"]
+    assert function("q", "c", "a") == 1
+    assert (Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (tmp_path, True, torch.float32)
 
 
 def test_ctrl_c_in_a_reward_function_is_ctrl_c(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_tokens_are_kept_where_the_tokenizer_is_the_same(tokenizer):
     assert encoded.counts == [True] * len(odd)
 
 
+@pytest.mark.parametrize("odd", [10**9, -5])
+def test_tokens_that_there_are_not_are_refused(tokenizer, odd):
+    answer = Answer("It is 4", (5, odd), True, vocabulary_of(tokenizer))
+    with pytest.raises(ValueError, match=f"tokens: {odd} is no token"):
+        encode_answer(tokenizer, ASKED, answer)
+
+
 def test_another_tokenizer_reads_the_text(tokenizer):
     """And leaves out the end token where it was not said."""
     ended, cut = (Answer("It is 4", (1, 2), end, "another") for end in (True, False))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.columns import MEANING, cell_number, cell_truth, kind_of, refuse_unused
+from rlhf.columns import MEANING, cell_number, cell_truth, kind_of, refuse_unused, refuse_written_out, short
 
 
 @pytest.mark.parametrize("name", MEANING)
@@ -42,7 +42,7 @@ def test_other_columns_are_of_no_interest() -> None:
 def test_numbers_and_truth_may_be_text() -> None:
     """As the cells of a .csv are."""
     assert [cell_number(value, "n") for value in (1, 0.5, " -2.5 ", "1e3", ".5")] == [1, 0.5, -2.5, 1000, 0.5]
-    for value in (True, None, "", "1,000", "nan", "inf", math.nan, math.inf, "0x1", "1_0", [1]):
+    for value in (True, None, "", "1,000", "nan", "inf", math.nan, math.inf, "0x1", "1_0", [1], 10**400, "1e400"):
         with pytest.raises(ValueError, match="n: wanted a number"):
             cell_number(value, "n")
     assert [cell_truth(value, "t") for value in (True, 1, 1.0, "TRUE", " 1 ")] == [True] * 5
@@ -66,3 +66,30 @@ def test_numbers_and_truth_may_be_text() -> None:
 def test_a_row_of_another_kind_is_named(columns: tuple[str, ...], words: str) -> None:
     assert words in kind_of(dict.fromkeys(columns, "x"))
     assert kind_of(dict.fromkeys(columns)) == kind_of({"id": "x"}) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"role": "user", "content": "a"}]',
+        "[{'content': 'a', 'role': 'assistant'}]",
+        ' [ {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]',
+    ],
+)
+def test_a_list_of_messages_that_was_written_out_is_no_text(text: str) -> None:
+    with pytest.raises(ValueError, match=r"q: .* written out as text"):
+        refuse_written_out(text, "q")
+
+
+@pytest.mark.parametrize("text", ['[{"from": "A", "to": "B"}]', '{"role": "user"}', 'x [{"role": "user"}]', "[1]", ""])
+def test_other_text_in_brackets_is_text(text: str) -> None:
+    refuse_written_out(text, "q")
+
+
+def test_a_value_that_cannot_be_shown_is_called_by_its_type() -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise KeyError("x")
+
+    assert short(Silent()) == "<Silent>"
+    assert len(short(10**400)) == 60

@@ -354,3 +354,24 @@ def test_longest_input_of_others() -> None:
     assert longest_input(MambaConfig()) is None
     assert longest_input(BloomConfig()) is None
     assert longest_input(FalconConfig(alibi=True)) is None
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("load_it", LOADERS.values(), ids=LOADERS)
+def test_weights_that_mean_nothing_without_their_scale_are_refused(
+    broken: Path, load_it: Callable[[str], object], kind: torch.dtype
+) -> None:
+    """Also where config.json does not say that they are quantized: read as numbers, most of them would be 0."""
+    file = broken / "model.safetensors"
+    weights = load_file(file)
+    name = next(it for it in weights if "q_proj" in it)
+    save_file({**weights, name: weights[name].to(kind)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"1 weights in model.safetensors are stored as \w+ \({name}\)"):
+        load_it(str(broken))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "null", '"a"', ""])
+def test_a_generation_config_of_another_form_is_named(broken: Path, text: str) -> None:
+    (broken / "generation_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"its generation_config\.json could not be read"):
+        load_tokenizer(str(broken))

@@ -18,6 +18,18 @@ def fraction(number: int | str | None) -> Fraction | None:
     ("text", "number"),
     [
         ("42", 42),
+        ("\\sqrt 9", None),
+        ("√ 9", None),
+        ("log 100", None),
+        ("5 squared", None),
+        ("2 thirds", None),
+        ("4 dozen", 48),
+        ("5 hundred thousand", 500000),
+        ("5 bn", None),
+        ("5b", None),
+        ("0.333...", None),
+        ("0.3…", None),
+        ("5...", 5),
         ("1/2", "1/2"),
         (".5", "1/2"),
         ("-.5", "-1/2"),
@@ -265,3 +277,15 @@ def test_numbers_are_handed_on_as_they_were_written_where_that_is_plain() -> Non
     assert extract_answer("it is 3-4", "last_number") == (None, False)
     written = [write_number(Fraction(n)) for n in ("1/3", "-1/2", "5", "1/1024", "7/5")]
     assert written == ["1/3", "-0.5", "5", "0.0009765625", "1.4"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("3 times 4", "3 plus 4", "3 over 4", "3 divided by 4", "3 multiplied by 4", "3 out of 4", "5 mod 3", "5 % 3"),
+        *("5 choose 2", "2 hundred and 5", "2 thousand 5", "1 million and 5"),
+    ],
+)
+def test_the_end_of_an_expression_in_words_is_no_number(text: str) -> None:
+    assert last_number(text) is None
+    assert last_number(f"The answer is {text}.") is None

@@ -171,3 +171,25 @@ def test_a_folder_is_not_taken_for_a_data_set(tmp_path: Path, monkeypatch: pytes
     for path in ("openai/gsm8k", "openai/gsm8k:main"):
         with pytest.raises(UserError, match=r"is not a \.jsonl"):
             load_rows(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    """The last one would be taken, and the other dropped in silence."""
+    file = tmp_path / name
+    file.write_text('{"q": "x", "m": {"a": 1, "b": 2, "a": 3}}')
+    with pytest.raises(UserError, match="the key 'a' is there twice in one object"):
+        load_rows(str(file))
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], ["q", "q"]), file)
+    with pytest.raises(UserError, match="two columns of one name"):
+        load_rows(str(file))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"a.jsonl' is a folder"):
+        load_rows(str(tmp_path / "a.jsonl"))
