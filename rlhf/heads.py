@@ -28,7 +28,7 @@ from rlhf.chat import encode_conversation, end_tokens
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.loading import find_model, load_tokenizer, load_weights, read_config
-from rlhf.models import load_policy
+from rlhf.models import add_lora, load_policy
 from rlhf.recomputing import checkpoint_activations
 from rlhf.scoring import hidden_states
 
@@ -83,12 +83,7 @@ def load_with_head(
     if gradient_checkpointing:
         checkpoint_activations(model)
     if lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        get_peft_model(
-            model,
-            LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", exclude_modules=list(HEADS)),
-        )
+        add_lora(model, lora_rank, spared=HEADS)
         head_of(model).requires_grad_(True)
     refuse_other_readings(model, source.label)
     return model, tokenizer

@@ -83,6 +83,8 @@ def find_model(name: str, *, key: str = "model_name") -> Source:
             f"{key}: the folder '{name}' holds no model: neither config.json nor final/config.json is there",
             hint="Give a Hugging Face model folder or the directory of a finished run.",
         )
+    if folder.is_file():
+        raise UserError(f"{label} is a file, wanted a folder with a model or a run", hint="Give the folder it is in.")
     if name.startswith((".", "/", "runs/")):
         raise UserError(f"{key}: there is no folder '{name}'")
     source = Source(name, label=label)

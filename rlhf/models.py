@@ -4,6 +4,7 @@ Precision: master weights and optimizer state are fp32; compute is bf16 autocast
 losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam step of 1e-6.)
 """
 
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "EMBEDDED_JUDGE",
     "SMOLLM2",
     "Source",
+    "add_lora",
     "checkpoint_activations",
     "choose_attention",
     "choose_precision",
@@ -69,10 +71,29 @@ def load_policy(
 
 def with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     """Adapters on every linear layer of the backbone; everything else frozen. Hu et al., 2021, arXiv 2106.09685."""
+    add_lora(model, rank)
+    return model  # adapted in place; the wrapper that PEFT returns would only hide the backbone
+
+
+def add_lora(model: PreTrainedModel, rank: int, *, spared: Sequence[str] = ()) -> None:
+    """See `with_lora`; `spared` are names of modules that get no adapter.
+
+    Raises:
+        UserError: PEFT cannot adapt this architecture, such as a state-space model.
+    """
     from peft import LoraConfig, get_peft_model
 
-    get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-    return model  # adapted in place; the wrapper that PEFT returns would only hide the backbone
+    adapters = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=list(spared) or None
+    )
+    try:
+        get_peft_model(model, adapters)
+    except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"lora_rank: {type(model).__name__} takes no adapters on its linear layers: {reason}",
+            hint="Train all weights (lora_rank 0), or choose another model.",
+        ) from error
 
 
 def merge_lora(model: PreTrainedModel) -> None:

@@ -32,6 +32,14 @@ class _Lossy(io.FileIO):
         return memoryview(data).nbytes
 
 
+class _StaysOpen(io.TextIOWrapper):
+    """Text to where the command writes: whoever closes it, the next line still has a place to go."""
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            self.flush()
+
+
 def lossy(stream: TextIO) -> TextIO:
     """The same stream for text that always gets through. A stream without a file, as tests have, stays as it is."""
     with suppress(OSError, ValueError):
@@ -40,7 +48,7 @@ def lossy(stream: TextIO) -> TextIO:
         raw = _Lossy(stream.fileno(), "wb", closefd=False)
     except (OSError, ValueError, AttributeError):
         return stream
-    return io.TextIOWrapper(
+    return _StaysOpen(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors="backslashreplace",  # → is written as \u2192, and half an emoji as \ud83d

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+LONGEST = 255  # bytes in the name of a file or folder, on the usual file systems
+
 
 def home(name: str) -> str:
     """`~/runs` and `~somebody/runs` as the shell reads them; any other name as it is.
@@ -20,4 +22,17 @@ def user_path(name: str) -> Path:
     return Path(home(name))
 
 
-PathName = Annotated[str, AfterValidator(home)]  # the type of a config key that names a file, folder, model or data set
+def _file_name(name: str) -> str:
+    """`home`, of a name that a file can have.
+
+    Raises:
+        ValueError: no file can have it.
+    """
+    if "\0" in name or any(len(part.encode(errors="replace")) > LONGEST for part in name.split("/")):
+        raise ValueError(f"wanted a name of at most {LONGEST} bytes between slashes and without the character 0")
+    return home(name)
+
+
+PathName = Annotated[
+    str, AfterValidator(_file_name)
+]  # the type of a config key that names a file, folder, model or data set

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
+from rlhf.columns import short
 from rlhf.data import MAX_UNUSABLE, Row, in_epochs, load_rows, usable
 from rlhf.errors import UserError, nearest
 from rlhf.numbers import last_number, read_number
@@ -30,6 +31,9 @@ class WordProblems:
         for key in parameters:
             if key not in PARAMETERS:
                 raise UserError(f"task_config: {NAME} has no '{key}': {nearest(key, PARAMETERS)}")
+        for key, value in parameters.items():
+            if not isinstance(value, str) and not (value is None and key in ("path", "held_out_path")):
+                raise UserError(f"task_config: {key}: wanted text, found {short(value)}")
         if not parameters.get("path"):
             raise UserError(
                 f"task_config: {NAME} needs a path",

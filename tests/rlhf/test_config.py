@@ -588,3 +588,10 @@ def test_aliases_are_followed_where_they_are_few(tmp_path: Path) -> None:
     assert named("--config", str(file)).model == ["a", "b"]
     file.write_text("output_dir: &name runs/a\nmodel: [*name, *name]\n")
     assert named("--config", str(file)).model == ["runs/a", "runs/a"]
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "runs/" + "ä" * 128, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="output_dir"):
+        named("--output_dir", name)
+    assert named("--output_dir", "x" * 255).output_dir == "x" * 255

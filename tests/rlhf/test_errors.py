@@ -42,7 +42,12 @@ def test_debug_shows_the_traceback(capsys, error, code):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission denied")],
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.ENAMETOOLONG, "too long"),
+        (errno.EACCES, "permission denied"),
+    ],
 )
 def test_disk_trouble_names_the_path(capsys, number, words):
     assert run_main(_raiser(OSError(number, "raw text", "/data/run/model.bin")), debug=False) == 1

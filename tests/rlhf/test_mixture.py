@@ -45,9 +45,17 @@ def test_word_problems_with_a_held_out_file(file: Path, tmp_path: Path) -> None:
     assert "What is 0 times 1000?" not in {p.question for p in task.train_problems(seed=0, first=0, count=100)}
 
 
+ODD = [("path", 5), ("path", ["a"]), ("question", ["a"]), ("split", 7), ("held_out_path", 3), ("answer", None)]
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
-    [({}, "needs a path"), ({"pth": "x"}, "did you mean 'path'"), ({"path": "none.jsonl"}, "no file")],
+    [
+        ({}, "needs a path"),
+        ({"pth": "x"}, "did you mean 'path'"),
+        ({"path": "none.jsonl"}, "no file"),
+        *(({"path": "x.jsonl", key: value}, f"{key}: wanted text") for key, value in ODD),
+    ],
 )
 def test_bad_word_problems(parameters: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -270,3 +270,15 @@ def test_probing_leaves_no_trace() -> None:
     assert model.training
     assert model.config._attn_implementation == attention
     assert torch.is_grad_enabled()
+
+
+def test_a_model_that_takes_no_adapters_says_so() -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1))
+    with pytest.raises(UserError, match="lora_rank: MambaForCausalLM takes no adapters"):
+        with_lora(model, 2)
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is a file, wanted a folder"):
+        find_model(str(tmp_path / "config.json"))

@@ -92,3 +92,16 @@ def test_a_whole_process_survives_head(tmp_path: Path) -> None:
     run.stderr.close()
     closed = subprocess.run([sys.executable, "-c", script], preexec_fn=lambda: os.close(1), check=False)
     assert closed.returncode == 0
+
+
+def test_a_stream_that_another_closes_still_takes_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        monkeypatch.setattr(sys, "stdout", stream_to(file.fileno()))
+
+        def main() -> None:
+            print("before")
+            sys.stdout.close()
+            print("after")
+
+        assert run_main(main, debug=False) == 0
+    assert (tmp_path / "out").read_text() == "before\nafter\n"
