@@ -15,7 +15,7 @@ _DISK_TROUBLE = {
     errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere with --output_dir"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere with --output_dir"),
     errno.EROFS: ("the file system is read-only", "write elsewhere with --output_dir"),
-    errno.ENAMETOOLONG: ("the name of a file is too long", "choose a shorter one"),
+    errno.ENAMETOOLONG: ("the name of a file is too long", "choose a shorter one (of the run: --output_dir)"),
     errno.EACCES: ("permission denied", "check who owns it, or write elsewhere with --output_dir"),
     errno.EPERM: ("operation not permitted", "check who owns it, or write elsewhere with --output_dir"),
 }
