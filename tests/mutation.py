@@ -4,15 +4,14 @@
 
 The changes are those of mutmut (its operators, its syntax trees). They are run here, since each of its own runs would
 import PyTorch and Transformers anew or copy functions of 200 lines 500 times: one process imports everything once and
-forks for each mutant, and only the mutated module and what imports it are imported again. mutmut also leaves out
-decorated functions, as everything under `torch.no_grad` is; here they are mutated.
+forks for each mutant, and only the project's own modules are imported in the fork. mutmut also leaves out decorated
+functions, as everything under `torch.no_grad` is; here they are mutated.
 
 `tests/mutation.toml` says which test files judge a module, and lists the mutants that change nothing observable, each
 with its reason. A mutant is named by the lines that it changes, so that the list outlives edits elsewhere.
 """
 
 import argparse
-import ast
 import difflib
 import gc
 import importlib.util
@@ -24,7 +23,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.machinery import SourceFileLoader
@@ -145,47 +144,26 @@ def _changed(before: str, after: str) -> tuple[str, str]:
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Import, in this process, what the forks shall not import again."""
+    """Import what the project's modules import, which every fork then has; they themselves are forgotten again.
+
+    (Beartype knows a type by its name: a fork with the classes of a module from before it was mutated, and after, would
+    take one for the other.)
+    """
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import conftest  # noqa: F401 its import hook checks shapes
     import pytest  # noqa: F401
+    import tiny_models  # noqa: F401
 
-    for name in map(_dotted, modules):
-        importlib.import_module(name)
+    for module in modules:
+        importlib.import_module(module.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+        del sys.modules[name]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     gc.collect()
     gc.freeze()  # so that no fork goes through all objects of PyTorch's to look for garbage
 
 
-def _dotted(module: str) -> str:
-    return module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def importers() -> dict[str, set[str]]:
-    """Of each module of the project, itself and those that import it, directly or not."""
-    files = {_dotted(str(path.relative_to(ROOT))): path for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
-    imports = {name: set(_imports(ast.parse(path.read_text()))) & files.keys() for name, path in files.items()}
-    found = {}
-    for name in files:
-        reached, new = {name}, {name}
-        while new:
-            new = {other for other, its in imports.items() if its & new} - reached
-            reached |= new
-        found[name] = reached
-    return found
-
-
-def _imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-def fork(mutant: Mutant | None, tests: Sequence[str], again: set[str], limit: float) -> int:
+def fork(mutant: Mutant | None, tests: Sequence[str], limit: float) -> int:
     """Run pytest in a child, with the mutated source in the place of the file's. Returns the child's pid."""
     pid = os.fork()
     if pid:
@@ -199,15 +177,11 @@ def fork(mutant: Mutant | None, tests: Sequence[str], again: set[str], limit: fl
     try:
         if mutant is not None:
             _overlay(ROOT / mutant.module, mutant.source)
-        for name in again:
-            sys.modules.pop(name, None)
         import pytest
 
-        code = int(
-            pytest.main(
-                ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=no", *tests]
-            )
-        )
+        # one process, whatever pyproject.toml asks for: the mutant is in this one alone
+        plain = ["-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+        code = int(pytest.main(["-x", "-q", "--tb=no", *plain, *tests]))
     finally:
         os._exit(code)
 
@@ -242,8 +216,8 @@ def wait(pid: int, limit: float) -> tuple[int, float]:
         time.sleep(0.01)
 
 
-def run(mutant: Mutant, tests: Sequence[str], again: set[str], limit: float) -> Mutant:
-    code, seconds = wait(fork(mutant, tests, again, limit), 4 * limit)
+def run(mutant: Mutant, tests: Sequence[str], limit: float) -> Mutant:
+    code, seconds = wait(fork(mutant, tests, limit), 4 * limit)
     timeout = code in (-signal.SIGXCPU, -signal.SIGKILL)
     status = "survived" if code == 0 else "timeout" if timeout else "killed"
     return replace(mutant, status=status, seconds=round(seconds, 1))
@@ -267,7 +241,7 @@ def main() -> int:
     before = _logged(asked.log) if asked.survivors else {}
     if not asked.list:
         warm_up(modules)
-    reached, results = importers(), []
+    results: list[Mutant] = []
     asked.log.parent.mkdir(parents=True, exist_ok=True)
     for module in modules:
         left_out = set(config.get("left_out", {}).get(module, ()))
@@ -276,8 +250,8 @@ def main() -> int:
             for it in chosen:
                 print(f"{module} {it.number}\n  - {it.before}\n  + {it.after}")
             continue
-        tests, again = config["judged_by"][module], reached[_dotted(module)]
-        code, seconds = wait(fork(None, tests, again, 600), 600)
+        tests = config["judged_by"][module]
+        code, seconds = wait(fork(None, tests, 600), 600)
         if code:
             print(f"{module}: its tests fail without a mutation ({' '.join(tests)}: exit code {code})")
             return 2
@@ -288,7 +262,7 @@ def main() -> int:
             elif known and known != "survived":
                 it = replace(it, status=known)
             else:
-                it = run(it, tests, again, 3 * seconds + 10)
+                it = run(it, tests, 3 * seconds + 10)
             results.append(it)
             with asked.log.open("a") as log:
                 log.write(json.dumps({k: v for k, v in asdict(it).items() if k != "source"}) + "\n")
