@@ -12,6 +12,7 @@ with its reason. A mutant is named by the lines that it changes, so that the lis
 """
 
 import argparse
+import atexit
 import difflib
 import gc
 import importlib.util
@@ -158,9 +159,9 @@ def warm_up(modules: Sequence[str]) -> None:
         importlib.import_module(module.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     gc.collect()
     gc.freeze()  # so that no fork goes through all objects of PyTorch's to look for garbage
+    atexit.register(gc.unfreeze)
 
 
 def fork(mutant: Mutant | None, tests: Sequence[str], limit: float) -> int:
@@ -180,8 +181,8 @@ def fork(mutant: Mutant | None, tests: Sequence[str], limit: float) -> int:
         import pytest
 
         # one process, whatever pyproject.toml asks for: the mutant is in this one alone
-        plain = ["-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
-        code = int(pytest.main(["-x", "-q", "--tb=no", *plain, *tests]))
+        without = [word for name in ("cacheprovider", "unraisableexception", "anyio") for word in ("-p", f"no:{name}")]
+        code = int(pytest.main(["-x", "-q", "--tb=no", "-n", "0", *without, *tests]))
     finally:
         os._exit(code)
 
