@@ -59,13 +59,12 @@ def write_pairs(options: argparse.Namespace) -> int:
     from rlhf.answers import to_columns
     from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.mixture import open_task
-    from rlhf.row_files import write_jsonl
+    from rlhf.row_files import refuse_output, write_jsonl
 
     output: Path = options.output
     if output.suffix != ".jsonl":
         raise UserError(f"--output: '{output}' is not a .jsonl file")
-    if output.exists():
-        raise UserError(f"--output: '{output}' exists already", hint="Remove it, or write elsewhere.")
+    refuse_output(output)
     task = open_task(options.task, options.task_config, answer_in=options.answer_in)
     candidates = sample_candidates(
         options.model_name,
@@ -93,7 +92,6 @@ def write_pairs(options: argparse.Namespace) -> int:
     ]
     if not rows:
         raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, rows)
     right = sum(verdict.exact for one in candidates for verdict in one.verdicts) / (
         len(candidates) * options.candidates

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf.errors import UserError, run_main
+from rlhf.errors import run_main
 from rlhf.options import Parser, mapping, number, seed, whole
 from rlhf.paths import user_path
 
@@ -52,14 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=seed, default=0)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
-    if not o.output.parent.is_dir():
-        raise UserError(f"--output: there is no folder '{o.output.parent}'")
-
     from reward_models.questions import load_questions
     from rlhf.candidates import sample_candidates
-    from rlhf.row_files import write_jsonl
+    from rlhf.row_files import refuse_output, write_jsonl
     from rlhf.tasks import Task
 
+    refuse_output(o.output, reads=o.questions or "")
     if o.questions:
         problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
     else:

@@ -12,12 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf.paths import refuse_strangers
+
 type Spec = dict[str, Any]
 type Rows = Sequence[Mapping[str, Any]]
 
 
+LARGEST = int(1.7e308)  # of what floats hold
+
+
 def finite(value: Any) -> Any:
     """The same with null for numbers that JSON cannot write: sums of numbers near the largest that there is."""
+    if isinstance(value, int) and abs(value) > 2**53:  # what a browser reads, it reads as a float
+        value = float(value) if abs(value) < LARGEST else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -252,7 +259,7 @@ def write_png(spec: Spec, output: Path) -> Path:
     picture = spec | {"background": "white", "padding": 22}
     config = theme("light", size=14, font="Liberation Sans, Arial, sans-serif")
     config.pop("background")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(output, b"\x89PNG\r\n\x1a\n", "picture (PNG)")
     output.write_bytes(vl_convert.vegalite_to_png(finite(picture), config=config, scale=2))
     return output
 

@@ -119,6 +119,8 @@ def newest(run: Path) -> Checkpoint | None:
     Raises:
         UserError: if there are checkpoints and every one is damaged.
     """
+    if (run / "checkpoints").exists() and not (run / "checkpoints").is_dir():
+        raise UserError(f"'{run / 'checkpoints'}' is no folder, so no checkpoints can be read or written")
     found = _all(run)
     reason = ""
     for folder in reversed(found):
@@ -145,6 +147,8 @@ def read(folder: Path) -> Checkpoint:
         told = json.loads((folder / MANIFEST).read_text())
         seal = told.pop("sha256", None)
         files, step, state = dict(told["files"]), told["step"], dict(told["state"])
+        lines, carried = told.get("lines"), tuple(told.get("carried", ()))
+        lines = None if lines is None else {stream: int(count) for stream, count in dict(lines).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{MANIFEST} is missing or not whole") from error
     if (seal is not None and seal != _seal(told)) or not files or f"step_{step}" != folder.name:
@@ -155,8 +159,8 @@ def read(folder: Path) -> Checkpoint:
         folder,
         step,
         state,
-        told.get("lines"),
-        tuple(told.get("carried", ())),
+        lines,
+        carried,
         told.get("evaluated", True),
         told.get("origin", False),
     )

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from rlhf.errors import UserError, nearest
 from rlhf.paths import PathName, home, user_path
-from rlhf.resuming import MADE_BY_CHECKPOINT, MAY_CHANGE, differences, find_run, refuse_other_settings
+from rlhf.resuming import MADE_BY_CHECKPOINT, MAY_CHANGE, differences, find_run, refuse_edited, refuse_other_settings
 
 PROFILES = ("laptop", "gpu")
 GPU_PROFILE_GB = 12  # decimal, as on the box: a "12 GB" card reports a little less than 12 GiB
@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "WANDB_MODE": "wandb_mode",
 }
 LARGEST_SEED = 2**32 - 1  # that numpy takes
+LARGEST_WHOLE = 2**53  # beyond it floats, in which schedules and speeds are computed, skip numbers
+LARGEST_FILE = 10**6  # bytes of a config file: /dev/zero never ends
 DEEPEST = 32  # levels of a YAML value
 MOST_VALUES = 10_000  # of a YAML text, with aliases written out
 SWITCHES = {
@@ -54,16 +56,22 @@ SWITCHES = {
 
 
 class Section(BaseModel):
-    """A group of settings to nest in a Config. Strict: unknown keys, nan, inf and booleans for numbers are errors."""
+    """A group of settings to nest in a Config. Strict: unknown keys, nan, inf, booleans for numbers, whole
+    numbers that floats do not hold and text that UTF-8 does not hold are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _bool_is_no_number(cls, given: object, validate: ValidatorFunctionWrapHandler) -> object:
+    def _what_can_be_kept(cls, given: object, validate: ValidatorFunctionWrapHandler) -> object:
         value = validate(given)
         if _bool_became_number(given, value):
             raise PydanticCustomError("bool_for_number", "a number, not true or false")
+        for inner in _plain_values(value):
+            if isinstance(inner, int) and abs(inner) > LARGEST_WHOLE:
+                raise PydanticCustomError("too_large", "a whole number of at most 2**53")
+            if isinstance(inner, str) and _NO_TEXT.search(inner):
+                raise PydanticCustomError("no_text", "text without a null character or half a character")
         return value
 
 
@@ -229,7 +237,8 @@ def _continued[ConfigT: Config](
     if switches["resume"] and (other := next((it for it in ("fork", "overwrite") if switches[it]), None)):
         raise UserError(f"--resume and --{other}: one of them", "--resume goes on in the same directory and keeps it.")
     path = Path(asked.place(*_place_of_known(asked)))
-    recorded = str(find_run(path, option=option, trainer=asked.trainer).get("profile") or "")
+    told = find_run(path, option=option, trainer=asked.trainer)
+    recorded = str(told.get("profile") or "")
     file = path / "config.yaml"
     tree, lines = _load(_read_bytes(file), str(file))
     own = _flatten(tree, keys, lambda key: f"{file}:{lines[key]}")
@@ -237,6 +246,8 @@ def _continued[ConfigT: Config](
     settings = _flatten(_defaults(asked.config_class), keys)
     _overlay(settings, own)
     run = _validate(asked.config_class, settings, keys)
+    if option == "resume":
+        refuse_edited(file, told.get("settings"), run.model_dump(mode="json"))
     if option == "fork":
         settings = _flatten(_defaults(asked.config_class), keys)
         _overlay(settings, asked.holding(own)[0])
@@ -258,7 +269,7 @@ def _continued[ConfigT: Config](
             refused.append(f"{key} is {_text(old)} in the run, {_text(new)} is asked for ({origin})")
     refuse_other_settings(option, path, refused)
     if option == "fork":
-        config = config.model_copy(update={"output_dir": home(switches["fork"])})
+        config = config.model_copy(update={"output_dir": str(switches["fork"])})
         return asked.command(config, settings, recorded, "that of the run", source=path)
     config = run.model_copy(update={**{key: new for key, (_, new) in changed.items()}, "output_dir": str(path)})
     return asked.command(config, settings, recorded, "that of the run")
@@ -425,13 +436,24 @@ def _in_block(file: Path, lines: dict[str, int], profile: str) -> Callable[[str]
 
 
 def _read_bytes(file: Path) -> bytes:
-    if file.is_dir():
-        raise UserError(f"{file} is a folder, not a config file", nearest("", _yaml_names(file)) or None)
-    if file.exists():
-        return file.read_bytes()
+    try:
+        if file.is_dir():
+            raise UserError(f"{file} is a folder, not a config file", nearest("", _yaml_names(file)) or None)
+        if file.exists():
+            with file.open("rb") as opened:
+                content = opened.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise UserError(f"{file} is larger than {LARGEST_FILE // 10**6} MB: no config file")
+            return content
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UserError(f"the config file {_shortened(str(file))} cannot be read: {_reason(error)}") from error
     if not file.parent.is_dir():
         raise UserError(f"there is no config file {file}: the folder {file.parent} does not exist")
     raise UserError(f"there is no config file {file}", nearest(file.name, _yaml_names(file.parent)) or None)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _yaml_names(folder: Path) -> list[str]:
@@ -476,6 +498,8 @@ def _compose(text: str | bytes) -> tuple[Any, Any]:
         return node, loader.construct_document(node) if node else None
     except RecursionError as error:
         raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep") from error
+    except (LookupError, TypeError, AttributeError) as error:  # a tag that lies, such as `!!bool maybe` or `!!int ''`
+        raise yaml.YAMLError("a tag (!!...) that does not fit its value") from error
 
 
 def _refuse_huge(node: yaml.Node | None) -> None:
@@ -590,6 +614,7 @@ def _add_switches(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fork",
+        type=user_path,
         metavar="NEW_DIR",
         help="start another run in NEW_DIR from the newest checkpoint of the run in output_dir: its weights, optimizer "
         "and step, and its settings where no others are given",
@@ -635,7 +660,7 @@ def _attach_negatives(argv: list[str]) -> list[str]:
     joined: list[str] = []
     for word in argv:
         option = joined and joined[-1].startswith("--") and "=" not in joined[-1]
-        if option and word.startswith("-") and _FLOAT.match(word):
+        if option and word.startswith("-") and (_FLOAT.match(word) or word.lower() in ("-inf", "-.inf", "-nan")):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -713,7 +738,7 @@ def _invalid(error: Any, settings: _Layer, keys: dict[str, _Key]) -> str:
         return f"{name} is not set; accepted: {_accepts(keys[name].field)}"
     path, found = ".".join(map(str, error["loc"])), error["input"]
     whole = path == name or (name in settings and found is settings[name].value)  # a union's path ends in its member
-    if whole and error["type"] != "bool_for_number":
+    if whole and error["type"] not in {"bool_for_number", "too_large", "no_text"}:
         return f"{place}{name} is {_text(found)}; accepted: {_accepts(keys[name].field)}"
     return f"{place}{path} is {_text(found)}; accepted: {error['msg'].removeprefix('Input should be ')}"
 
@@ -765,6 +790,22 @@ def _kind(member: Any) -> str:
     if isinstance(member, type) and issubclass(member, Section):
         return f"a mapping with {', '.join(member.model_fields)}"
     return _KINDS.get(get_origin(member) or member) or str(member)
+
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+
+
+def _plain_values(value: object) -> Iterator[object]:
+    """The keys and values of a setting, at any depth, without those of groups, which are checked by themselves."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from _plain_values(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _plain_values(inner)
+    else:
+        yield value
 
 
 def _bool_became_number(given: object, value: object) -> bool:

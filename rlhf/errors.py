@@ -78,6 +78,8 @@ def _explain(error: Exception) -> tuple[str, str | None]:
         return f"{trouble}: {error.filename or 'while writing a file'}", hint
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):
         return "another process of this run has ended, so this one ends too", "What ended it is in its own message."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{str(error.filename)[:200]}: {error.strerror}", "--debug shows the traceback"
     first_line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first_line}".rstrip(": "), "run again with --debug for the traceback"
 

@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM ask for an end: at once where nothing would be lost by it, otherwise after the step in hand."""
+"""SIGINT, SIGTERM and SIGHUP (the terminal is gone) ask for an end: at once where nothing would be lost by it,
+otherwise after the step in hand."""
 
 import os
 import signal
@@ -29,7 +30,10 @@ class Interrupted:
     def __init__(self):
         self.signal: int | None = None
         self.at_once, self._at = True, 0.0
-        self._before = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: it is to go on without its terminal
+            ends.append(signal.SIGHUP)
+        self._before = {n: signal.signal(n, self._receive) for n in ends}
 
     def stop_listening(self) -> None:
         for number, handler in self._before.items():

@@ -1,9 +1,11 @@
 """One run directory, one writer: a file that names the process which writes there."""
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ import psutil
 from rlhf.errors import UserError
 from rlhf.run_directory import LOCK as NAME
 
+LONGEST = 10_000  # characters of a lock that are read
 SAME_START_S = 5  # two readings of a process's start differ by less, even when the clock is set meanwhile
 
 
@@ -35,22 +38,43 @@ def take(folder: Path) -> Lock:
     The file is looked at and written under flock, so that of two processes that find a dead owner one gets it.
 
     Raises:
-        UserError: another process that is alive, or that cannot be seen from this host, writes there.
+        UserError: another process that is alive, or that cannot be seen from this host, writes there; or its place
+            is taken by a link, a folder or a pipe.
     """
     file, owner = folder / NAME, _this_process()
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "r+") as opened:
+        with os.fdopen(_open(file), "r+", errors="replace") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             if not _is_still(file, opened.fileno()):
                 continue  # its owner has just removed it
-            before = _parse(opened.read())
+            before = _parse(opened.read(LONGEST))
             if before is not None:
                 _refuse_living(before, folder)
             opened.seek(0)
             opened.truncate()
             opened.write(json.dumps(owner))
         return Lock(folder, owner, before)
+
+
+def _open(file: Path) -> int:
+    """The lock as a file descriptor: a file of its own, not what a link leads to, nor a pipe."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise _not_ours(file) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_ours(file)
+    return descriptor
+
+
+def _not_ours(file: Path) -> UserError:
+    return UserError(
+        f"'{file}' is not what a run writes, so it cannot be seen whether another process writes there",
+        hint="If none does, remove it.",
+    )
 
 
 def describe(owner: dict[str, Any]) -> str:
@@ -104,10 +128,11 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """The owner; None where a process was killed before it had written who it is."""
+    """The owner; None where that is not what the text says: nothing, if a process was killed before it wrote it."""
     try:
         owner = json.loads(text)
-        valid = isinstance(owner["pid"], int) and isinstance(owner["started"], float) and isinstance(owner["host"], str)
+        numbers = type(owner["pid"]) is int and owner["pid"] > 0 and isinstance(owner["started"], float)
+        valid = numbers and isinstance(owner["host"], str)
     except (ValueError, TypeError, KeyError):
         return None
     return owner if valid else None

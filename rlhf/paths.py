@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-LONGEST = 255  # bytes in the name of a file or folder, on the usual file systems
+from rlhf.errors import UserError
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux and macOS
 
 
 def home(name: str) -> str:
@@ -17,22 +19,54 @@ def home(name: str) -> str:
     return os.path.expanduser(name) if name.startswith("~") else name
 
 
-def user_path(name: str) -> Path:
-    """The type of a path on a command line: `parser.add_argument("--output", type=user_path)`."""
-    return Path(home(name))
-
-
-def _file_name(name: str) -> str:
-    """`home`, of a name that a file can have.
+def path_name(name: str) -> str:
+    """A name that a user gave to a file, folder, model or data set, with `~` read as `home` does.
 
     Raises:
-        ValueError: no file can have it.
+        ValueError: it is empty (which the system takes for the current folder), too long, or of the home of nobody.
     """
-    if "\0" in name or any(len(part.encode(errors="replace")) > LONGEST for part in name.split("/")):
-        raise ValueError(f"wanted a name of at most {LONGEST} bytes between slashes and without the character 0")
-    return home(name)
+    if not name.strip():
+        raise ValueError("the name is empty")
+    if "\0" in name:
+        raise ValueError("a name holds no null character")
+    found = home(name)
+    if found.startswith("~"):
+        raise ValueError(f"there is no user {found.partition('/')[0]!r}; ./{found} is the file of that name")
+    encoded = os.fsencode(found)
+    if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        raise ValueError(f"the name {found[:40]}... is too long for a file")
+    return found
 
 
-PathName = Annotated[
-    str, AfterValidator(_file_name)
-]  # the type of a config key that names a file, folder, model or data set
+def user_path(name: str) -> Path:
+    """The type of a path on a command line: `parser.add_argument("--output", type=user_path)`."""
+    try:
+        return Path(path_name(name))
+    except ValueError as error:
+        raise UserError(f"command line: {name[:60]!r} is no path: {error}") from error
+
+
+def refuse_strangers(output: Path, beginning: bytes, what: str) -> None:
+    """See that a file which is to be replaced is of the kind that replaces it, which `beginning` tells.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if output.is_dir():
+        raise UserError(f"'{output}' is a folder, wanted the name of a file")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{output}' cannot be written: {error.strerror}: '{error.filename}'") from error
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"'{output}' cannot be written: nothing can be written into '{output.parent}'")
+    if not (output.exists() or output.is_symlink()):
+        return
+    if output.is_file():
+        with output.open("rb") as there:
+            if there.read(len(beginning)) in (beginning, b""):
+                return
+    raise UserError(f"'{output}' is there already, and no {what}", hint="Remove it, or write elsewhere.")
+
+
+PathName = Annotated[str, AfterValidator(path_name)]  # a config key that names a file, folder, model or data set

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
-import yaml
 
+from rlhf.config import read_yaml
 from rlhf.errors import UserError, nearest
 from rlhf.statistics import Estimate, t_interval
 
@@ -140,7 +140,7 @@ def read_run(path: Path) -> Run:
     if not any((path / name).exists() for name in FILES):
         raise UserError(f"{path} is not a run directory: it has none of {', '.join(FILES)}", hint=_runs_inside(path))
     notes: list[str] = []
-    config = _read_mapping(path / "config.yaml", yaml.safe_load, notes)
+    config = _read_mapping(path / "config.yaml", read_yaml, notes)
     provenance = _read_mapping(path / "provenance.json", json.loads, notes)
     by_step: dict[int, dict[str, Any]] = {}
     for row in _rows_with_step(path / "metrics.jsonl", notes):
@@ -164,12 +164,19 @@ def _runs_inside(path: Path) -> str:
     return f"it contains runs: {', '.join(found[:5])}" if found else "name the directory that a trainer wrote"
 
 
+def _text_of(path: Path, *, errors: str = "strict") -> str:
+    """What a file holds. A pipe or a device, which may never end, is not read."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
 def _read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(_text_of(path))
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, UserError):
         notes.append(f"{path.name} could not be read.")
     else:
         if isinstance(content, dict):
@@ -188,9 +195,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _jsonl(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _text_of(path, errors="replace").splitlines()
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
+        return
+    except OSError:
+        notes.append(f"{path.name} could not be read.")
         return
     bad = []
     for number, line in enumerate(lines, start=1):

@@ -14,6 +14,7 @@ from string import Template
 from typing import Any
 
 from rlhf import charts
+from rlhf.paths import refuse_strangers
 from rlhf.report_data import Estimate, is_number
 
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
@@ -27,6 +28,10 @@ PALETTE = {
 
 LONGEST_TEXT = 4000  # characters of a prompt or completion that are shown
 LONGEST_VALUE = 200  # characters of what should have been a number
+
+
+TEMPLATE = Path(__file__).with_name("report_page.html")
+BEGINNING = TEMPLATE.read_text("utf-8").partition("<title>")[0]  # by which a page of ours is known
 
 
 class Html(str):
@@ -96,8 +101,12 @@ class Page:
         )
 
     def write(self, output: Path) -> Path:
-        """Written beside and renamed into place, so that a page is never half there."""
-        output.parent.mkdir(parents=True, exist_ok=True)
+        """Written beside and renamed into place, so that a page is never half there.
+
+        Raises:
+            UserError: a file is there that is no page of ours.
+        """
+        refuse_strangers(output, BEGINNING.encode(), "page of this project")
         beside = output.with_name(f".{output.name}.{os.getpid()}")
         try:
             beside.write_text(self.html(), encoding="utf-8", errors="replace")  # half an emoji has no UTF-8

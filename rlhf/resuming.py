@@ -53,6 +53,24 @@ def differences(run: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, t
     return {k: (run.get(k), asked.get(k)) for k in keys if k != "output_dir" and run.get(k) != asked.get(k)}
 
 
+def refuse_edited(file: Path, started_with: object, now: Mapping[str, Any]) -> None:
+    """See that a run's config.yaml says what it was started with, as its provenance.json tells (early ones do not).
+
+    Raises:
+        UserError: somebody has edited it since.
+    """
+    if not isinstance(started_with, Mapping):
+        return
+    known = {key: value for key, value in now.items() if key in started_with and key not in MAY_CHANGE}
+    edited = differences({key: started_with[key] for key in known}, known)
+    if edited:
+        listed = ", ".join(f"{key} is {new!r}, the run was started with {old!r}" for key, (old, new) in edited.items())
+        raise UserError(
+            f"--resume: '{file}' was edited: {listed}",
+            hint="Put it back; --fork NEW_DIR instead of --resume starts another run from the newest checkpoint.",
+        )
+
+
 def refuse_other_settings(option: str, path: Path, lines: list[str]) -> None:
     """`lines`: key, value of the run and value asked for, of what may not change."""
     if not lines:

@@ -196,7 +196,7 @@ def refuse_output(path: Path, *, reads: str = "") -> None:
     """See that a file can be written, before anything is computed for it.
 
     Raises:
-        UserError: there is no such folder, it cannot be written to, or the file is the one that is read (`reads`).
+        UserError: there is no such folder, it cannot be written to, or the file exists: it may be somebody's.
     """
     if not path.parent.is_dir():
         raise UserError(f"--output: there is no folder '{path.parent}'")
@@ -204,5 +204,7 @@ def refuse_output(path: Path, *, reads: str = "") -> None:
         raise UserError(f"--output: '{path}' is a folder, wanted the name of a file")
     if reads and path.exists() and Path(reads).exists() and path.samefile(reads):
         raise UserError(f"--output: '{path}' is the file that is read", hint="Write to another one.")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"--output: '{path}' exists already", hint="Remove it, or write elsewhere.")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--output: nothing can be written into '{path.parent}'")

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.errors import UserError
 
 MADE_BY = "rlhf-lab"  # the mark: provenance["made_by"]
@@ -27,14 +25,18 @@ _CONFIG_KEYS = {"model_name", "max_steps", "seed", "output_dir", "save_every"}
 _TEXTS = "|".join([r"config\.yaml", r"provenance\.json", *(rf"{stream}\.jsonl" for stream in STREAMS)])
 _PAGES = r"(?:report|evaluation)\.html"
 _MODEL = (
-    r"config\.json|generation_config\.json|model[-\w]*\.safetensors|model\.safetensors\.index\.json|tokenizer[\w.]*|"
+    r"config\.json|generation_config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer[\w.]*\.(?:json|model)|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|[\w.]*spiece\.model|"
     r"chat_template\.(?:jinja|json)|additional_chat_templates(?:/[^/]+\.jinja)?"
 )
 _CHECKPOINT = (
-    r"manifest\.json|model[-\w]*\.safetensors|model\.safetensors\.index\.json|optimizer[_\w]*(?:\.bin)?|"
+    r"manifest\.json|model(?:_\d+)?(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|optimizer(?:_\d+)?(?:\.bin)?|"
     r"random_states_\d+\.pkl|custom_checkpoint_\d+\.pkl|(?:scheduler|sampler|scaler|dl_state_dict)[_\w]*\.(?:bin|pt)|"
-    r"pytorch_model[-_\w]*(?:\.bin)?|(?:optimizer|pytorch_model)[_\w]*/(?:[^/]+\.distcp|\.metadata)"
+    r"pytorch_model(?:_\w*\d+)?(?:-\d+-of-\d+)?(?:\.bin)?|(?:optimizer|pytorch_model)[_\w]*/(?:[^/]+\.distcp|\.metadata)"
+)
+_WANDB = (  # of one of its runs
+    r"run-[-\w]+\.wandb(?:\.synced)?|logs(?:/debug[-\w]*\.log)?|tmp(?:/code)?|"
+    r"files(?:/(?:config\.yaml|output\.log|requirements\.txt|conda-environment\.yaml|wandb-[-\w]+\.json|diff[-\w]*\.patch))?"
 )
 _KNOWN = [
     _TEXTS,
@@ -45,7 +47,7 @@ _KNOWN = [
     rf"\.partial_(?:{_TEXTS})|\.{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
     rf"(?:final|\.partial_final)(?:/(?:{_MODEL}))?",
     rf"checkpoints(?:/(?:\.partial_|\.removed_)?step_\d+(?:/(?:{_CHECKPOINT}|{re.escape(BEST)}))?)?",
-    r"wandb(?:/(?:(?:offline-)?run-[^/]+(?:/.*)?|latest-run|debug[-\w]*\.log|settings))?",
+    rf"wandb(?:/(?:(?:offline-)?run-\d+_\d+-[-\w]+(?:/(?:{_WANDB}))?|latest-run|debug[-\w]*\.log|settings))?",
 ]
 _LINKS = re.compile(r"wandb/(?:latest-run|debug[-\w]*\.log)")
 _LEFTOVER = re.compile(rf"{re.escape(LOCK)}|\.partial_(?:{_TEXTS})|provenance\.json")
@@ -62,9 +64,11 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.yaml says, unchecked; {} where it is missing or cannot be read."""
+    from rlhf.config import read_yaml  # which reads runs itself
+
     try:
-        told = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        told = read_yaml((folder / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError, UserError):
         return {}
     return told if isinstance(told, dict) else {}
 
@@ -120,9 +124,19 @@ def remove_contents(folder: Path, *, keep: tuple[str, ...] = (LOCK,)) -> None:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder with its parents; returns those that were not there, the innermost first."""
+    """Make a folder with its parents; returns those that were not there, the innermost first.
+
+    Raises:
+        UserError: that is not possible: a parent is a file, or nothing may be written there.
+    """
     missing = [it for it in (folder, *folder.parents) if not it.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder '{folder}' cannot be made: {error.strerror}: '{error.filename}'",
+            hint="--output_dir DIR writes elsewhere.",
+        ) from error
     return missing
 
 

@@ -136,6 +136,7 @@ class Session:
             processes=self.accelerator.num_processes,
             data_fingerprint=self._fingerprint,
             inputs=inputs(self.config.model_dump(mode="json")),
+            settings=self.config.model_dump(mode="json"),
             metrics=self.metrics,
             headline=self.headline,
         )
@@ -247,6 +248,11 @@ class Session:
         checkpoint = found[0]
         if self.command.source is not None and checkpoint is None:
             raise UserError(f"--fork: the run '{source}' has no checkpoint yet")
+        if self.command.resume and checkpoint is None and (self.path / "final").exists():
+            raise UserError(
+                f"--resume: the run '{self.path}' is finished, and its checkpoints are gone: nothing to continue from",
+                hint="--model_name DIR starts another run from its model; --overwrite makes it anew.",
+            )
         if checkpoint is not None:
             self._refuse_nothing_to_do(checkpoint)
             checkpoints.load(self.accelerator, checkpoint)

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +49,7 @@ class Run:
         self.append("metrics", {"step": step, "wall_s": round(self.wall_s, 3), **metrics})
 
     def records(self, stream: str) -> list[dict[str, Any]]:
-        return read_records(self.path / f"{stream}.jsonl")
+        return _read(self.path / f"{stream}.jsonl", _is_of(stream))[0]
 
     @property
     def wall_s(self) -> float:
@@ -67,15 +67,17 @@ class Run:
         said = []
         for stream in STREAMS:
             path = self.path / f"{stream}.jsonl"
-            records, broken = _read(path)
+            records, broken = _read(path, _is_of(stream))
             first = len(records) if lines is None else lines.get(stream, 0)
+            if len(records) < first:
+                said.append(f"{path}: {first - len(records)} of the {first} records that the checkpoint knows are gone")
             kept = [record for record in records[:first] if record.get("step", 0) <= step]
             if broken:
                 said.append(f"{path}: left out {', '.join(broken)}")
             if path.is_file():
                 write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
-            if stream == "metrics" and kept:
-                self._started = time.monotonic() - kept[-1].get("wall_s", 0.0)
+            if stream == "metrics" and kept and isinstance(wall_s := kept[-1].get("wall_s"), int | float):
+                self._started = time.monotonic() - wall_s
         return said
 
 
@@ -99,10 +101,10 @@ def _json(value: Any) -> Any:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a jsonl file; lines that are none are left out, such as a last one that a kill cut short."""
-    return _read(path)[0]
+    return _read(path, lambda _: True)[0]
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _read(path: Path, accepted: Callable[[dict[str, Any]], bool]) -> tuple[list[dict[str, Any]], list[str]]:
     """The records, and which lines are none; of the last line nothing is said, since a kill may have cut it short."""
     records, broken = [], []
     lines = path.read_bytes().splitlines() if path.is_file() else []
@@ -111,11 +113,17 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             record = json.loads(line.decode())
         except ValueError:
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and accepted(record):
             records.append(record)
         elif line.strip() and number < len(lines):
             broken.append(f"line {number}, which is no record")
     return records, broken
+
+
+def _is_of(stream: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a record has what a resumed run reads of it: a step, and what names it."""
+    names = {"eval": ("data", "metric"), "advice": ("text",)}.get(stream, ())
+    return lambda it: isinstance(it.get("step", 0), int) and all(isinstance(it.get(name), str) for name in names)
 
 
 def command_line() -> str:
@@ -132,6 +140,7 @@ def provenance(
     processes: int,
     data_fingerprint: str,
     inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
     headline: list[str],
 ) -> dict[str, Any]:
@@ -151,6 +160,7 @@ def provenance(
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "data_fingerprint": data_fingerprint,
         "inputs": inputs,
+        "settings": settings,
         "metrics": metrics,
         "headline": headline,
     }

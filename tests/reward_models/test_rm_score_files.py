@@ -57,11 +57,14 @@ def test_what_json_has_no_word_for_is_written_as_text(tmp_path):
 def test_an_output_that_cannot_be_is_refused_before_anything_is_scored(tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("{}\n")
+    other = tmp_path / "thesis.tex"
+    other.write_text("years")
     refuse_output(tmp_path / "new.jsonl", reads=str(data))
     for path, words in (
         (tmp_path / "no" / "x.jsonl", "there is no folder"),
         (tmp_path, "is a folder"),
         (data, "is the file that is read"),
+        (other, "exists already"),
     ):
         with pytest.raises(UserError, match=words):
             refuse_output(path, reads=str(data))

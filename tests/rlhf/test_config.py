@@ -595,3 +595,40 @@ def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="output_dir"):
         named("--output_dir", name)
     assert named("--output_dir", "x" * 255).output_dir == "x" * 255
+
+
+@pytest.mark.parametrize("text", ["seed: !!int ''", "lr: !!float ''", "tensorboard: !!bool maybe", "lr: !!int fast"])
+def test_tags_that_lie_are_not_valid_yaml(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"x\.yaml"):
+        read_command(ToyConfig, ["--config", str(file)], prog="", description="", environ={})
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"max_steps: {10**400}", "at most 2"),
+        (f"data: {{words: [1, {2**53 + 1}]}}", "at most 2"),
+        ('wandb_run_name: "\\ud83d"', "half a character"),
+        ('output_dir: "a\\0b"', "null character"),
+        ('layers: ["\\0"]', "null character"),
+    ],
+)
+def test_what_no_file_and_no_float_holds_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(line)
+    with pytest.raises(UserError, match=words):
+        read_command(ToyConfig, ["--config", str(file)], prog="", description="", environ={})
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/proc/self/mem", "x" * 300, "a\0b", ""])
+def test_a_config_file_that_cannot_be_read_or_never_ends_is_said(name: str) -> None:
+    with pytest.raises(UserError):
+        read_command(ToyConfig, ["--config", name], prog="", description="", environ={})
+
+
+@pytest.mark.parametrize("text", ["-inf", "-.inf", "-nan"])
+def test_minus_infinity_is_a_value_and_no_option(text: str) -> None:
+    with pytest.raises(UserError, match="accepted: a number > 0"):
+        read_command(ToyConfig, ["--lr", text], prog="", description="", environ={})

@@ -68,3 +68,20 @@ def test_a_second_one_ends_the_process_but_not_an_echo_of_the_first(interrupted:
     interrupted._at -= 2
     send()
     assert ended == [128 + signal.SIGTERM]
+
+
+def test_a_terminal_that_is_gone_ends_it_too_unless_it_is_to_be_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        listener = Interrupted()
+        with pytest.raises(Stopped):
+            send(signal.SIGHUP)
+        listener.stop_listening()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+        listener = Interrupted()
+        send(signal.SIGHUP)
+        assert not listener
+        listener.stop_listening()
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -66,3 +66,28 @@ def test_a_lock_that_another_took_is_not_released(tmp_path: Path) -> None:
     owned_by(tmp_path, started=1.0)
     first.release()
     assert (tmp_path / lock.NAME).exists()
+
+
+def test_a_link_a_folder_or_a_pipe_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for make in (
+        lambda file: file.symlink_to(precious),
+        lambda file: file.symlink_to(tmp_path / "gone"),
+        lambda file: file.mkdir(),
+        os.mkfifo,
+    ):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        make(folder / lock.NAME)
+        with pytest.raises(UserError, match="is not what a run writes"):
+            lock.take(folder)
+        folder.rename(tmp_path / f"done-{len(list(tmp_path.iterdir()))}")
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"pid": -1, "host": "x", "started": 1.0}', b'{"pid": true}'])
+def test_a_lock_that_names_nobody_is_nobodys(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / lock.NAME).write_bytes(content)
+    assert lock.take(tmp_path).took_over is None

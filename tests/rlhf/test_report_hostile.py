@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf import report
+from rlhf import charts, report
 from rlhf.report_page import Html, cell, markup, together
 
 ATTACK = '</script><script>xss()</script><xss-tag onload=xss()>"\' onmouseover="xss()" <!-- {0} $body \ud83d'
@@ -184,3 +185,33 @@ def test_markup_escapes_whatever_is_not_markup() -> None:
     assert cell(1.5) == "1.5"
     assert together(["<", Html("<br>"), 2], "&") == "&lt;&<br>&2"
     assert isinstance(together([]), Html)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml"])
+def test_what_is_no_file_is_not_read(make: Any, name: str, no_libraries: None, tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", RUN)
+    (folder / name).unlink()
+    make(folder / name)
+    assert f"{name} could not be read" in report.write_report(folder).read_text()
+
+
+def test_a_config_that_grows_without_end_is_not_read(no_libraries: None, tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", RUN)
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (folder / "config.yaml").write_text("\n".join(lines))
+    assert "config.yaml could not be read" in report.write_report(folder).read_text()
+
+
+def test_a_page_replaces_no_other_file(no_libraries: None, tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", RUN)
+    before = (folder / "metrics.jsonl").read_text()
+    assert report.main([str(folder), "--output", str(folder / "metrics.jsonl")]) == 2
+    assert (folder / "metrics.jsonl").read_text() == before
+    for _ in range(2):
+        assert report.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
+
+
+def test_whole_numbers_larger_than_any_float_are_no_numbers_of_a_chart() -> None:
+    assert charts.finite([10**400, -(10**400), 2**60, True, 3]) == [None, None, float(2**60), True, 3]

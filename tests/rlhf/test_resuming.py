@@ -146,3 +146,22 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     Path("file.yaml").write_text(yaml.safe_dump({"output_dir": "~/y"}))
     assert read("--config file.yaml").config.output_dir == f"{tmp_path}/y"
     assert read("--output_dir a~b").config.output_dir == "a~b"
+
+
+def test_a_config_that_was_edited_is_refused(run: Path) -> None:
+    told = json.loads((run / "provenance.json").read_text())
+    settings = json.loads(json.dumps(read("--output_dir run --resume").config.model_dump(mode="json")))
+    (run / "provenance.json").write_text(json.dumps(told | {"settings": settings}))
+    read("--output_dir run --resume --max_steps 9")
+    text = (run / "config.yaml").read_text()
+    for edited in (text.replace("lr: 0.001", "lr: 0.5"), "\n".join(it for it in text.splitlines() if "lr: " not in it)):
+        (run / "config.yaml").write_text(edited)
+        with pytest.raises(UserError, match=r"edited: lr is .*, the run was started with 0\.001"):
+            read("--output_dir run --resume")
+    (run / "config.yaml").write_text(text.replace("max_steps: 5", "max_steps: 7"))
+    assert read("--output_dir run --resume").config.max_steps == 7
+
+
+def test_a_fork_without_a_name_is_refused() -> None:
+    with pytest.raises(UserError, match="is no path"):
+        read("--output_dir run --fork ''")

@@ -26,7 +26,11 @@ FILES = [
     *("checkpoints/step_2/manifest.json", "checkpoints/step_2/optimizer.bin", "checkpoints/step_2/random_states_0.pkl"),
     *("checkpoints/step_2/model.safetensors", "checkpoints/step_2/custom_checkpoint_0.pkl"),
     *("checkpoints/step_2/best.safetensors", "checkpoints/.partial_step_3/optimizer_1.bin"),
-    *("wandb/offline-run-20260101_1-x/files/config.yaml", "wandb/debug-internal.log"),
+    *(
+        "wandb/offline-run-20260101_1-x/files/config.yaml",
+        "wandb/run-20260101_1-x/run-x.wandb",
+        "wandb/debug-internal.log",
+    ),
     *("rlhf-lab/events.out.tfevents.1.host.2.0", "rlhf-lab/1795654.12/hparams.yml"),
 ]
 
@@ -56,6 +60,8 @@ def test_early_runs_are_known_by_their_keys(run: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        *("wandb/run-thesis/thesis.tex", "wandb/run-20260101_1-x/thesis.tex", "wandb/run-20260101_1-x/files/plan.md"),
+        *("final/model-of-mine.safetensors", "final/tokenizer_notes", "checkpoints/step_2/optimizer_notes"),
         *("thesis.tex", "notes/x", "final/notes.txt", "final/old/model.safetensors", "checkpoints/step_2.bak/x"),
         *("checkpoints/step_2/notes.md", "checkpoints/mine", ".git/HEAD", "wandb/mine.txt", "runs/other/config.yaml"),
         *("metrics.jsonl.bak", "config.yaml~", "other-project/events.out.tfevents.1"),
@@ -128,3 +134,16 @@ def test_replacing_through_a_link_spares_what_is_beside_the_target(run: Path, tm
 def test_folders_that_were_made_are_named_innermost_first(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
     assert make_folder(tmp_path / "a" / "b") == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+        make_folder(tmp_path / "file" / "run")
+
+
+def test_a_config_that_grows_without_end_is_no_run(run: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (run / "config.yaml").write_text("\n".join(lines))
+    assert "config.yaml" in str(why_not_ours(run))

@@ -212,6 +212,21 @@ def test_other_data_are_refused_and_nothing_is_touched(whole: Path) -> None:
     assert files(whole) == before
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(whole: Path) -> None:
+    (whole / "final").mkdir(exist_ok=True)
+    for name, words in (("gone", "its checkpoints are gone"), ("file", "is no folder")):
+        (whole / "checkpoints").rename(whole.parent / name)
+        if name == "file":
+            (whole / "checkpoints").write_text("mine")
+        before = files(whole)
+        with pytest.raises(UserError, match=words):
+            train(command(whole, "--resume", "--max_steps", "5"))
+        assert files(whole) == before
+        if name == "file":
+            (whole / "checkpoints").unlink()
+        (whole.parent / name).rename(whole / "checkpoints")
+
+
 def test_a_longer_run_is_written_down(whole: Path) -> None:
     assert train(command(whole, "--resume", "--max_steps", "5"))["weight"] == 5
     assert "max_steps: 5" in (whole / "config.yaml").read_text()

@@ -137,3 +137,22 @@ def test_the_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch)
     words = ["-m", "x.train", "--task_config", "{max_word_len: 5}", "--output_dir", "a b", "--system_prompt", "it's $1"]
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", *words])
     assert shlex.split(command_line()) == ["python", *words]
+
+
+def test_records_that_are_none_of_a_run_are_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": "x"}\n{"step": null}\n{"step": 1, "wall_s": "long"}\n')
+    (tmp_path / "eval.jsonl").write_text('{"step": 0}\n{"step": 0, "data": "a", "metric": "b"}\n')
+    (tmp_path / "advice.jsonl").write_text('{"step": 0}\n{"step": 0, "text": "b"}\n')
+    run = Run(tmp_path)
+    said = run.forget_after(1, {"metrics": 1, "eval": 1, "samples": 0, "advice": 1})
+    assert [line.split(": ")[1] for line in said] == [
+        "left out line 1, which is no record, line 2, which is no record",
+        *["left out line 1, which is no record"] * 2,
+    ]
+    assert run.lines() == {"metrics": 1, "samples": 0, "eval": 1, "advice": 1}
+
+
+def test_records_that_are_gone_are_said(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    said = Run(tmp_path).forget_after(3, {"metrics": 3})
+    assert said == [f"{tmp_path / 'metrics.jsonl'}: 2 of the 3 records that the checkpoint knows are gone"]
