@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ def inputs(config: Mapping[str, Any]) -> dict[str, str]:
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Names whose content is not what it was. One that is gone is for whoever opens it to say."""
     return [name for name, digest in now.items() if before.get(name, digest) != digest]
+
+
+def inside(config: Mapping[str, Any], folder: Path) -> list[str]:
+    """Which files and folders that a config names lie in `folder`, or are it."""
+    found, real = [], folder.resolve()
+    for name in dict.fromkeys(_texts({k: v for k, v in config.items() if k not in NOT_INPUTS})):
+        with suppress(OSError, ValueError):  # a text that is no file name
+            path = _file(name) or Path(home(name))
+            if path.exists() and path.resolve().is_relative_to(real):
+                found.append(name)
+    return found
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -110,6 +110,16 @@ def refuse_to_replace(folder: Path) -> None:
         )
 
 
+def refuse_within(folder: Path, source: Path) -> None:
+    """Raises: UserError, if a fork's new directory is the run that it starts from, or lies in it, or holds it."""
+    new, old = folder.resolve(), source.resolve()
+    if new.is_relative_to(old) or old.is_relative_to(new):
+        raise UserError(
+            f"--fork: '{folder}' and '{source}', the run that it starts from, are one directory or in each other",
+            hint="Name another directory: --fork NEW_DIR.",
+        )
+
+
 def remove_contents(folder: Path, *, keep: tuple[str, ...] = (LOCK,)) -> None:
     """Empty a run's directory. The folder itself stays: it may be a link, or somebody's current folder."""
     for entry in sorted(

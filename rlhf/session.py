@@ -25,7 +25,7 @@ from rlhf.cpu import has_bf16_kernels
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.end_tokens import tell_end_tokens
 from rlhf.errors import UserError
-from rlhf.inputs import changed, inputs
+from rlhf.inputs import changed, inputs, inside
 from rlhf.interrupts import Interrupted, Stopped
 from rlhf.loading import read_config
 from rlhf.loop import Stopwatch, device_of, led_by_main, make_accelerator, peak_memory_gb, refuse_uneven
@@ -98,6 +98,8 @@ class Session:
 
     def _look_at_directory(self) -> None:
         exists = self.path.exists() or self.path.is_symlink()
+        if self.command.source is not None:
+            run_directory.refuse_within(self.path, self.command.source)
         if exists and not self.path.is_dir():
             raise UserError(f"the run directory '{self.path}' is a file", hint="--output_dir DIR writes elsewhere.")
         if self.command.resume:
@@ -109,6 +111,11 @@ class Session:
                     hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
                 )
             run_directory.refuse_to_replace(self.path)
+            if names := inside(self.config.model_dump(mode="json"), self.path):
+                raise UserError(
+                    f"--overwrite: the run needs '{names[0]}', which is in '{self.path}' and would be removed",
+                    hint="--output_dir DIR writes elsewhere.",
+                )
 
     def _close(self, *, failed: bool) -> None:
         """Leave the directory to others; of a run that failed before its first record, leave nothing."""

@@ -227,6 +227,23 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(whole: Path) -
         (whole.parent / name).rename(whole / "checkpoints")
 
 
+def test_a_fork_spares_the_run_that_it_starts_from(whole: Path) -> None:
+    before = files(whole)
+    (whole.parent / "link").symlink_to(whole)
+    for new in (whole, whole.parent / "link", whole / "checkpoints" / "new", whole / ".."):
+        with pytest.raises(UserError, match="in each other"):
+            train(command(whole, "--fork", str(new), "--max_steps", "5", "--overwrite"))
+    assert files(whole) == before
+
+
+def test_what_a_run_starts_from_is_not_removed_for_it(whole: Path) -> None:
+    before = files(whole)
+    for name in (str(whole), f"{whole}/../whole", str(whole / "checkpoints")):
+        with pytest.raises(UserError, match=r"would be removed|holds no model"):
+            train(command(whole, "--overwrite", "--model_name", name))
+    assert files(whole) == before
+
+
 def test_a_longer_run_is_written_down(whole: Path) -> None:
     assert train(command(whole, "--resume", "--max_steps", "5"))["weight"] == 5
     assert "max_steps: 5" in (whole / "config.yaml").read_text()
