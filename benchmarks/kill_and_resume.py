@@ -41,8 +41,19 @@ RM = [
     *("--batch_size", "6", "--max_steps", "6", "--eval_every", "1", "--patience", "4", "--lr", "0.01"),
 ]
 DPO = [
-    *("--data.problems", "40", "--data.held_out", "8", "--eval_problems", "4", "--eval_samples", "4"),
-    *("--batch_size", "4", "--max_new_tokens", "24", "--max_steps", "5"),
+    *(
+        "--data.problems",
+        "40",
+        "--data.held_out",
+        "8",
+        "--eval_problems",
+        "4",
+        "--eval_samples",
+        "4",
+        "--data.candidates",
+        "8",
+    ),
+    *("--batch_size", "4", "--max_new_tokens", "64", "--max_steps", "5"),
 ]
 MOVING = ["--kl_coef", "0.1", "--kl_target", "0.01", "--sync_reference_every", "2", "--sync_reference_mix", "0.5"]
 TRAINERS = {
@@ -61,7 +72,7 @@ TRAINERS = {
     "DPO": ("direct_alignment.train", ["--loss", "dpo", "--eval_every", "2", *DPO]),
     "KTO, online, moving reference": (
         "direct_alignment.train",
-        ["--loss", "kto", "--online_every", "2", "--sync_reference_every", "2", *DPO],
+        ["--loss", "kto", "--online_every", "3", "--sync_reference_every", "2", *DPO],
     ),
     "SFT": (
         "instruction_tuning.train",
