@@ -157,7 +157,8 @@ def warm_up(modules: Sequence[str]) -> None:
 
     for module in modules:
         importlib.import_module(module.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+    forgotten = (*PACKAGES, "reasoning_gym")  # which keeps a list of tasks that ours enter themselves into
+    for name in [name for name in sys.modules if name.partition(".")[0] in forgotten]:
         del sys.modules[name]
     gc.collect()
     gc.freeze()  # so that no fork goes through all objects of PyTorch's to look for garbage
