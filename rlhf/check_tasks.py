@@ -44,7 +44,7 @@ class Examined:
 def odd_answers(canary: Path) -> list[str]:
     """15 answers that are right nowhere; the 16th is that of another problem."""
     return [
-        *("", " \n", "0", "nan", "None", "[]", "junk text", "\ud83d\x00", "-1e999", "1/0", "9**9**9"),
+        *("", " \n", "0", "nan", "None", "[]", "junk text", "\ud83d\x00", "-1e999", "1/0", "8**8**8"),
         f"__import__('pathlib').Path({str(canary)!r}).touch()",
         "[" * 5000,
         "R99999999999 F99999999999",
@@ -57,7 +57,7 @@ def examine(name: str, *, problems: int = PROBLEMS) -> Examined:
     from rlhf.tasks import Task
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        canary = Path(folder) / "EXECUTED"
+        canary = Path(folder) / "TOUCHED"
         try:
             task = Task(name)
         except UserError as error:

@@ -1,7 +1,7 @@
 """Expressions that were written by a model, read without evaluating them: no names, no calls, no code.
 
 `eval` and sympy's parser run what they are given (`__import__('os').system(...)`) and compute what they are asked for
-(`9**9**9`). Here a text becomes a syntax tree, every node of which must be one of a few known kinds, and no number on
+(`8**8**8`). Here a text becomes a syntax tree, every node of which must be one of a few known kinds, and no number on
 the way may grow beyond MAX_BITS.
 """
 

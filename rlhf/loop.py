@@ -20,6 +20,7 @@ from rlhf.groups import Group, micro_batches
 
 # How many processes a launcher says that there are, and which of them this is: MPI's variables, then torchrun's.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
+NOT_FINITE = "not_finite.pt"  # the batch whose loss is not finite, in the run directory
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "RANK")
 
 
@@ -165,7 +166,7 @@ class NotFiniteError(UserError):
     def __init__(self, what: str):
         super().__init__(
             f"{what}: the run stops here",
-            hint="The batch is saved in the run directory as not_finite.pt. A lower lr, a smaller max_grad_norm or "
+            hint=f"The batch is saved in the run directory as {NOT_FINITE}. A lower lr, a smaller max_grad_norm or "
             "precision fp32 are the first things to try; --resume continues from the last checkpoint.",
         )
 
@@ -173,7 +174,7 @@ class NotFiniteError(UserError):
 def check_finite(loss: Tensor, run_path: Path, **batch) -> None:
     """Raise, with the batch saved, if the loss is inf or nan."""
     if not torch.isfinite(loss).all():
-        torch.save({"loss": loss.detach().cpu(), **batch}, run_path / "not_finite.pt")
+        torch.save({"loss": loss.detach().cpu(), **batch}, run_path / NOT_FINITE)
         raise NotFiniteError(f"the loss is {float(loss.detach().sum())}")
 
 

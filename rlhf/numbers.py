@@ -1,7 +1,7 @@
 """Numbers as people and models write them: the number that was said, or none, never another one.
 
-Numbers: `$1,000.50`, `42 dollars`, `42%`, `.5`, `1/2`, `1 1/2`, `−3` (a typographic minus), `1e3`, `\\frac{1}{2}`,
-`\\boxed{1{,}000}`. None of them: `1,2` (a list), `3-4` (a range or a difference), `10:30`, `2020-01-02`, `1.2.3`,
+Numbers: `$1,000.50`, `15 dollars`, `42%`, `.5`, `1/2`, `1 1/2`, `−3` (a typographic minus), `1e3`, `\\frac{1}{2}`,
+`\\boxed{12{,}500}`. None of them: `1,2` (a list), `3-4` (a range or a difference), `10:30`, `2020-01-02`, `1.2.3`,
 `2^5`, `3rd`, `5k`, `x2`. Each of these could mean several, and whoever guesses calls a wrong answer right. Numbers in
 words are not read.
 """
@@ -44,8 +44,8 @@ _PARTS = {"halves", "thirds", "fourths", "fifths", "tenths"}  # quarters may be 
 def read_number(text: str) -> Fraction | None:
     """The number that a text says, with whatever words around it; None if it says none, several, or an unclear one.
 
-    >>> read_number("42 dollars"), read_number("$1,000.50"), read_number("1,2"), read_number("-1 1/2")
-    (Fraction(42, 1), Fraction(2001, 2), None, Fraction(-3, 2))
+    >>> read_number("15 dollars"), read_number("$1,000.50"), read_number("1,2"), read_number("-1 1/2")
+    (Fraction(15, 1), Fraction(2001, 2), None, Fraction(-3, 2))
     """
     words = _words(text)
     places = [i for i, word in enumerate(words) if _has_digit(word)]

@@ -28,7 +28,7 @@ from rlhf.errors import UserError
 from rlhf.inputs import changed, inputs, inside
 from rlhf.interrupts import Interrupted, Stopped
 from rlhf.loading import read_config
-from rlhf.loop import Stopwatch, device_of, led_by_main, make_accelerator, peak_memory_gb, refuse_uneven
+from rlhf.loop import NOT_FINITE, Stopwatch, device_of, led_by_main, make_accelerator, peak_memory_gb, refuse_uneven
 from rlhf.models import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
 from rlhf.report import write_report
 from rlhf.resuming import find_run
@@ -118,8 +118,9 @@ class Session:
                 )
 
     def _close(self, *, failed: bool) -> None:
-        """Leave the directory to others; of a run that failed before its first record, leave nothing."""
-        if failed and self.created and not any(self.run.lines().values()):
+        """Leave the directory to others; of a run that failed before its first step, leave nothing but a batch that
+        was kept to be looked at: there is nothing to resume, and the folder would be in the way."""
+        if failed and self.created and not self.done and not (self.path / NOT_FINITE).exists():
             self._remove()
         if self.lock is not None:
             self.lock.release()

@@ -83,10 +83,10 @@ def test_run_directory_exists(commands, tmp_path):
 
 
 def test_overwrite_spares_what_is_no_run(commands, tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "novel.odt").write_text("years of work")
     outcome = commands.policy_gradients(*SMALL, "--output_dir", tmp_path, "--overwrite")
     assert outcome.code == 2
-    assert (tmp_path / "thesis.tex").exists()
+    assert (tmp_path / "novel.odt").exists()
 
 
 def test_resume_with_nothing_to_resume(commands, tmp_path):

@@ -101,7 +101,7 @@ def test_labelled_answers_are_kept_apart_by_question(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
-def test_solutions_with_labels_are_refused_by_name(tmp_path: Path, loss: str) -> None:
+def test_labelled_solutions_are_refused_by_name(tmp_path: Path, loss: str) -> None:
     rows = [{"question": f"{i}+1?", "completions": ["2", "1"], "labels": [False, True]} for i in range(20)]
     with pytest.raises(UserError, match=r"20 of 20 rows .*no ranking.*train_orm"):
         read(tmp_path, rows, loss=loss)

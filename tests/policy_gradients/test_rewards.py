@@ -109,9 +109,12 @@ def test_a_function_that_cannot_be_called_is_refused_when_it_is_loaded(tmp_path:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise KeyError('boom')", r"f in .*mine.py, line 2, raised KeyError: 'boom' for the completion 'some words'"),
         (
-            "return len(completion.split('!')[3])",
+            "raise LookupError('no such key')",
+            r"f in .*mine.py, line 2, raised LookupError: no such key for the completion 'some words'",
+        ),
+        (
+            "return len(completion.split(';')[7])",
             "line 2, raised IndexError: list index out of range for the",
         ),
         ("import sys; sys.exit(0)", "raised SystemExit: 0 for the completion"),

@@ -112,14 +112,14 @@ def test_early_manifest_of_sizes_is_read(two: tuple[Path, Path]) -> None:
 
 def test_folders_of_other_names_are_left_alone(two: tuple[Path, Path]) -> None:
     run = two[0].parent.parent
-    for name in ("step_3.bak", "step_x", "notes"):
+    for name in ("step_3.copy", "step_x", "notes"):
         (run / "checkpoints" / name).mkdir()
     (run / "checkpoints" / "step_9").write_text("a file")
     assert found(run) == two[1]
     accelerator = Accelerator(cpu=True)
     checkpoints.save(accelerator, run, 3, {}, keep=1)
     names = sorted(it.name for it in (run / "checkpoints").iterdir())
-    assert names == ["notes", "step_3", "step_3.bak", "step_9", "step_x"]
+    assert names == ["notes", "step_3", "step_3.copy", "step_9", "step_x"]
 
 
 def test_carried_files_are_those_of_the_checkpoint(tmp_path: Path) -> None:

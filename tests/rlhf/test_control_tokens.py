@@ -47,8 +47,8 @@ CHAT = bytes_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], 
 
 
 def test_an_answer_that_names_its_end_token_is_learned_whole() -> None:
-    answer = "With <|im_end|> and a line break, always."
-    encoded = encode_conversation(CHAT, messages("How does a turn end?", answer))
+    answer = "Say <|im_end|>, and stop."
+    encoded = encode_conversation(CHAT, messages("What comes last?", answer))
     assert encoded.counts == [True] * len(encoded.counts)
     assert CHAT.decode(encoded.completion) == answer + "<|im_end|>"
     assert controls(CHAT, encoded.completion) == ["<|im_end|>"]

@@ -13,12 +13,12 @@ from rlhf.end_tokens import tell_end_tokens
 from rlhf.heads import load_with_head
 from rlhf.models import load, load_tokenizer
 
-SPECIAL = ["<|pad|>", "<|begin|>", "<|eos|>", "<|close|>", "<|turn|>", "<think>", "</think>"]
+SPECIAL = ["<|pad|>", "<|begin|>", "<|eos|>", "<|over|>", "<|say|>", "<think>", "</think>"]
 
 
 def turns(end: str) -> str:
     """A template whose turns end so."""
-    return "{% for m in messages %}<|turn|>{{ m.role }}:{{ m.content }}" + end + "{% endfor %}"
+    return "{% for m in messages %}<|say|>{{ m.role }}:{{ m.content }}" + end + "{% endfor %}"
 
 
 def tokenizer_with(template: str, **names: str) -> PreTrainedTokenizerFast:
@@ -39,13 +39,13 @@ def ends(tokenizer) -> list[str]:
 @pytest.mark.parametrize(
     ("template", "wanted"),
     [
-        (turns("<|close|>\n"), ["<|eos|>", "<|close|>"]),
-        (turns("\n<|close|><|eos|>"), ["<|eos|>", "<|close|>"]),
+        (turns("<|over|>\n"), ["<|eos|>", "<|over|>"]),
+        (turns("\n<|over|><|eos|>"), ["<|eos|>", "<|over|>"]),
         (turns("{{ eos_token }}"), ["<|eos|>"]),
-        (turns("{% if not loop.last %}<|close|>{% endif %}"), ["<|eos|>"]),  # opens the next turn, if there is one
+        (turns("{% if not loop.last %}<|over|>{% endif %}"), ["<|eos|>"]),  # opens the next turn, if there is one
         (turns("</answer>"), ["<|eos|>", "</answer>"]),
         (turns(""), ["<|eos|>"]),
-        ("{% if '<|close|>' in messages[0].content %}no{% endif %}" + turns(""), ["<|eos|>"]),  # named, never said
+        ("{% if '<|over|>' in messages[0].content %}no{% endif %}" + turns(""), ["<|eos|>"]),  # named, never said
         ("{{ raise_exception('no') }}", ["<|eos|>"]),
         ("the conversation is not shown", ["<|eos|>"]),
     ],
@@ -55,10 +55,10 @@ def test_the_end_is_what_the_template_says_behind_an_answer(template: str, wante
 
 
 def test_another_template_has_another_end() -> None:
-    tokenizer = tokenizer_with(turns("<|close|>"))
-    assert ends(tokenizer) == ["<|eos|>", "<|close|>"]
-    tokenizer.chat_template = turns("<|turn|>")
-    assert ends(tokenizer) == ["<|eos|>", "<|turn|>"]
+    tokenizer = tokenizer_with(turns("<|over|>"))
+    assert ends(tokenizer) == ["<|eos|>", "<|over|>"]
+    tokenizer.chat_template = turns("<|say|>")
+    assert ends(tokenizer) == ["<|eos|>", "<|say|>"]
 
 
 @pytest.fixture
@@ -79,15 +79,15 @@ def test_ends_of_generation_config_are_heard(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
     assert ends(load_tokenizer(str(folder))) == ["<|eos|>"]
     GenerationConfig(eos_token_id=[3, 4]).save_pretrained(folder)
-    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|close|>", "<|turn|>"]
+    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|over|>", "<|say|>"]
     GenerationConfig(eos_token_id=3).save_pretrained(folder)
-    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|close|>"]
+    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|over|>"]
 
 
 def test_ends_of_config_are_heard_if_they_are_control_tokens(folder: Path) -> None:
     """Configs are made with defaults (Llama's eos_token_id is 2, whatever the tokenizer calls 2)."""
     letter = load_tokenizer(str(folder)).convert_tokens_to_ids("B")
-    for value, wanted in ((3, ["<|eos|>", "<|close|>"]), ([4, letter], ["<|eos|>", "<|turn|>"]), (None, ["<|eos|>"])):
+    for value, wanted in ((3, ["<|eos|>", "<|over|>"]), ([4, letter], ["<|eos|>", "<|say|>"]), (None, ["<|eos|>"])):
         write(folder / "config.json", eos_token_id=value)
         write(folder / "generation_config.json", eos_token_id=value, _from_model_config=True)
         assert ends(load_tokenizer(str(folder))) == wanted
@@ -95,14 +95,14 @@ def test_ends_of_config_are_heard_if_they_are_control_tokens(folder: Path) -> No
 
 def test_ids_beyond_the_vocabulary_are_no_ends(folder: Path) -> None:
     GenerationConfig(eos_token_id=[3, 100_000, -1]).save_pretrained(folder)
-    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|close|>"]
+    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|over|>"]
 
 
 def test_what_is_saved_names_every_end(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also of a model that ended otherwise: what is trained to end with the template's token must stop there."""
     saved = tmp_path_factory.mktemp("saved")
     model, tokenizer = load(str(folder))
-    tokenizer.chat_template = turns("<|close|>")
+    tokenizer.chat_template = turns("<|over|>")
     tell_end_tokens(model, tokenizer)
     model.save_pretrained(saved)
     tokenizer.save_pretrained(saved)
@@ -110,7 +110,7 @@ def test_what_is_saved_names_every_end(folder: Path, tmp_path_factory: pytest.Te
     assert json.loads((saved / "config.json").read_text())["eos_token_id"] == [2, 3]
     assert AutoModelForCausalLM.from_pretrained(saved).generation_config.eos_token_id == [2, 3]
     assert AutoTokenizer.from_pretrained(saved).eos_token == "<|eos|>"
-    assert ends(load_tokenizer(str(saved))) == ["<|eos|>", "<|close|>"]
+    assert ends(load_tokenizer(str(saved))) == ["<|eos|>", "<|over|>"]
 
 
 def test_a_reward_model_is_saved_with_its_ends(folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_reward_model_is_saved_with_its_ends(folder: Path) -> None:
 
 def test_special_tokens_survive_decoding_but_for_ends_padding_and_beginnings() -> None:
     """Some models have the tags of thought and answer among them: a verifier must see these."""
-    tokenizer = tokenizer_with(turns("<|close|>"))
-    tokens = tokenizer("<|begin|><think>a</think>b</answer><|turn|><|close|><|eos|><|pad|>")["input_ids"]
+    tokenizer = tokenizer_with(turns("<|over|>"))
+    tokens = tokenizer("<|begin|><think>a</think>b</answer><|say|><|over|><|eos|><|pad|>")["input_ids"]
     assert len(tokens) == 10
-    assert decode(tokenizer, tokens).replace(" ", "") == "<think>a</think>b</answer><|turn|>"
+    assert decode(tokenizer, tokens).replace(" ", "") == "<think>a</think>b</answer><|say|>"

@@ -140,8 +140,8 @@ def test_the_run_may_have_moved(run: Path) -> None:
 
 def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    command = read("--config ~/own.yaml --output_dir ~/runs/x --model_name ~/m")
-    assert (command.config.output_dir, command.config.model_name) == (f"{tmp_path}/runs/x", f"{tmp_path}/m")
+    command = read("--config ~/own.yaml --output_dir ~/experiments/one --model_name ~/m")
+    assert (command.config.output_dir, command.config.model_name) == (f"{tmp_path}/experiments/one", f"{tmp_path}/m")
     assert read("--resume --output_dir ~/run").config.output_dir == f"{tmp_path}/run"
     Path("file.yaml").write_text(yaml.safe_dump({"output_dir": "~/y"}))
     assert read("--config file.yaml").config.output_dir == f"{tmp_path}/y"

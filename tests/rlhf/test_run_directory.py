@@ -60,11 +60,11 @@ def test_early_runs_are_known_by_their_keys(run: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("wandb/run-thesis/thesis.tex", "wandb/run-20260101_1-x/thesis.tex", "wandb/run-20260101_1-x/files/plan.md"),
+        *("wandb/run-novel/novel.odt", "wandb/run-20260101_1-x/novel.odt", "wandb/run-20260101_1-x/files/plan.md"),
         *("final/model-of-mine.safetensors", "final/tokenizer_notes", "checkpoints/step_2/optimizer_notes"),
-        *("thesis.tex", "notes/x", "final/notes.txt", "final/old/model.safetensors", "checkpoints/step_2.bak/x"),
+        *("novel.odt", "notes/x", "final/notes.txt", "final/old/model.safetensors", "checkpoints/step_2.copy/x"),
         *("checkpoints/step_2/notes.md", "checkpoints/mine", ".git/HEAD", "wandb/mine.txt", "runs/other/config.yaml"),
-        *("metrics.jsonl.bak", "config.yaml~", "other-project/events.out.tfevents.1"),
+        *("metrics.jsonl.copy", "config.yaml~", "other-project/events.out.tfevents.1"),
     ],
 )
 def test_anything_else_is_somebodys(run: Path, name: str) -> None:

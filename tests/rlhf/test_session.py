@@ -120,6 +120,24 @@ def test_before_it_begins_nothing_is_written(tmp_path: Path, failure) -> None:
 
 
 @pytest.mark.parametrize("failure", [boom, stop])
+def test_what_fails_before_its_first_step_leaves_nothing(tmp_path: Path, failure) -> None:
+    """Evaluated or not: as a reward function that fails at the first completions."""
+    with pytest.raises((Boom, Stopped)):
+        train(command(tmp_path / "run"), each=lambda step: failure(step) if step == 0 else None)
+    looks = []
+
+    def second(step: int) -> None:
+        looks.append(step)
+        if len(looks) == 2:  # the evaluation before training is written by now
+            failure(step)
+
+    with pytest.raises((Boom, Stopped)):
+        train(command(tmp_path / "run"), each=second)
+    assert looks == [0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [boom, stop])
 def test_the_old_run_stays_until_the_new_one_can_begin(whole: Path, failure) -> None:
     before = files(whole)
     with pytest.raises((Boom, Stopped)):
@@ -131,9 +149,9 @@ def test_the_old_run_stays_until_the_new_one_can_begin(whole: Path, failure) -> 
 
 
 def test_only_runs_are_replaced(whole: Path, tmp_path: Path) -> None:
-    (whole / "thesis.tex").write_text("years")
+    (whole / "novel.odt").write_text("years")
     before = files(whole)
-    with pytest.raises(UserError, match=r"thesis\.tex"):
+    with pytest.raises(UserError, match=r"novel\.odt"):
         train(command(whole, "--overwrite"))
     assert files(whole) == before
 

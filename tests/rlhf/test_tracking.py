@@ -134,7 +134,16 @@ def test_no_tracker_fails_a_run(error: BaseException, where: str, monkeypatch, t
 
 
 def test_the_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["-m", "x.train", "--task_config", "{max_word_len: 5}", "--output_dir", "a b", "--system_prompt", "it's $1"]
+    words = [
+        "-m",
+        "x.train",
+        "--task_config",
+        "{min_terms: 3}",
+        "--output_dir",
+        "my runs/1",
+        "--system_prompt",
+        "it's $1",
+    ]
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", *words])
     assert shlex.split(command_line()) == ["python", *words]
 
