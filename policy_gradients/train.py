@@ -265,7 +265,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
                 session.save(done, state, evaluated=evaluated)
             if session.stopping:
                 return session.leave(done)
-        session.finish(model, tokenizer, next_command=f"uv run python -m rlhf.report {session.path} OTHER_RUN")
+        session.finish(model, tokenizer, next_command="uv run python -m rlhf.report {run} OTHER_RUN")
     return 0
 
 

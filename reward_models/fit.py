@@ -159,7 +159,7 @@ def fit(
     if accelerator.is_main_process:
         pictures = write_evaluation(session.path, result, title=session.title)
         session.console.say(f"pictures: {pictures}")
-    session.finish(model, tokenizer, next_command=f"uv run python -m reward_models.evaluate {session.path}")
+    session.finish(model, tokenizer, next_command="uv run python -m reward_models.evaluate {run}")
     return 0
 
 

@@ -35,7 +35,7 @@ from rlhf.resuming import find_run
 from rlhf.sampling import shares_prompts
 from rlhf.settings import TrainerConfig
 from rlhf.statistics import in_brackets
-from rlhf.tracking import Run, Trackers, command_line, provenance, wanted_trackers, write_whole
+from rlhf.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers, write_whole
 
 CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
 
@@ -118,9 +118,10 @@ class Session:
                 )
 
     def _close(self, *, failed: bool) -> None:
-        """Leave the directory to others; of a run that failed before its first step, leave nothing but a batch that
-        was kept to be looked at: there is nothing to resume, and the folder would be in the way."""
-        if failed and self.created and not self.done and not (self.path / NOT_FINITE).exists():
+        """Leave the directory to others. Of a run that failed before its first step, leave nothing, unless it has a
+        checkpoint that it was forked from or a batch to be looked at: an evaluation alone cannot be gone on from."""
+        worth_keeping = [self.path / NOT_FINITE, *self.path.glob("checkpoints/step_*")]
+        if failed and self.created and not self.done and not any(it.exists() for it in worth_keeping):
             self._remove()
         if self.lock is not None:
             self.lock.release()
@@ -423,7 +424,8 @@ class Session:
         return self.interrupted.exit_code
 
     def finish(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, next_command: str = "") -> None:
-        """Save `final/` in Hugging Face format, write the report, show before and after."""
+        """Save `final/` in Hugging Face format, write the report, show before and after; `{run}` in the next command is
+        the run's directory."""
         if self.accelerator.is_main_process:
             final, partial = self.path / "final", self.path / ".partial_final"
             if self.config.lora_rank:
@@ -443,7 +445,8 @@ class Session:
             for (data, metric), records in self.results.items():
                 self.console.say(f"{data} {metric}: {before_and_after(records)}")
             self.console.say(
-                f"report: {report}\nmodel:  {final}" + (f"\nnext:   {next_command}" if next_command else "")
+                f"report: {report}\nmodel:  {final}"
+                + (f"\nnext:   {for_shell(next_command, run=self.path)}" if next_command else "")
             )
         self.accelerator.wait_for_everyone()
         self.trackers.finish()

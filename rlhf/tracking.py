@@ -126,6 +126,11 @@ def _is_of(stream: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda it: isinstance(it.get("step", 0), int) and all(isinstance(it.get(name), str) for name in names)
 
 
+def for_shell(command: str, *, run: Path) -> str:
+    """A command that can be pasted, with the directory of a run for `{run}`, quoted where its name asks for it."""
+    return command.replace("{run}", shlex.quote(str(run)))
+
+
 def command_line() -> str:
     """What was called, as a shell takes it."""
     return shlex.join(["python", *sys.orig_argv[1:]])

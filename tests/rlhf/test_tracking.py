@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf.tracking import Run, Trackers, command_line, read_records, wanted_trackers, write_whole
+from rlhf.tracking import Run, Trackers, command_line, for_shell, read_records, wanted_trackers, write_whole
 
 
 @contextmanager
@@ -131,6 +131,12 @@ def test_no_tracker_fails_a_run(error: BaseException, where: str, monkeypatch, t
     trackers.log(2, {"loss": 1.0})
     trackers.finish()
     assert capsys.readouterr().out.count("going on without them") == 1
+
+
+def test_a_next_command_can_be_pasted_into_a_shell() -> None:
+    for name in ("runs/one", "my runs/{x}", "it's $1"):
+        command = for_shell("python -m report {run} OTHER", run=Path(name))
+        assert shlex.split(command) == ["python", "-m", "report", name, "OTHER"]
 
 
 def test_the_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
