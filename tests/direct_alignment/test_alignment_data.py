@@ -30,7 +30,7 @@ def read(
 ) -> Preferences:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"max_steps": 1, "loss": loss, "data": {"path": str(file), "held_out": 10}, **settings}
+    settings = {"max_steps": 1, "batch_size": 4, "loss": loss, "data": {"path": str(file), "held_out": 10}, **settings}
     config = DirectAlignmentConfig(**settings)
     return load(config, losses[loss], None, TOKENIZER, say=(said if said is not None else []).append)
 
@@ -139,7 +139,7 @@ def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("rlhf.candidates.sample_candidates", sampled)
     file = tmp_path / "pairs.jsonl"
     assert sample_pairs.main(["--output", str(file), "--problems", "20", "--candidates", "2"]) == 0
-    config = DirectAlignmentConfig(max_steps=1, data={"path": str(file), "held_out": 4})
+    config = DirectAlignmentConfig(max_steps=1, batch_size=4, data={"path": str(file), "held_out": 4})
     data = load(config, losses["dpo"], None, TOKENIZER, say=print)
     assert [example.group.completions for example in data.train] == [[[y, x, end], [x]]] * len(data.train)
 
