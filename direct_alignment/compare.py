@@ -18,7 +18,6 @@ BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps
 
 
 def main() -> int | None:
-    from direct_alignment.resolve import resolve
     from rlhf.comparison import choose, make_all, options, plan_runs, table, write_all
 
     given, shared = options(
@@ -27,6 +26,7 @@ def main() -> int | None:
         folder="runs/direct_alignment",
         example="--task spell_backward --max_steps 60",
     )
+    from direct_alignment.resolve import resolve  # here: --help does without PyTorch
 
     def read_one(name: str, seed: int) -> tuple[list[str], Command[DirectAlignmentConfig]]:
         arguments = ["--loss", name, "--seed", str(seed), *shared]

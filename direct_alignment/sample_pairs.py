@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.errors import UserError, run_main
-from rlhf.options import Parser, mapping, number, seed, whole
+from rlhf.options import Parser, mapping, seed, temperature, whole
 from rlhf.paths import user_path
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--candidates", type=whole(1), default=8, help="completions of each")
     add("--per_problem", type=whole(1), default=1, help="pairs of each at most, by the verifier")
     add("--max_new_tokens", type=whole(1), default=64, help="tokens at which a completion is cut")
-    add("--temperature", type=number(0), default=1.0, help="of sampling")
+    add("--temperature", type=temperature, default=1.0, help="of sampling")
     add("--reward_model", help="a preference reward model (folder or run directory) to judge, not the verifier")
     add("--seed", type=seed, default=0, help="of the problems and the sampling")
     add("--debug", action="store_true", help="show tracebacks")

@@ -18,7 +18,6 @@ BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_pe
 
 
 def main() -> int | None:
-    from policy_gradients.resolve import resolve
     from rlhf.comparison import choose, make_all, options, plan_runs, write_all
 
     given, shared = options(
@@ -27,6 +26,7 @@ def main() -> int | None:
         folder="runs/compare",
         example="--task step_arithmetic --max_steps 60",
     )
+    from policy_gradients.resolve import resolve  # here: --help does without PyTorch
 
     def read(name: str, seed: int) -> tuple[list[str], Command[PolicyGradientConfig]]:
         arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]

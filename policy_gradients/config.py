@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config import Section
+from rlhf.config import COLDEST, Section
 from rlhf.paths import PathName
 from rlhf.settings import TrainerConfig
 
@@ -80,7 +80,7 @@ class PolicyGradientConfig(TrainerConfig):
     stop_at: Literal["end", "answer"] = Field(
         "end", description="A completion stops at its end token, or at </answer>."
     )
-    temperature: float = Field(1.0, gt=0, description="Of sampling and of scoring alike.")
+    temperature: float = Field(1.0, ge=COLDEST, description="Of sampling and of scoring alike.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this mass; 1 is off.")
     top_k: int = Field(0, ge=0, description="Sample from so many likeliest tokens; 0 is off.")
     sampling_batch: int = Field(256, gt=0, description="Completions decoded together.")

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf.errors import UserError, run_main
 from rlhf.options import Parser, whole
-from rlhf.paths import user_path
+from rlhf.paths import refuse_strangers, user_path
 
 KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
 
@@ -33,10 +33,13 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.loop import open_device
     from rlhf.models import load_tokenizer
+    from rlhf.report_page import BEGINNING
     from rlhf.row_files import write_jsonl
     from rlhf.statistics import in_brackets
 
     kind, config = _config(run)
+    for name, beginning in (("evaluation.jsonl", b'{"'), ("evaluation.html", BEGINNING.encode())):
+        refuse_strangers(output / name, beginning, "evaluation of this project")
     opened = open_device(device)
     load, of_rows, shortcuts, judge = {
         "preference": (preference_data, preference_examples, of_preference, preference_result),
@@ -59,7 +62,6 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     if any(subsets) and all(len(example.group.completions) == 2 for example in examples):
         result.records.extend(subset_records(found, examples, subsets, name))
     add_shortcuts(result, tried)
-    output.mkdir(parents=True, exist_ok=True)
     records = [*result.records, *result.baselines]
     write_jsonl(output / "evaluation.jsonl", records)
     for record in records:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import run_main
-from rlhf.options import Parser, mapping, number, seed, whole
+from rlhf.options import Parser, mapping, seed, temperature, whole
 from rlhf.paths import user_path
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--problems", type=whole(1), default=500, help="how many problems (default: 500)")
     add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
     add("--max_new_tokens", type=whole(1), default=96, help="tokens at which a completion is cut (default: 96)")
-    add("--temperature", type=number(0), default=1.0, help="of sampling (default: 1)")
+    add("--temperature", type=temperature, default=1.0, help="of sampling (default: 1)")
     add("--system_prompt", help="said to the model before the question")
     add("--seed", type=seed, default=0)
     add("--debug", action="store_true", help="show the traceback of an error")

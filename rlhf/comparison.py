@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.config import Command
+from rlhf.config import Command, Parser
 from rlhf.errors import UserError, nearest
 from rlhf.inputs import changed, inputs
-from rlhf.paths import user_path
+from rlhf.paths import refuse_strangers, user_path
 from rlhf.run_directory import read_config, read_provenance
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ NOT_SHARED = ("resume", "overwrite", "plan", "show_config")
 
 def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argparse.Namespace, list[str]]:
     """The command line of a `compare` command, and what of it goes to every run. `what`: "algorithms" or "losses"."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=f"Train with several {what} and seeds, and lay the runs side by side.",
         epilog=f"Any setting of the trainer goes to every run, e.g. {example}.",
@@ -83,7 +83,7 @@ def plan_runs(
 
     Raises:
         UserError: a setting is not valid, or contradicts names and seeds; terms are unequal; or a run that is there
-            already has other settings.
+            already has other settings; or `folder` holds a comparison.md that is not ours.
     """
     planned, budgets = [], {}
     for seed in range(seeds):
@@ -97,6 +97,7 @@ def plan_runs(
     refuse_unequal(budgets)
     for run in planned:
         refuse_stale(run)
+    refuse_strangers(folder / "comparison.md", b"Held-out ", "table of this project")
     return planned
 
 

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "WANDB_MODE": "wandb_mode",
 }
 LARGEST_SEED = 2**32 - 1  # that numpy takes
+COLDEST = 1e-3  # temperature of sampling; logits divided by much less are no numbers any more
 LARGEST_WHOLE = 2**53  # beyond it floats, in which schedules and speeds are computed, skip numbers
 LARGEST_FILE = 10**6  # bytes of a config file: /dev/zero never ends
 DEEPEST = 32  # levels of a YAML value
@@ -572,7 +573,13 @@ def _environment(keys: dict[str, _Key], environ: Mapping[str, str]) -> _Layer:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors: "command line: --lr is fast; accepted: a number"."""
+    """argparse whose mistakes are UserErrors: "command line: --lr is fast; accepted: a number".
+
+    An option is named whole: `--seed` is no short form of `--seeds`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (\S+): is ", r"\1 is ", message)
@@ -587,7 +594,6 @@ def _parser(config_class: type[Config], prog: str, description: str) -> Parser:
         usage=f"{prog} [--config FILE] [--profile auto|laptop|gpu] [--KEY VALUE ...]",
         epilog="Later wins: defaults < YAML < profile block < environment (WANDB_PROJECT, WANDB_ENTITY, "
         "WANDB_RUN_NAME, WANDB_MODE) < command line. --show_config tells where each value comes from.",
-        allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
     )
     _add_switches(parser.add_argument_group("How to run"))

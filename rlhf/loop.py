@@ -55,7 +55,7 @@ def processes_asked() -> int:
         UserError: several were asked for, but this process cannot find the others.
     """
     said = os.environ.get
-    size = next((int(said(name, "")) for name in SIZES if said(name)), None)
+    size = next((_count(name) for name in SIZES if said(name)), None)
     # For several processes on a CPU, accelerate's launcher sets an address to meet at, then starts one, with no number.
     if size is None and said("ACCELERATE_MIXED_PRECISION") and said("MASTER_ADDR"):
         raise UserError(
@@ -68,6 +68,16 @@ def processes_asked() -> int:
             hint=f"Start them with torchrun, or unset WORLD_SIZE: {command_for_several()}",
         )
     return size or 1
+
+
+def _count(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal() or not int(text):
+        raise UserError(
+            f"processes: the variable {name} is {text!r}, wanted a number >= 1",
+            hint=f"Unset it, or start several with torchrun: {command_for_several()}",
+        )
+    return int(text)
 
 
 def command_for_several() -> str:

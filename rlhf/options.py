@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rlhf.config import LARGEST_SEED, Parser, read_yaml
+from rlhf.config import COLDEST, LARGEST_SEED, Parser, read_yaml
 from rlhf.errors import UserError
 
-__all__ = ["Parser", "mapping", "number", "seed", "whole"]
+__all__ = ["Parser", "mapping", "number", "seed", "temperature", "whole"]
 
 MANY = 10**6  # problems, completions of one, tokens of one: what no machine here works through
 
@@ -47,6 +47,14 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def temperature(text: str) -> float:
+    """An argparse type: 0 takes the likeliest token; below COLDEST, logits divided by it are no numbers any more."""
+    value = number(0)(text)
+    if 0 < value < COLDEST:
+        raise argparse.ArgumentTypeError(f"is {text}; accepted: 0, or a number >= {COLDEST:g}")
+    return value
 
 
 def seed(text: str) -> int:

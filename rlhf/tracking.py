@@ -196,11 +196,11 @@ def _has_wandb_key() -> bool:
     """In the environment, or in .netrc for the server that W&B will ask; a file that cannot be read has none."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
     try:
+        server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
         netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")  # no home: RuntimeError
         return (server or "api.wandb.ai") in netrc.read_text(encoding="utf-8", errors="replace")
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return False
 
 

@@ -5,11 +5,13 @@ before the first import of what it checks.
 """
 
 import os
+from collections.abc import Generator
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import install_import_hook
 from tiny_models import ARCHITECTURES, tiny_model
 from torch import nn
@@ -40,6 +42,14 @@ logging.disable_progress_bar()
 def pytest_xdist_auto_num_workers() -> int:
     """Each worker imports PyTorch anew and takes about a gigabyte: more than four gain little."""
     return min(4, os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def accelerate_begins_anew() -> Generator[None]:
+    """A command is a process, and accelerate keeps its first precision and device for the life of one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))

@@ -69,6 +69,13 @@ def test_unequal_terms_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run(monkeypatch, "--algorithms", "grpo,rloo", "--folder", str(tmp_path / "new"))
 
 
+def test_a_table_of_somebody_else_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comparison.md").write_text("# My comparison")
+    with pytest.raises(UserError, match="no table of this project"):
+        run(monkeypatch, "--algorithms", "grpo,rloo", "--folder", str(tmp_path), *FEW)
+    assert [file.name for file in tmp_path.iterdir()] == ["comparison.md"]
+
+
 def stale(run: Path, **settings: object) -> Planned:
     """A planned run, where there is one with the settings `there` and a file that held something else."""
     (run / "config.yaml").write_text("max_steps: 1\ntask: spell_backward\noutput_dir: x\nsave_every: 5\n")

@@ -173,6 +173,8 @@ def test_processes_asked_for_are_counted(no_launcher, said: dict[str, str], proc
         # What `accelerate launch --cpu --num_processes 2` gives to the one process that it starts.
         ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "asked for several.*starts one"),
         ({"WORLD_SIZE": "2"}, "no RANK says which"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE is 'two', wanted a number"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE is '0', wanted a number"),
     ],
 )
 def test_one_process_for_several_is_refused(no_launcher, tmp_path, said: dict[str, str], message: str) -> None:

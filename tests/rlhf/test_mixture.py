@@ -156,3 +156,15 @@ def test_a_mixtures_fingerprint_tells_tasks_and_weights() -> None:
     found = [fingerprint("ab", 1, 1), fingerprint("ab", 1, 2), fingerprint("ac", 1, 1), fingerprint("ba", 1, 1)]
     assert len(set(found)) == 4
     assert fingerprint("ab", 1, 1) == found[0]
+
+
+def test_a_task_is_opened_with_its_settings(file: Path) -> None:
+    problem = open_task("spell_backward", {"min_word_len": 7, "max_word_len": 7}, answer_in="text")
+    (asked,) = problem.train_problems(seed=0, first=0, count=1)
+    assert len(asked.answer) == 7
+    assert problem.verify(asked, asked.answer).exact == 1, "the whole completion is the answer"
+    words = open_task("word_problems", {"path": str(file)}, answer_in="last_number")
+    (asked,) = words.train_problems(seed=0, first=0, count=1)
+    assert words.verify(asked, f"it is {asked.answer}").exact == 1
+    tagged = open_task("word_problems", {"path": str(file)}, answer_in="answer_tag")
+    assert tagged.verify(asked, f"it is {asked.answer}").exact == 0

@@ -40,7 +40,7 @@ WRONG = [
         for option in ("--problems", "--candidates", "--max_new_tokens")
         for value in ("0", "-1", "1e9", "x")
     ),
-    *(["--temperature", value] for value in ("-1", "nan", "inf", "hot")),
+    *(["--temperature", value] for value in ("-1", "nan", "inf", "hot", "1e-320")),
     *(["--seed", value] for value in ("-1", "4294967296", "x")),
     ["--task_config", "[1]"],
     ["--no_such_option", "1"],

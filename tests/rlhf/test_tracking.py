@@ -105,6 +105,9 @@ def test_keys_that_cannot_be_read_are_no_keys(no_key: pytest.MonkeyPatch, tmp_pa
         patch.setattr(Path, "read_text", refuse)
         assert trackers() == []
     no_key.delenv("NETRC")
+    with no_key.context() as patch:
+        patch.setenv("WANDB_BASE_URL", "http://[no address")
+        assert trackers() == []
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
