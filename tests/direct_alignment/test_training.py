@@ -133,7 +133,7 @@ def test_class_weights_out_of_balance_are_said(commands: Commands, tmp_path: Pat
 def test_online_pairs_follow_the_policy(commands: Commands, tmp_path: Path) -> None:
     """Fresh pairs every two steps, of other problems each time."""
     run = tmp_path / "run"
-    more = ["--online_every", "2", "--data.problems", "20", "--data.candidates", "4", "--task_config", "{max_terms: 3}"]
+    more = ["--online_every", "2", "--data.problems", "40", "--data.candidates", "4", "--task_config", "{max_terms: 3}"]
     outcome = commands.train(*SMALL, *more, "--output_dir", run)
     assert outcome.code == 0, outcome.err
     found = metrics(run)
