@@ -39,7 +39,7 @@ def main() -> int | None:
     paths = [run.path for run in planned]
     written = write_all(planned, given.folder, key="loss")
     preferred = table(paths, key="loss", metric="reward_accuracy")
-    text = "\n".join([written, preferred, displacement_table(paths)])
+    text = "\n".join(part for part in (written, preferred, displacement_table(paths)) if part)
     (given.folder / "comparison.md").write_text(text, encoding="utf-8")
     draw_displacement(paths, given.folder / "displacement.png")
     print(text)

@@ -17,7 +17,6 @@ from rlhf.sampling import Sampled
 from rlhf.scoring import Scorer
 from rlhf.statistics import t_interval, wilson
 
-CPU = Accelerator(cpu=True)
 MODEL = PreTrainedModel.__new__(PreTrainedModel)  # never asked
 LAYOUT = {"token_budget": 100, "shared_prefix": True}
 
@@ -43,7 +42,7 @@ def says(monkeypatch):
 
 
 def evaluated(examples, name: str, settings) -> dict:
-    records = evaluate_pairs(MODEL, examples, losses[name], settings, CPU, LAYOUT)
+    records = evaluate_pairs(MODEL, examples, losses[name], settings, Accelerator(cpu=True), LAYOUT)
     found = {(r["data"], r["metric"]): r for r in records}
     assert len(found) == len(records)
     return found
@@ -164,7 +163,7 @@ def test_log_ratios_of_mismatched_completions(monkeypatch):
         return [(-10.0 * group.completions[0][0],) for group in groups]
 
     monkeypatch.setattr(evaluation, "score_all", scored)
-    assert mismatched(Scorer(MODEL), made, CPU, LAYOUT).tolist() == [-9.0, -18.0]
+    assert mismatched(Scorer(MODEL), made, Accelerator(cpu=True), LAYOUT).tolist() == [-9.0, -18.0]
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -210,7 +209,7 @@ def test_samples_are_of_the_policy_itself_and_the_same_in_every_run(monkeypatch)
         return WRITTEN
 
     monkeypatch.setattr(evaluation, "sample", sample)
-    found = write(MODEL, load_tokenizer("embedded"), [[1], [2], [3]], CPU, max_new_tokens=7)
+    found = write(MODEL, load_tokenizer("embedded"), [[1], [2], [3]], Accelerator(cpu=True), max_new_tokens=7)
     assert found == WRITTEN
     assert asked["prompts"] == [[1], [2], [3]]
     assert (asked["completions"], asked["max_new_tokens"], asked.get("temperature", 1.0)) == (1, 7, 1.0)
