@@ -17,7 +17,7 @@ from rlhf.tasks import Problem, Task
 TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
 
