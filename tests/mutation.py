@@ -69,11 +69,7 @@ class Visitor(MutationVisitor):
         self.left_out = left_out  # names of functions, classes and constants
 
     def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
-        if isinstance(
-            node, cst.Annotation | cst.TypeParameters | cst.TypeAlias | cst.Decorator | cst.Raise | cst.Assert
-        ):
-            return True
-        if isinstance(node, cst.Import | cst.ImportFrom | cst.ConcatenatedString | cst.FormattedString):
+        if isinstance(node, NOT_MUTATED):
             return True
         if isinstance(node, cst.If) and node.test.deep_equals(SCRIPT):
             return True
