@@ -7,8 +7,8 @@ the CPU. Data: pairs of a preference file (`--data`, e.g. hh-rlhf's harmless_bas
 What makes it a fair race (as benchmarks/grpo_step.py, whose parts this uses):
 - Each side has a process of its own, so memory is its own, and they take turns step by step. A first step, on pairs of
   its own, warms up and does not count.
-- Both train the same model from `rlhf.models.load_policy` (fp32 weights, SDPA attention) on the same token ids: TRL's
-  own tokenizing is skipped, so that neither template nor truncation can differ. Tokens read are counted and compared.
+- Both train the same model from `load_policy` (fp32 weights, SDPA attention) on the same token ids: TRL's own
+  tokenizing is skipped, so that neither template nor truncation can differ. Tokens read are counted and compared.
 - The first loss of both is ln 2 and the later ones are compared: the same maths was done.
 - TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu.py; `--trl_cpu default` measures it as it
   comes), and keeps the reference's log-probabilities too (precompute_ref_log_probs), which spares it a forward pass in
@@ -87,9 +87,9 @@ class Clock:
 
 def make_groups(tokenizer, options: Options) -> list:
     """A batch to warm up with, then `pairs` pairs."""
-    from rlhf.data import load_rows, sift, usable
-    from rlhf.preferences import parse_preference
-    from rlhf.ranking_groups import to_group
+    from rlhf.data.preferences import parse_preference
+    from rlhf.data.ranking_groups import to_group
+    from rlhf.data.rows import load_rows, sift, usable
 
     wanted = options.batch + options.pairs
     if options.data:
@@ -107,8 +107,8 @@ def generated(number: int):
     """A dialogue of about hh-rlhf's lengths: 110 tokens of prompt, answers of 10 to 120."""
     from random import Random
 
-    from rlhf.chat import Message
-    from rlhf.preferences import Ranking
+    from rlhf.data.preferences import Ranking
+    from rlhf.text.chat import Message
 
     rng = Random(number)
     words = ["what", "do", "you", "think", "about", "the", "old", "house", "by", "river", "seven", "quickly", "blue"]
@@ -134,13 +134,14 @@ def run_ours(turn: Connection, options: Options) -> None:
     """The loop of direct_alignment/train.py, less logging and saving."""
     from accelerate.utils import set_seed
 
-    from direct_alignment.batches import compare, lengths, score_all, sequence_logp
     from direct_alignment.data import Example
     from direct_alignment.diagnostics import StepSums
+    from direct_alignment.log_ratios import compare, lengths, score_all, sequence_logp
     from direct_alignment.losses import losses
+    from rlhf.distributed import make_accelerator
     from rlhf.groups import Layout, whole_micro_batches
-    from rlhf.loop import check_finite, gradients_flow, make_accelerator, make_optimizer, optimizer_step
-    from rlhf.scoring import Scorer
+    from rlhf.logprobs import Scorer
+    from rlhf.optimizer import check_finite, gradients_flow, make_optimizer, optimizer_step
 
     loss, settings = losses["dpo"], {"beta": BETA}
     layout: Layout = {"token_budget": options.token_budget, "shared_prefix": True}
@@ -390,7 +391,7 @@ def show(record: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dpo_epoch", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--model", default="smollm2-135m", help="a model name of rlhf.models, or a folder")
+    add("--model", default="smollm2-135m", help="a model name of rlhf.models.policy, or a folder")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
     add("--data", default="", help="a preference file; without it, pairs are generated")
     add("--pairs", type=int, default=64, help="pairs in an epoch")

@@ -7,7 +7,7 @@ sequences), clip the gradient norm at 1, one step of fused AdamW. No reference m
 What makes it a fair race:
 - Each side has a process of its own, so memory is its own, and they take turns step by step, so that a change in what
   else the machine does falls on both. The first step of each warms up and does not count.
-- Both train the same model object from `rlhf.models.load_policy` (fp32 weights, SDPA attention), on the same chats, and
+- Both train the same model object from `load_policy` (fp32 weights, SDPA attention), on the same chats, and
   every completion has the same length on both sides. `--lengths natural` (default) draws lengths up to max_new_tokens,
   mean near half of that; the end token is suppressed before that length and forced at it: in TRL by a LogitsProcessor,
   in ours by a wrapper of the sampler's chooser (the prompts' order may give a group's lengths to another group; the
@@ -116,7 +116,7 @@ def load(name: str, *, seed: int):
     import torch
     from transformers.utils import logging
 
-    from rlhf.models import load_policy, load_tokenizer
+    from rlhf.models.policy import load_policy, load_tokenizer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -128,9 +128,9 @@ def make_problems(tokenizer, options: Options) -> list:
     """B problems for each step, the question followed by instructions until the prompt has the length asked for."""
     from dataclasses import replace
 
-    from rlhf.chat import encode_prompt
     from rlhf.evaluation import messages_for
-    from rlhf.tasks import Task
+    from rlhf.tasks.procedural import ProceduralTask
+    from rlhf.text.chat import encode_prompt
 
     def lengthened(problem):
         words = cycle(INSTRUCTIONS.split())
@@ -139,7 +139,9 @@ def make_problems(tokenizer, options: Options) -> list:
         return problem
 
     count = options.prompts * options.rounds
-    return [lengthened(problem) for problem in Task(TASK).train_problems(seed=options.seed, first=0, count=count)]
+    return [
+        lengthened(problem) for problem in ProceduralTask(TASK).train_problems(seed=options.seed, first=0, count=count)
+    ]
 
 
 def jitter(text: str) -> float:
@@ -224,7 +226,7 @@ def peak_memory_gb() -> float:
         return int(line.split()[1]) * 1024 / 1e9
     import torch
 
-    from rlhf.loop import peak_memory_gb as peak
+    from rlhf.run.stopwatch import peak_memory_gb as peak
 
     return peak(torch.device("cpu"))
 
@@ -240,9 +242,9 @@ def describe(model) -> dict[str, int]:
 
 def lengthened_task(problems: list):
     """The task with these problems for its training stream."""
-    from rlhf.tasks import Task
+    from rlhf.tasks.procedural import ProceduralTask
 
-    task = Task(TASK, answer_in="text")
+    task = ProceduralTask(TASK, answer_in="text")
     task.train_problems = lambda *, seed, first, count: problems[first : first + count]
     return task
 
@@ -276,15 +278,16 @@ def run_ours(turn: Connection, options: Options) -> None:
     from policy_gradients import rollout
     from policy_gradients.algorithms import algorithms
     from policy_gradients.config import PolicyGradientConfig, RewardWeights
+    from policy_gradients.defaults import resolve
     from policy_gradients.diagnostics import UpdateSums, batch_metrics
-    from policy_gradients.resolve import resolve
     from policy_gradients.rewards import Judge
     from rlhf import sampling
     from rlhf.aggregate import Totals
-    from rlhf.chat import end_tokens
+    from rlhf.distributed import make_accelerator
     from rlhf.groups import micro_batches
-    from rlhf.loop import check_finite, gradients_flow, make_accelerator, make_optimizer, optimizer_step
-    from rlhf.scoring import Scorer
+    from rlhf.logprobs import Scorer
+    from rlhf.optimizer import check_finite, gradients_flow, make_optimizer, optimizer_step
+    from rlhf.text.chat import end_tokens
 
     b, g, meter = options.prompts, options.rollouts, Meter()
     algorithm, clip = algorithms["grpo"], {"clip_low": CLIP, "clip_high": CLIP}
@@ -356,10 +359,10 @@ def run_trl(turn: Connection, options: Options) -> None:
     from transformers import LogitsProcessor, LogitsProcessorList, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from rlhf.chat import end_tokens
     from rlhf.cpu import tune_cpu
     from rlhf.evaluation import messages_for
-    from rlhf.tasks import Task
+    from rlhf.tasks.procedural import ProceduralTask
+    from rlhf.text.chat import end_tokens
 
     if options.trl_cpu == "ours":
         tune_cpu()
@@ -367,7 +370,11 @@ def run_trl(turn: Connection, options: Options) -> None:
     model, tokenizer = load(options.model, seed=options.seed)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    task, problems, ends = Task(TASK, answer_in="text"), make_problems(tokenizer, options), end_tokens(tokenizer)
+    task, problems, ends = (
+        ProceduralTask(TASK, answer_in="text"),
+        make_problems(tokenizer, options),
+        end_tokens(tokenizer),
+    )
 
     class ForcedEnds(LogitsProcessor):
         def __init__(self, lengths):
@@ -619,7 +626,7 @@ def show(record: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grpo_step", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--model", default="smollm2-135m", help="a model name of rlhf.models, or a folder")
+    add("--model", default="smollm2-135m", help="a model name of rlhf.models.policy, or a folder")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
     add("--prompts", type=int, default=4)
     add("--rollouts", type=int, default=8, help="completions of each prompt")

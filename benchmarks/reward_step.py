@@ -29,7 +29,7 @@ def tokens(count: int, salt: int, vocabulary: int) -> list[int]:
 def our_step(model, optimizer, objective, examples, *, token_budget: int, shared_prefix: bool) -> float:
     """One optimizer step as `reward_models.fit` takes it; returns the loss."""
     from reward_models.fit import in_order, into_micro_batches
-    from rlhf.heads import HeadScorer
+    from rlhf.models.heads import HeadScorer
 
     units, total = sum(map(objective.units, examples)), 0.0
     for rows, chunk in into_micro_batches(examples, token_budget=token_budget, shared_prefix=shared_prefix):
@@ -83,8 +83,8 @@ def main() -> None:
     from reward_models.objectives import outcome, preference
     from rlhf.cpu import tune_cpu
     from rlhf.groups import Group
-    from rlhf.heads import load_with_head
-    from rlhf.loop import make_optimizer
+    from rlhf.models.heads import load_with_head
+    from rlhf.optimizer import make_optimizer
 
     tune_cpu()
     torch.manual_seed(0)

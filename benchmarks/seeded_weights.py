@@ -13,19 +13,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-SHORT = [*"--profile laptop --quiet --device cpu --precision fp32 --seed 5".split()]
-PG = [*"--eval_problems 4 --prompts_per_step 4 --group_size 4 --max_new_tokens 24 --max_steps 4".split()]
+SHORT = ["--profile", "laptop", "--quiet", "--device", "cpu", "--precision", "fp32", "--seed", "5"]
+PG = [
+    *("--eval_problems", "4", "--prompts_per_step", "6", "--group_size", "4"),
+    *("--max_new_tokens", "64", "--max_steps", "4"),
+]
 RM = [
-    *"--data.problems 40 --data.held_out 12 --data.validation 8 --data.candidates 4".split(),
-    *"--batch_size 6 --max_steps 4 --eval_every 2 --patience 4 --lr 0.01".split(),
+    *("--data.problems", "40", "--data.held_out", "12", "--data.validation", "8", "--data.candidates", "4"),
+    *("--batch_size", "6", "--max_steps", "4", "--eval_every", "2", "--patience", "4", "--lr", "0.01"),
 ]
 DPO = [
-    *"--data.problems 40 --data.held_out 8 --data.candidates 8 --eval_problems 4 --eval_samples 4".split(),
-    *"--batch_size 4 --max_new_tokens 64 --max_steps 4".split(),
+    *("--data.problems", "40", "--data.held_out", "8", "--data.candidates", "8"),
+    *("--eval_problems", "4", "--eval_samples", "4"),
+    *("--batch_size", "4", "--max_new_tokens", "64", "--max_steps", "4"),
 ]
-SFT = [
-    *"--data.held_out 8 --eval_max_new_tokens 24 --batch_size 4 --max_steps 4".split(),
-]
+SFT = ["--data.held_out", "8", "--eval_max_new_tokens", "24", "--batch_size", "4", "--max_steps", "4"]
 RUNS = {
     "grpo": ("policy_gradients.train", ["--algorithm", "grpo", "--kl_coef", "0", *PG]),
     "ppo": ("policy_gradients.train", ["--algorithm", "ppo", "--epochs_per_batch", "2", "--kl_coef", "0.05", *PG]),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig, read
-from rlhf.config import Command
+from rlhf.config.command import Command
 from rlhf.errors import run_main
 
 # What must be the same for a comparison on equal terms.
@@ -18,7 +18,7 @@ BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps
 
 
 def main() -> int | None:
-    from rlhf.comparison import choose, make_all, options, plan_runs, table, write_all
+    from rlhf.run.sweep import choose, make_all, options, plan_runs, table, write_all
 
     given, shared = options(
         "python -m direct_alignment.compare",
@@ -26,7 +26,7 @@ def main() -> int | None:
         folder="runs/direct_alignment",
         example="--task spell_backward --max_steps 60",
     )
-    from direct_alignment.resolve import resolve  # here: --help does without PyTorch
+    from direct_alignment.defaults import resolve
 
     def read_one(name: str, seed: int) -> tuple[list[str], Command[DirectAlignmentConfig]]:
         arguments = ["--loss", name, "--seed", str(seed), *shared]
@@ -50,7 +50,7 @@ def main() -> int | None:
 
 def displacement_table(paths: Sequence[Path]) -> str:
     """Markdown: what became of both sides' log-probability, how far the policy went, and how long it writes."""
-    from rlhf.report_data import Target, group_runs, read_run
+    from rlhf.report.runs import Target, group_runs, read_run
     from rlhf.statistics import over_seeds_text, t_interval
 
     shown = {
@@ -75,8 +75,8 @@ def displacement_table(paths: Sequence[Path]) -> str:
 
 def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
     """What becomes of the chosen completions, and of the rejected: held-out log-probabilities, a line a loss."""
-    from rlhf.charts import Panel, held_out_figure, write_png
-    from rlhf.report_data import Target, group_runs, held_out_over_seeds, read_run
+    from rlhf.report.charts import Panel, held_out_figure, write_png
+    from rlhf.report.runs import Target, group_runs, held_out_over_seeds, read_run
 
     groups = group_runs([read_run(path) for path in paths], ["loss"])
     panels = []

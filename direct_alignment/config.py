@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config import Command, Section, read_command
+from rlhf.config.command import Command, Section, read_command
+from rlhf.config.paths import PathName
+from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
-from rlhf.paths import PathName
-from rlhf.settings import TrainerConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 # By looking at the dict's lines, so that torch need not be loaded to print them; a test compares with `losses`.
@@ -135,7 +135,7 @@ def _of_another_loss(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple
 
 
 def _fill(config: DirectAlignmentConfig) -> DirectAlignmentConfig:
-    from direct_alignment.resolve import resolve
+    from direct_alignment.defaults import resolve
 
     return resolve(config)[0]
 

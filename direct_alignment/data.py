@@ -13,13 +13,13 @@ from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.losses import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
-from rlhf.chat import Message
-from rlhf.data import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, split_by_question
+from rlhf.data.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
+from rlhf.data.rows import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.mixture import Questions
-from rlhf.preferences import Ranking, parse_labelled, parse_preference, split_by_question
-from rlhf.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
+from rlhf.tasks.problem import Task
+from rlhf.text.chat import Message
 
 LOOK_AHEAD = 100  # examples among which a mismatched completion that fits is looked for
 
@@ -51,7 +51,7 @@ class Preferences:
 
 
 def load(
-    config: DirectAlignmentConfig, loss: Loss, task: Questions | None, tokenizer: PreTrainedTokenizerBase, *, say: Say
+    config: DirectAlignmentConfig, loss: Loss, task: Task | None, tokenizer: PreTrainedTokenizerBase, *, say: Say
 ) -> Preferences:
     """Read or sample the preferences, and keep some apart by question.
 
@@ -107,7 +107,7 @@ def digest(groups: Sequence[Group]) -> str:
     return whole.hexdigest()
 
 
-def _own_pairs(config: DirectAlignmentConfig, task: Questions, *, say: Say) -> tuple[list[Ranking], list[Ranking]]:
+def _own_pairs(config: DirectAlignmentConfig, task: Task, *, say: Say) -> tuple[list[Ranking], list[Ranking]]:
     """Pairs of the model's own completions, of training problems and of held-out ones."""
     data = config.data
     say(f"data: sampling {data.candidates} completions of {data.problems} problems, or taking them from the cache")

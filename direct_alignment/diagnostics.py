@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from direct_alignment.losses import Completions, Loss
-from rlhf.loop import gather
+from rlhf.distributed import gather
 
 METRICS = {
     "loss": {"description": "Mean over the step's pairs (over completions where the loss needs no pairs)", "unit": ""},

@@ -9,18 +9,18 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from direct_alignment.batches import compare, count, score_all
 from direct_alignment.data import Example
 from direct_alignment.diagnostics import implicit_reward, judged_right
+from direct_alignment.log_ratios import compare, count, score_all
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
-from rlhf.chat import decode, end_tokens
+from rlhf.distributed import gather, share
 from rlhf.groups import Group, Layout
-from rlhf.loop import gather, share
+from rlhf.logprobs import Scorer
 from rlhf.random_keys import of_samples
 from rlhf.sampling import Sampled, sample
-from rlhf.scoring import Scorer
 from rlhf.statistics import record, t_interval, wilson
+from rlhf.text.chat import decode, end_tokens
 
 PAIRS, SAMPLES = "held-out pairs", "samples"
 

@@ -12,23 +12,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, Say, to_examples, with_mismatched
 from direct_alignment.losses import Loss
-from rlhf.answers import sampled_answer
 from rlhf.candidates import Candidates, to_rankings
-from rlhf.chat import encode_prompt, end_tokens
+from rlhf.data.ranking_groups import Limits
+from rlhf.distributed import gather, share
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
-from rlhf.loop import gather, share
-from rlhf.mixture import Questions
 from rlhf.random_keys import of_training
-from rlhf.ranking_groups import Limits
 from rlhf.sampling import sample
+from rlhf.tasks.problem import Task
+from rlhf.text.answers import sampled_answer
+from rlhf.text.chat import encode_prompt, end_tokens
 
 
 def fresh_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: Questions,
+    task: Task,
     accelerator: Accelerator,
     config: DirectAlignmentConfig,
     loss: Loss,

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from direct_alignment.batches import score_all
 from direct_alignment.data import Example, digest
+from direct_alignment.log_ratios import score_all
 from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
-from rlhf.scoring import Scorer
-from rlhf.session import Session
+from rlhf.logprobs import Scorer
+from rlhf.run.session import Session
 
 
 class Reference:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.config.options import Parser, mapping, seed, temperature, whole
+from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
-from rlhf.options import Parser, mapping, seed, temperature, whole
-from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
-    from rlhf.preferences import Ranking
+    from rlhf.data.preferences import Ranking
 
 TOKEN_BUDGET = 8192  # tokens that a reward model reads at once
 
@@ -56,10 +56,10 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def write_pairs(options: argparse.Namespace) -> int:
-    from rlhf.answers import to_columns
     from rlhf.candidates import sample_candidates, to_rankings
-    from rlhf.mixture import open_task
-    from rlhf.row_files import refuse_output, write_jsonl
+    from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.tasks.registry import open_task
+    from rlhf.text.answers import to_columns
 
     output: Path = options.output
     if output.suffix != ".jsonl":
@@ -108,14 +108,14 @@ def judged_by_model(
     candidates: Sequence["Candidates"], reward_model: str, *, system_prompt: str | None
 ) -> list["Ranking"]:
     """The completions that the model gives the highest and the lowest reward; the margin is their difference."""
-    from rlhf.answers import encode_answer
-    from rlhf.chat import Message
+    from rlhf.data.preferences import Ranking
+    from rlhf.data.ranking_groups import shared_prompt
+    from rlhf.distributed import open_device
     from rlhf.evaluation import messages_for
     from rlhf.groups import Group
-    from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.loop import open_device
-    from rlhf.preferences import Ranking
-    from rlhf.ranking_groups import shared_prompt
+    from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
+    from rlhf.text.answers import encode_answer
+    from rlhf.text.chat import Message
 
     device = open_device("auto")
     model, tokenizer = load_trained(reward_model)

@@ -8,7 +8,7 @@ and make the chosen more likely relative to the rejected. What tells one loss fr
 import sys
 
 from direct_alignment.config import DirectAlignmentConfig, read
-from rlhf.config import Command, show
+from rlhf.config.command import Command, show
 from rlhf.errors import run_main
 
 
@@ -18,21 +18,22 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     import torch
 
     from direct_alignment import online
-    from direct_alignment.batches import compare, count, lengths, sequence_logp, whole_step
     from direct_alignment.data import Example, class_weights, load
+    from direct_alignment.defaults import resolve
     from direct_alignment.diagnostics import METRICS, Adviser, StepSums
     from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, mismatched, write
+    from direct_alignment.log_ratios import compare, count, lengths, sequence_logp, whole_step
     from direct_alignment.reference import Reference
-    from direct_alignment.resolve import resolve
-    from rlhf.chat import encode_prompt
+    from rlhf.distributed import share, total
     from rlhf.evaluation import evaluate_task, messages_for
     from rlhf.groups import Layout, whole_micro_batches
-    from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
-    from rlhf.mixture import open_task
-    from rlhf.models import load_tokenizer
+    from rlhf.logprobs import Scorer
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.optimizer import backward, in_turn, learning_rate, make_optimizer, optimizer_step
+    from rlhf.run.session import open_session
     from rlhf.sampling import refuse_long_prompts
-    from rlhf.scoring import Scorer
-    from rlhf.session import open_session
+    from rlhf.tasks.registry import open_task
+    from rlhf.text.chat import encode_prompt
 
     config, loss, settings = resolve(command.config)
     command = replace(command, config=config)
@@ -218,8 +219,8 @@ def main() -> int | None:
 
 
 def show_needs(command: Command[DirectAlignmentConfig]) -> int:
-    from direct_alignment.resolve import resolve
-    from rlhf.plan import plan, show_plan
+    from direct_alignment.defaults import resolve
+    from rlhf.run.memory_plan import plan, show_plan
 
     config, _, settings = resolve(command.config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())

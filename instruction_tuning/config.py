@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlhf.config import Section
-from rlhf.paths import PathName
-from rlhf.settings import TrainerConfig
+from rlhf.config.command import Section
+from rlhf.config.paths import PathName
+from rlhf.config.trainer import TrainerConfig
 
 
 class DataConfig(Section):

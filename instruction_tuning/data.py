@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
-from rlhf.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
-from rlhf.columns import MEANING, is_missing, kind_of, refuse_unused
-from rlhf.data import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
+from rlhf.data.messages import CONTEXT, parse_messages, parse_tools, with_context
+from rlhf.data.preferences import split_by_question
+from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.messages import CONTEXT, parse_messages, parse_tools, with_context
-from rlhf.preferences import split_by_question
-from rlhf.tasks import Task
+from rlhf.tasks.procedural import ProceduralTask
+from rlhf.text.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
 
 MAY_BE_EMPTY = ("system", "tool")  # the roles whose messages may be
 
@@ -44,7 +44,7 @@ class Source(Protocol):
     """
 
     fingerprint: str
-    tasks: Sequence[Task]
+    tasks: Sequence[ProceduralTask]
     held_out: Sequence[Group]
 
     def batch(self, step: int, count: int) -> list[Group]: ...
@@ -55,7 +55,7 @@ class Demonstrations:
 
     def __init__(self, config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase):
         self.config, self.data, self.tokenizer = config, config.data, tokenizer
-        self.tasks = [Task(name, parameters) for name, parameters in self.data.tasks.items()]
+        self.tasks = [ProceduralTask(name, parameters) for name, parameters in self.data.tasks.items()]
         self.fingerprint = _fingerprint(self.data.model_dump())
         for key, value in (("batch_size", config.batch_size), ("data.held_out", self.data.held_out)):
             if value % len(self.tasks):
@@ -100,7 +100,7 @@ class Demonstrations:
 class Rows:
     """A fixed set, shuffled anew every epoch; whole questions are kept apart, the same in every run."""
 
-    tasks: Sequence[Task] = ()
+    tasks: Sequence[ProceduralTask] = ()
 
     def __init__(
         self, config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase, *, say: Callable[[str], None]

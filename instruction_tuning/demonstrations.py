@@ -8,9 +8,9 @@ another one, while its sampled answer is right only as often as its demonstratio
 from random import Random
 from string import ascii_lowercase
 
-from rlhf.arithmetic import solve
-from rlhf.chat import Message
-from rlhf.tasks import Problem
+from rlhf.tasks.problem import Problem
+from rlhf.tasks.step_arithmetic import solve
+from rlhf.text.chat import Message
 
 
 def demonstrate(problem: Problem, task: str, *, wrong: bool, rng: Random) -> list[Message]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from instruction_tuning.config import InstructionTuningConfig
-from rlhf.config import Command, read_command, show
+from rlhf.config.command import Command, read_command, show
 from rlhf.errors import run_main
 
 DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
@@ -21,16 +21,17 @@ def train(command: Command[InstructionTuningConfig]) -> int:
 
     from instruction_tuning.data import Demonstrations, Rows
     from rlhf.aggregate import Totals, token_mean
-    from rlhf.chat import encode_prompt
+    from rlhf.distributed import share, total
     from rlhf.embedded.make import character_tokenizer
     from rlhf.evaluation import evaluate_task, messages_for
     from rlhf.groups import Layout, micro_batches
-    from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
-    from rlhf.models import load_tokenizer
+    from rlhf.logprobs import Scorer, score
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.optimizer import backward, in_turn, learning_rate, make_optimizer, optimizer_step
+    from rlhf.run.session import open_session
     from rlhf.sampling import refuse_long_prompts
-    from rlhf.scoring import Scorer, score
-    from rlhf.session import open_session
     from rlhf.tensors import masked_sum
+    from rlhf.text.chat import encode_prompt
 
     config = command.config
     with open_session(command, METRICS, title="SFT", headline=["loss"]) as session:
@@ -141,7 +142,7 @@ def main() -> int | None:
 
 
 def show_needs(command: Command[InstructionTuningConfig]) -> int:
-    from rlhf.plan import plan, show_plan
+    from rlhf.run.memory_plan import plan, show_plan
 
     config = command.config
     print(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
-from rlhf.config import Command, read_command
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -18,7 +18,7 @@ BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_pe
 
 
 def main() -> int | None:
-    from rlhf.comparison import choose, make_all, options, plan_runs, write_all
+    from rlhf.run.sweep import choose, make_all, options, plan_runs, write_all
 
     given, shared = options(
         "python -m policy_gradients.compare",
@@ -26,7 +26,7 @@ def main() -> int | None:
         folder="runs/compare",
         example="--task step_arithmetic --max_steps 60",
     )
-    from policy_gradients.resolve import resolve  # here: --help does without PyTorch
+    from policy_gradients.defaults import resolve
 
     def read(name: str, seed: int) -> tuple[list[str], Command[PolicyGradientConfig]]:
         arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]

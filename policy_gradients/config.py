@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config import COLDEST, Section
-from rlhf.paths import PathName
-from rlhf.settings import TrainerConfig
+from rlhf.config.command import COLDEST, Section
+from rlhf.config.paths import PathName
+from rlhf.config.trainer import TrainerConfig
 
 # By looking at the file names, so that torch need not be loaded to print them; a test compares with `algorithms`.
 ALGORITHM_NAMES = sorted(p.stem for p in (Path(__file__).parent / "algorithms").glob("[a-z]*.py"))

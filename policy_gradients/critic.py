@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rollout import Batch
 from rlhf.aggregate import Totals, token_mean
+from rlhf.distributed import total
 from rlhf.groups import Layout, Rows, micro_batches
-from rlhf.loop import backward, in_turn, make_optimizer, optimizer_step, total
-from rlhf.scoring import hidden_states
+from rlhf.logprobs import hidden_states
+from rlhf.optimizer import backward, in_turn, make_optimizer, optimizer_step
 
 
 class Critic(nn.Module):

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from policy_gradients.rollout import Batch
-from rlhf.loop import gather, total
-from rlhf.scoring import Scores
+from rlhf.distributed import gather, total
+from rlhf.logprobs import Scores
 
 METRICS = {
     "loss": {"description": "Loss of the step; its value says little, its gradient everything", "unit": ""},

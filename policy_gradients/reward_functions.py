@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rlhf.columns import short
+from rlhf.data.columns import short
 from rlhf.errors import UserError, nearest
 
 RewardFunction = Callable[[str, str, str], Any]  # question, completion, answer -> a number

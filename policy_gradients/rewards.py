@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.reward_functions import load_functions, names_of
-from rlhf.answers import Answer, text_of
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
-from rlhf.mixture import Questions
-from rlhf.tasks import Problem, Verdict
+from rlhf.tasks.problem import Problem, Task, Verdict
+from rlhf.text.answers import Answer, text_of
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions
@@ -28,7 +27,7 @@ class Judge:
 
     def __init__(
         self,
-        task: Questions,
+        task: Task,
         weights: RewardWeights,
         functions: Mapping[str, float],
         reward_model: RewardModelScore | None = None,

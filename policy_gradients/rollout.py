@@ -13,16 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rewards import Judge, overlong_penalty
-from rlhf.answers import sampled_answer
-from rlhf.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
+from rlhf.distributed import gather, share
 from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
-from rlhf.loop import gather, share
-from rlhf.mixture import Questions
 from rlhf.random_keys import of_training
 from rlhf.sampling import Sampled, refuse_long_prompts, sample
-from rlhf.tasks import Problem
+from rlhf.tasks.problem import Problem, Task
+from rlhf.text.answers import sampled_answer
+from rlhf.text.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
 
 Asked = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
 
@@ -83,7 +82,7 @@ class Sampler:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        task: Questions,
+        task: Task,
         judge: Judge,
         accelerator: Accelerator,
         config: PolicyGradientConfig,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from policy_gradients.config import PolicyGradientConfig
-from rlhf.config import Command, read_command, show
+from rlhf.config.command import Command, read_command, show
 from rlhf.errors import run_main
 
 DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
@@ -22,30 +22,23 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from transformers import PreTrainedModel
 
     from policy_gradients.critic import CriticLearner, explained_variance, reward_to_go, token_rewards, whiten
+    from policy_gradients.defaults import resolve, settings_of
     from policy_gradients.diagnostics import METRICS, Adviser, UpdateSums, batch_metrics
     from policy_gradients.ratios import importance
     from policy_gradients.reference import Reference
-    from policy_gradients.resolve import resolve, settings_of
     from policy_gradients.reward_functions import load_functions
     from policy_gradients.rewards import Judge, load_reward_model
     from policy_gradients.rollout import Rollout, Sampler
     from rlhf.aggregate import Totals, aggregates
+    from rlhf.distributed import gather, share, total
     from rlhf.evaluation import evaluate_task
     from rlhf.groups import Group, Layout, micro_batches
     from rlhf.kl import estimators, k3
-    from rlhf.loop import (
-        backward,
-        gather,
-        in_turn,
-        learning_rate,
-        make_optimizer,
-        optimizer_step,
-        share,
-        total,
-    )
-    from rlhf.mixture import Mixture, open_task
-    from rlhf.scoring import Scorer, score
-    from rlhf.session import open_session
+    from rlhf.logprobs import Scorer, score
+    from rlhf.optimizer import backward, in_turn, learning_rate, make_optimizer, optimizer_step
+    from rlhf.run.session import open_session
+    from rlhf.tasks.mixture import Mixture
+    from rlhf.tasks.registry import open_task
     from rlhf.tensors import masked_sum
 
     config, algorithm = resolve(command.config)
@@ -287,14 +280,14 @@ def main() -> int | None:
 
 
 def _fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
-    from policy_gradients.resolve import resolve
+    from policy_gradients.defaults import resolve
 
     return resolve(config)[0]
 
 
 def show_needs(command: Command[PolicyGradientConfig]) -> int:
-    from policy_gradients.resolve import resolve
-    from rlhf.plan import plan, show_plan
+    from policy_gradients.defaults import resolve
+    from rlhf.run.memory_plan import plan, show_plan
 
     config, _ = resolve(command.config)
     at_once = min(config.sampling_batch, config.prompts_per_step * config.group_size)

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlhf.config import LARGEST_SEED, Section
-from rlhf.paths import PathName
-from rlhf.settings import TrainerConfig
+from rlhf.config.command import LARGEST_SEED, Section
+from rlhf.config.paths import PathName
+from rlhf.config.trainer import TrainerConfig
 
 
 class DataConfig(Section):
@@ -55,7 +55,9 @@ class RewardModelConfig(TrainerConfig):
         description="Evaluations without a better validation loss before the run stops; 0: never. The best wins.",
     )
     extra_layers: int = Field(
-        0, ge=0, description="Layers put on top of the backbone, which start by adding 0 (see rlhf.heads.add_layers)."
+        0,
+        ge=0,
+        description="Layers put on top of the backbone, which start by adding 0.",
     )
     new_lr_factor: float = Field(
         1.0,

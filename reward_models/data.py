@@ -17,16 +17,16 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig, RewardModelConfig
 from reward_models.questions import load_questions
 from reward_models.steps import CLASSES, label_arithmetic, split_steps
-from rlhf.answers import Answer, encode_answer, from_columns
 from rlhf.candidates import Candidates, sample_candidates
-from rlhf.chat import Conversation, encode_prompt, encode_text, refuse_unknown
-from rlhf.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
-from rlhf.data import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows, usable
+from rlhf.data.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
+from rlhf.data.preferences import AS_SAMPLED, Ranking, parse_preference, split_by_question
+from rlhf.data.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
+from rlhf.data.rows import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows, usable
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.preferences import AS_SAMPLED, Ranking, parse_preference, split_by_question
-from rlhf.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
-from rlhf.tasks import Task
+from rlhf.tasks.procedural import ProceduralTask
+from rlhf.text.answers import Answer, encode_answer, from_columns
+from rlhf.text.chat import Conversation, encode_prompt, encode_text, refuse_unknown
 
 type Say = Callable[[str], None]
 type JudgedAt = Literal["separator", "step"]
@@ -559,7 +559,7 @@ def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candi
         train, held_out = split_by_question(problems, lambda p: p.question, held_out=data.held_out)
         name = data.questions
     else:
-        verifier = Task(data.task, data.task_config)
+        verifier = ProceduralTask(data.task, data.task_config)
         drawn = verifier.train_problems(seed=data.seed, first=0, count=data.problems)
         train = list({problem.question: problem for problem in drawn}.values())
         held_out, name = verifier.held_out_problems(data.held_out), data.task

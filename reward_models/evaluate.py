@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.config.options import Parser, whole
+from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.errors import UserError, run_main
-from rlhf.options import Parser, whole
-from rlhf.paths import refuse_strangers, user_path
 
 KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
 
@@ -26,15 +26,15 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
         process_data,
         process_examples,
     )
-    from reward_models.evaluation import outcome_result, preference_result, process_result, subset_records
-    from reward_models.report import write_evaluation
+    from reward_models.evaluation_page import write_evaluation
+    from reward_models.held_out_metrics import outcome_result, preference_result, process_result, subset_records
     from reward_models.shortcuts import add_shortcuts, of_outcome, of_preference, of_process
-    from rlhf.data import load_rows
-    from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.loop import open_device
-    from rlhf.models import load_tokenizer
-    from rlhf.report_page import BEGINNING
-    from rlhf.row_files import write_jsonl
+    from rlhf.data.files import write_jsonl
+    from rlhf.data.rows import load_rows
+    from rlhf.distributed import open_device
+    from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.report.html import BEGINNING
     from rlhf.statistics import in_brackets
 
     kind, config = _config(run)
@@ -73,7 +73,7 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
 def _config(run: Path) -> "tuple[str, Any]":
     """The kind of model, and the settings that it was trained with."""
     from reward_models.config import OutcomeConfig, PreferenceConfig, ProcessConfig
-    from rlhf.config import read_command
+    from rlhf.config.command import read_command
 
     file = run / "config.yaml"
     if not file.is_file():

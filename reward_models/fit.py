@@ -14,17 +14,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.config import RewardModelConfig
 from reward_models.data import Example, Split
-from reward_models.evaluation import Read, Result, mean_loss, step_samples
+from reward_models.evaluation_page import write_evaluation
+from reward_models.held_out_metrics import Read, Result, mean_loss, step_samples
 from reward_models.objectives import Objective
-from reward_models.report import write_evaluation
 from reward_models.shortcuts import Shortcut, add_shortcuts
-from rlhf.data import in_epochs, refuse_larger_step
+from rlhf.data.rows import in_epochs, refuse_larger_step
+from rlhf.distributed import share, total
 from rlhf.groups import Layout, Rows, whole_micro_batches
-from rlhf.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
-from rlhf.loop import backward, in_turn, learning_rate, make_optimizer, optimizer_step, share, total
-from rlhf.models import choose_attention
-from rlhf.run_directory import BEST
-from rlhf.session import Session
+from rlhf.models.heads import HeadScorer, Readings, load_with_head, new_weights, read, takes_shared_rows
+from rlhf.models.policy import choose_attention
+from rlhf.optimizer import backward, in_turn, learning_rate, make_optimizer, optimizer_step
+from rlhf.run.directory import BEST
+from rlhf.run.session import Session
 
 
 def load_model(

@@ -1,8 +1,8 @@
 """`--plan`: what a reward model's training would load, before anything is loaded."""
 
 from reward_models.config import RewardModelConfig
-from rlhf.config import Command
-from rlhf.plan import plan, show_plan
+from rlhf.config.command import Command
+from rlhf.run.memory_plan import plan, show_plan
 
 
 def show_needs[ConfigT: RewardModelConfig](command: Command[ConfigT], title: str) -> int:

@@ -14,9 +14,9 @@ from torch import Tensor
 from reward_models import losses
 from reward_models.config import OutcomeConfig, PreferenceConfig
 from reward_models.data import Example
-from reward_models.evaluation import Read, Result, outcome_result, preference_result, process_result
+from reward_models.held_out_metrics import Read, Result, outcome_result, preference_result, process_result
 from reward_models.steps import CLASSES
-from rlhf.heads import Readings
+from rlhf.models.heads import Readings
 
 
 @dataclass(frozen=True)

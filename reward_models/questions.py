@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from rlhf.data import Row, load_rows, usable
-from rlhf.numbers import last_number
-from rlhf.tasks import Problem, Verdict
-from rlhf.word_problems import one_answer_each
+from rlhf.data.rows import Row, load_rows, usable
+from rlhf.tasks.numbers import last_number
+from rlhf.tasks.problem import Problem, Verdict
+from rlhf.tasks.word_problems import one_answer_each
 
 
 class LastNumber:

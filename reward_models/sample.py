@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlhf.config.options import Parser, mapping, seed, temperature, whole
+from rlhf.config.paths import user_path
 from rlhf.errors import run_main
-from rlhf.options import Parser, mapping, seed, temperature, whole
-from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def to_row(candidates: "Candidates") -> dict[str, Any]:
     """What an outcome model is trained on; of completions that say something, as they were sampled."""
-    from rlhf.answers import to_columns
+    from rlhf.text.answers import to_columns
 
     judged = [
         (answer, verdict.exact == 1)
@@ -54,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     o = parser.parse_args(arguments)
     from reward_models.questions import load_questions
     from rlhf.candidates import sample_candidates
-    from rlhf.row_files import refuse_output, write_jsonl
-    from rlhf.tasks import Task
+    from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.tasks.procedural import ProceduralTask
 
     refuse_output(o.output, reads=o.questions or "")
     if o.questions:
         problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
     else:
-        verifier = Task(o.task, o.task_config)
+        verifier = ProceduralTask(o.task, o.task_config)
         problems = verifier.train_problems(seed=o.seed, first=0, count=o.problems)
         problems = list({problem.question: problem for problem in problems}.values())
     candidates = sample_candidates(

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.config.options import Parser, number
+from rlhf.config.paths import user_path
 from rlhf.errors import run_main
-from rlhf.options import Parser, number
-from rlhf.paths import user_path
 
 if TYPE_CHECKING:
     from reward_models.scoring import Conversation
-    from rlhf.data import Row
+    from rlhf.data.rows import Row
 
 
 def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
@@ -25,9 +25,9 @@ def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
     Raises:
         ValueError: with the reason.
     """
-    from rlhf.answers import from_columns
-    from rlhf.columns import JUDGEMENT, is_missing, kind_of, refuse_unused
-    from rlhf.preferences import AS_SAMPLED, CONTEXT, read_prompt
+    from rlhf.data.columns import JUDGEMENT, is_missing, kind_of, refuse_unused
+    from rlhf.data.preferences import AS_SAMPLED, CONTEXT, read_prompt
+    from rlhf.text.answers import from_columns
 
     prompt = read_prompt(row)
     if not prompt:
@@ -52,9 +52,9 @@ def score(
     variance_weight: float | None = None,
 ) -> None:
     from reward_models.scoring import RewardModel
-    from rlhf.columns import is_missing
-    from rlhf.data import load_rows, usable
-    from rlhf.row_files import refuse_output, write_jsonl
+    from rlhf.data.columns import is_missing
+    from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.data.rows import load_rows, usable
 
     refuse_output(output, reads=data)
     rows = usable(load_rows(data), parse_answers, say=print)

@@ -11,13 +11,13 @@ import torch
 
 from reward_models.data import Trace, encode_trace, separator_token
 from reward_models.steps import Aggregation, aggregate_log, log_not_wrong, split_steps
-from rlhf.answers import Answer, encode_answer, text_of
-from rlhf.chat import Message, encode_prompt
+from rlhf.data.ranking_groups import shared_prompt
+from rlhf.distributed import open_device
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.heads import HeadScorer, load_trained, read, takes_shared_rows
-from rlhf.loop import open_device
-from rlhf.ranking_groups import shared_prompt
+from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
+from rlhf.text.answers import Answer, encode_answer, text_of
+from rlhf.text.chat import Message, encode_prompt
 
 type Combine = Literal["mean", "min", "mean_minus_variance", "mean_minus_std"]
 Conversation = tuple[Sequence[Message], Sequence[Answer | str]]  # a prompt with answers to it

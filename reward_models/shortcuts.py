@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from reward_models.data import Example
-from reward_models.evaluation import Pairs, Result, Solutions, Steps
+from reward_models.held_out_metrics import Pairs, Result, Solutions, Steps
 from reward_models.metrics import auc, estimate, macro_f1, pair_accuracy
 from reward_models.steps import CLASSES
 

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.arithmetic import evaluate, split
+from rlhf.tasks.step_arithmetic import evaluate, split
 
 WRONG, NEUTRAL, RIGHT = -1, 0, 1
 CLASSES = (WRONG, NEUTRAL, RIGHT)

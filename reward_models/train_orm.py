@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from reward_models.config import OutcomeConfig
-from rlhf.config import Command, read_command, show
+from rlhf.config.command import Command, read_command, show
 from rlhf.errors import run_main
 
 DEFAULT = Path(__file__).parent / "configs" / "orm.yaml"
@@ -22,8 +22,8 @@ def train(command: Command[OutcomeConfig]) -> int:
     from reward_models.data import outcome_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.objectives import outcome
-    from rlhf.models import load_tokenizer
-    from rlhf.session import open_session
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.run.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Outcome RM", headline=["loss"]) as session:

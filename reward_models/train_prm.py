@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from reward_models.config import ProcessConfig
-from rlhf.config import Command, read_command, show
+from rlhf.config.command import Command, read_command, show
 from rlhf.errors import run_main
 
 DEFAULT = Path(__file__).parent / "configs" / "prm.yaml"
@@ -24,8 +24,8 @@ def train(command: Command[ProcessConfig]) -> int:
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.objectives import process
     from reward_models.steps import CLASS_NAMES
-    from rlhf.models import load_tokenizer
-    from rlhf.session import open_session
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.run.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rlhf.loading import find_model, read_config
+from rlhf.models.loading import find_model, read_config
 
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
 DIGEST = 64  # characters of a sha256 in hex

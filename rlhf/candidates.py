@@ -11,16 +11,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from rlhf.answers import Answer, sampled_answer
 from rlhf.cache import cached, fingerprint, key
-from rlhf.chat import encode_prompt, end_tokens
+from rlhf.data.preferences import Ranking
+from rlhf.distributed import open_device
 from rlhf.evaluation import messages_for
-from rlhf.loop import open_device
-from rlhf.models import choose_precision, load, load_tokenizer
-from rlhf.preferences import Ranking
+from rlhf.models.policy import choose_precision, load, load_tokenizer
 from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
-from rlhf.tasks import Problem, Verdict
+from rlhf.tasks.problem import Problem, Verdict
+from rlhf.text.answers import Answer, sampled_answer
+from rlhf.text.chat import encode_prompt, end_tokens
 
 
 @runtime_checkable

@@ -6,13 +6,12 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.chat import Message, decode, encode_prompt, end_tokens, length_up_to
-from rlhf.loop import gather, share
-from rlhf.mixture import Questions
+from rlhf.distributed import gather, share
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import sample
 from rlhf.statistics import record, wilson_of
-from rlhf.tasks import Problem
+from rlhf.tasks.problem import Problem, Task
+from rlhf.text.chat import Message, decode, encode_prompt, end_tokens, length_up_to
 
 
 def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
@@ -23,7 +22,7 @@ def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
 def evaluate_task(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: Questions,
+    task: Task,
     problems: Sequence[Problem],
     accelerator: Accelerator,
     *,

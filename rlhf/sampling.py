@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from rlhf.architecture import attention_window, probing, refuse_long, using_attention
 from rlhf.groups import Group
-from rlhf.scoring import Scorer, score
+from rlhf.logprobs import Scorer, score
+from rlhf.models.architecture import attention_window, probing, refuse_long, using_attention
 
 
 @dataclass(frozen=True)

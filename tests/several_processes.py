@@ -127,7 +127,7 @@ def compare(one: Path, several: Path) -> Difference:
     import torch
     from safetensors.torch import load_file
 
-    from rlhf.tracking import read_records
+    from rlhf.run.tracking import read_records
 
     def gradients(run: Path) -> list[torch.Tensor]:
         files = sorted((run / "checkpoints" / "step_1").glob("optimizer*.bin"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf import loop
+from rlhf import optimizer
 from rlhf.embedded.make import character_tokenizer, new_model
 
 
@@ -38,7 +38,7 @@ class Step:
 def record_steps(monkeypatch: pytest.MonkeyPatch, *places: str) -> list[Step]:
     """The optimizer steps to come, in their order; `places`: from where `optimizer_step` is called."""
     steps: list[Step] = []
-    plain = loop.optimizer_step
+    plain = optimizer.optimizer_step
 
     def weights(module: nn.Module) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in module.named_parameters()}

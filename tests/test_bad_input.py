@@ -9,7 +9,7 @@ import torch
 from commands import SMALL, Commands
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf.tracking import Run
+from rlhf.run.tracking import Run
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_full_disk(commands, tmp_path, monkeypatch):
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(commands, tmp_path, monkeypatch):
-    from rlhf.scoring import Scorer
+    from rlhf.logprobs import Scorer
 
     forward = Scorer.forward
 

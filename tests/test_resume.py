@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import SMALL
 
-from rlhf.tracking import read_records
+from rlhf.run.tracking import read_records
 
 STEPS = 6
 

@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         write_data(folder)
         done = launch(2, folder / "two", TRAINERS, then="fail in one")
         assert done.returncode != 0, "one process has failed"
-        patch.setattr("rlhf.session.write_report", lambda path: path)
+        patch.setattr("rlhf.run.session.write_report", lambda path: path)
         run_all(folder / "one", TRAINERS)
     return folder / "one", folder / "two", done.stdout + done.stderr
 

@@ -9,10 +9,10 @@ from alignment_commands import SMALL, Commands, labelled, pairs, write_rows
 from commands import cpu_seconds_below
 
 from direct_alignment.config import CONFIGS, LOSS_NAMES, read
+from direct_alignment.defaults import resolve
 from direct_alignment.losses import losses
-from direct_alignment.resolve import resolve
-from rlhf.comparison import Planned
 from rlhf.errors import UserError
+from rlhf.run.sweep import Planned
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -99,7 +99,7 @@ def test_bad_data_stops_before_a_model_is_loaded(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line, the row, and nothing left behind."""
-    monkeypatch.setattr("rlhf.session.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlhf.run.session.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
     same = {"prompt": "p", "chosen": "x", "rejected": "x"}
     cases = {
         "wanted chosen and rejected": [{"question": "q", "answer": "a"}] * 30,
@@ -178,7 +178,7 @@ def test_pairs_by_a_reward_model(commands: Commands, tmp_path: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    from rlhf.models import find_model, load_tokenizer
+    from rlhf.models.policy import find_model, load_tokenizer
 
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(find_model("embedded").path, num_labels=1)
@@ -207,7 +207,7 @@ def test_comparison_runs_each_loss_once(
                 outcome = commands.train(*run.command[2:])
                 assert outcome.code == 0, outcome.err
 
-    monkeypatch.setattr("rlhf.comparison.make_all", make)
+    monkeypatch.setattr("rlhf.run.sweep.make_all", make)
     small = [*SMALL, "--max_steps", "1", "--data.path", data, "--task", "none"]
     folder = tmp_path / "compared"
     for _ in range(2):

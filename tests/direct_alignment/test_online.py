@@ -16,9 +16,9 @@ from direct_alignment.losses import losses
 from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.models import load_policy
+from rlhf.models.policy import load_policy
 from rlhf.sampling import Sampled
-from rlhf.tasks import Problem, Verdict
+from rlhf.tasks.problem import Problem, Verdict
 
 EVERY, BATCH, FIRST = 3, 4, 50  # steps, pairs a step, problems that the run started with
 

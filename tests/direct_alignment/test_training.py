@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from direct_alignment.config import CONFIGS, LOSS_NAMES
 from direct_alignment.losses import losses
-from rlhf.models import load_policy
-from rlhf.tracking import read_records
+from rlhf.models.policy import load_policy
+from rlhf.run.tracking import read_records
 
 
 @pytest.fixture(autouse=True)
 def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function is not test_run_directory:
-        monkeypatch.setattr("rlhf.session.write_report", lambda path: path)
+        monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -146,7 +146,7 @@ def test_lora_needs_no_second_model(
     commands: Commands, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is what is under the adapters: KL starts at 0, and no other model is ever loaded."""
-    monkeypatch.setattr("rlhf.session.Session.load_reference", lambda _: pytest.fail("a second model was loaded"))
+    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: pytest.fail("a second model was loaded"))
     run = tmp_path / "run"
     more = ["--lora_rank", "4", "--lr", "1e-2", "--data.path", data, "--task", "none", "--max_steps", "8"]
     outcome = commands.train(*SMALL, *more, "--output_dir", run)
@@ -162,7 +162,7 @@ def test_lora_needs_no_second_model(
 def test_no_reference_where_none_is_needed(
     commands: Commands, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.session.Session.load_reference", lambda _: pytest.fail("a reference was loaded"))
+    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: pytest.fail("a reference was loaded"))
     run = tmp_path / "run"
     more = ["--loss", "simpo", "--reference", "none", "--data.path", data, "--task", "none"]
     outcome = commands.train(*SMALL, *more, "--output_dir", run)
@@ -175,7 +175,7 @@ def test_no_reference_where_none_is_needed(
 
 def other_model(path: Path) -> Path:
     """The embedded model, moved a little."""
-    from rlhf.models import load_tokenizer
+    from rlhf.models.policy import load_tokenizer
 
     model, generator = load_policy("embedded"), torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -230,7 +230,7 @@ def test_the_cache_is_used_and_never_for_something_else(
     with_template = tmp_path / "template"
     other = load_policy("embedded")
     other.save_pretrained(with_template)
-    from rlhf.models import load_tokenizer
+    from rlhf.models.policy import load_tokenizer
 
     tokenizer = load_tokenizer("embedded")
     tokenizer.chat_template = str(tokenizer.chat_template) + "{# the same text, another template #}"

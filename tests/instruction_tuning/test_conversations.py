@@ -8,11 +8,11 @@ import pytest
 
 from instruction_tuning.config import DataConfig, InstructionTuningConfig
 from instruction_tuning.data import Demonstrations, Dialogue, Rows, parse_row, to_groups
-from rlhf.chat import encode_prompt
-from rlhf.data import TooLong
+from rlhf.data.rows import TooLong
 from rlhf.embedded.make import END, character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
+from rlhf.text.chat import encode_prompt
 
 ASK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 

@@ -9,24 +9,25 @@ from instruction_tuning.config import DataConfig, InstructionTuningConfig
 from instruction_tuning.data import Demonstrations
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.embedded.make import character_tokenizer
-from rlhf.tasks import Problem, Task
+from rlhf.tasks.problem import Problem
+from rlhf.tasks.procedural import ProceduralTask
 
 NAMES = ["spell_backward", "step_arithmetic"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def task(request: pytest.FixtureRequest) -> Task:
-    return Task(request.param)
+def task(request: pytest.FixtureRequest) -> ProceduralTask:
+    return ProceduralTask(request.param)
 
 
-def solution(problem: Problem, task: Task, *, wrong: bool, seed: int) -> str:
+def solution(problem: Problem, task: ProceduralTask, *, wrong: bool, seed: int) -> str:
     question, answer = demonstrate(problem, task.name, wrong=wrong, rng=Random(seed))
     assert question == {"role": "user", "content": problem.question}
     assert answer["role"] == "assistant"
     return answer["content"]
 
 
-def test_right_ones_are_exact_and_wrong_ones_are_not(task: Task) -> None:
+def test_right_ones_are_exact_and_wrong_ones_are_not(task: ProceduralTask) -> None:
     """Both have the form asked for: no one can tell them apart by it."""
     kinds = set()
     for i, problem in enumerate(task.train_problems(seed=0, first=0, count=300)):
@@ -38,7 +39,7 @@ def test_right_ones_are_exact_and_wrong_ones_are_not(task: Task) -> None:
     assert len(kinds) > 1, "mistakes of more than one kind"
 
 
-def test_mistakes_differ(task: Task) -> None:
+def test_mistakes_differ(task: ProceduralTask) -> None:
     """The most likely answer can stay right only if each mistake is another one."""
     for problem in task.train_problems(seed=0, first=0, count=20):
         assert len({solution(problem, task, wrong=True, seed=seed) for seed in range(30)}) >= 5
@@ -46,7 +47,7 @@ def test_mistakes_differ(task: Task) -> None:
 
 def test_spelling_is_consistent() -> None:
     """Letters, then the letters backward, then their join: a mistake is made once, in the second line."""
-    task = Task("spell_backward")
+    task = ProceduralTask("spell_backward")
     for i, problem in enumerate(task.train_problems(seed=0, first=0, count=100)):
         for wrong in (False, True):
             text = solution(problem, task, wrong=wrong, seed=i)
@@ -58,7 +59,7 @@ def test_spelling_is_consistent() -> None:
 
 def test_arithmetic_is_consistent() -> None:
     """Exactly one equation is false in a wrong solution; what follows is calculated from it, down to the answer."""
-    task = Task("step_arithmetic")
+    task = ProceduralTask("step_arithmetic")
     for i, problem in enumerate(task.train_problems(seed=0, first=0, count=200)):
         for wrong in (False, True):
             text = solution(problem, task, wrong=wrong, seed=i)
@@ -81,7 +82,7 @@ def test_arithmetic_is_consistent() -> None:
 
 def test_a_mistake_of_case_alone_is_no_mistake() -> None:
     """'Aab' backward is 'baA'; with the last two swapped, 'bAa', it is still right, and so is 'baa'."""
-    task = Task("spell_backward")
+    task = ProceduralTask("spell_backward")
     problem = Problem(
         "Spell this word backward (example: sun -> nus): Aab",
         "baA",

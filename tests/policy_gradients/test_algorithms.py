@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from policy_gradients.algorithms import algorithms
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.resolve import resolve, settings_of
+from policy_gradients.defaults import resolve, settings_of
 from rlhf.aggregate import Totals, aggregates, sequence_sum
 from rlhf.groups import Group, micro_batches
 from rlhf.kl import k1, k3
-from rlhf.scoring import Scorer
+from rlhf.logprobs import Scorer
 from rlhf.tensors import masked_sum
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}

@@ -8,9 +8,9 @@ import pytest
 from commands import SMALL
 
 from policy_gradients import compare
-from rlhf.comparison import Planned, refuse_stale
 from rlhf.errors import UserError
-from rlhf.inputs import inputs
+from rlhf.run.inputs import inputs
+from rlhf.run.sweep import Planned, refuse_stale
 
 FEW = [*SMALL, "--max_steps", "2", "--max_new_tokens", "24"]
 
@@ -106,8 +106,8 @@ def test_same_command_with_other_settings_is_refused_before_any_run(tmp_path: Pa
     config = tmp_path / "grpo-seed0" / "config.yaml"
     config.parent.mkdir()
     config.write_text("algorithm: grpo\nmax_steps: 2\nclip_low: 0.2\n")
-    monkeypatch.setattr("rlhf.comparison.make_all", lambda planned: None)
-    monkeypatch.setattr("rlhf.comparison.write_all", lambda *_, **__: "")
+    monkeypatch.setattr("rlhf.run.sweep.make_all", lambda planned: None)
+    monkeypatch.setattr("rlhf.run.sweep.write_all", lambda *_, **__: "")
     assert run(monkeypatch, *arguments) == 0  # with nothing left open: clip_low is what null stands for
     for other in (["--max_steps", "3"], ["--clip_low", "0.1"]):
         with pytest.raises(UserError, match="grpo-seed0' is a run with other settings"):

@@ -15,9 +15,9 @@ from policy_gradients.advantages import gae, over_mean
 from policy_gradients.algorithms import algorithms
 from policy_gradients.config import CriticConfig, PolicyGradientConfig, RewardWeights
 from policy_gradients.critic import Critic, CriticLearner, value_loss
+from policy_gradients.defaults import resolve
 from policy_gradients.ratios import importance, sequence_ratio, token_ratio
 from policy_gradients.reference import Reference
-from policy_gradients.resolve import resolve
 from policy_gradients.rewards import Judge
 from policy_gradients.rollout import Batch, Rollout, Sampler
 from policy_gradients.surrogates import clipped
@@ -25,7 +25,8 @@ from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.sampling import Sampled
-from rlhf.tasks import Task, Verdict
+from rlhf.tasks.problem import Verdict
+from rlhf.tasks.procedural import ProceduralTask
 
 # ------------------------------------------------------------------------------------------------- what algorithms are
 
@@ -268,7 +269,7 @@ def test_the_reference_follows_every_so_often() -> None:
 
 # ------------------------------------------------------------------------------------------------ rewards and rollouts
 
-TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
+TASK = ProceduralTask("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
 (PROBLEM,) = TASK.train_problems(seed=0, first=0, count=1)
 
 

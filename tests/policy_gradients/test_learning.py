@@ -7,11 +7,11 @@ from tiny_models import tiny_model
 from policy_gradients.algorithms import algorithms
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.critic import token_rewards
-from policy_gradients.resolve import resolve, settings_of
+from policy_gradients.defaults import resolve, settings_of
 from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
+from rlhf.logprobs import Scorer, score
 from rlhf.sampling import sample
-from rlhf.scoring import Scorer, score
 
 END, WANTED, NEW_TOKENS = 0, 3, 5
 

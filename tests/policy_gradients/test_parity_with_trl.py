@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from policy_gradients.advantages import centred, leave_one_out, z_score
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.resolve import resolve, settings_of
+from policy_gradients.defaults import resolve, settings_of
 from rlhf.aggregate import Totals, aggregates
 from rlhf.embedded.make import character_tokenizer
 from rlhf.groups import Group, micro_batches
 from rlhf.kl import estimators
-from rlhf.scoring import Scorer, Scores, score
+from rlhf.logprobs import Scorer, Scores, score
 from rlhf.tensors import masked_sum
 
 try:

@@ -12,9 +12,10 @@ from policy_gradients.config import RewardWeights
 from policy_gradients.reward_functions import as_number, load_function, load_functions
 from policy_gradients.rewards import UNVERIFIED, Judge, overlong_penalty
 from rlhf.errors import UserError
-from rlhf.tasks import Task, Verdict
+from rlhf.tasks.problem import Verdict
+from rlhf.tasks.procedural import ProceduralTask
 
-TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 4}, answer_in="text")
+TASK = ProceduralTask("spell_backward", {"min_word_len": 3, "max_word_len": 4}, answer_in="text")
 
 
 @pytest.fixture

@@ -5,16 +5,17 @@ import torch
 from accelerate import Accelerator
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
-from policy_gradients.resolve import resolve
+from policy_gradients.defaults import resolve
 from policy_gradients.rewards import Judge
 from policy_gradients.rollout import Sampler
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
+from rlhf.logprobs import Scorer, score
 from rlhf.sampling import Sampled
-from rlhf.scoring import Scorer, score
-from rlhf.tasks import Problem, Task
+from rlhf.tasks.problem import Problem
+from rlhf.tasks.procedural import ProceduralTask
 
-TASK = Task("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
+TASK = ProceduralTask("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
 
 
 @pytest.fixture

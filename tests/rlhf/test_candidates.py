@@ -10,7 +10,7 @@ from steps_by_hand import save_tiny
 from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.embedded.make import character_tokenizer
 from rlhf.sampling import Sampled
-from rlhf.tasks import Problem, Verdict
+from rlhf.tasks.problem import Problem, Verdict
 
 PROBLEMS = [Problem(f"What is {i}?", str(i), {}) for i in range(3)]
 

@@ -6,11 +6,11 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rlhf import evaluation
-from rlhf.chat import encode_prompt
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.evaluation import evaluate_task, messages_for, proportion
 from rlhf.sampling import Sampled
-from rlhf.tasks import Task
+from rlhf.tasks.procedural import ProceduralTask
+from rlhf.text.chat import encode_prompt
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_wilson_intervals(successes: int, n: int, low: float, high: float) -> No
 
 def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
     """Of 8 held-out problems, the policy answers every second one right, with partial credit for the others."""
-    task, tokenizer = Task("spell_backward", {"min_word_len": 4, "max_word_len": 5}), character_tokenizer()
+    task, tokenizer = ProceduralTask("spell_backward", {"min_word_len": 4, "max_word_len": 5}), character_tokenizer()
     problems = task.held_out_problems(8)
     texts = [
         f"<think>a</think><answer>{p.answer if i % 2 else p.answer[:-1]}</answer><|end|>"
@@ -67,7 +67,7 @@ def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
 
 def test_the_policy_that_is_trained_is_the_one_that_is_evaluated(model, monkeypatch) -> None:
     """At its temperature, top_k and top_p, which the record names where the model itself would be sampled otherwise."""
-    task, tokenizer, asked = Task("spell_backward"), character_tokenizer(), {}
+    task, tokenizer, asked = ProceduralTask("spell_backward"), character_tokenizer(), {}
 
     def answer(_model, prompts, **options) -> list[Sampled]:
         asked.update(options)
@@ -90,7 +90,7 @@ def test_the_policy_that_is_trained_is_the_one_that_is_evaluated(model, monkeypa
 def test_an_untrained_model_is_evaluated_the_same_twice(model) -> None:
     """The draws belong to the problem, so two policies are compared on the same ones."""
     tokenizer = character_tokenizer()
-    task = Task("spell_backward")
+    task = ProceduralTask("spell_backward")
     arguments = (model, tokenizer, task, task.held_out_problems(5), Accelerator(cpu=True))
     first, second = (evaluate_task(*arguments, max_new_tokens=4, greedy=False) for _ in range(2))
     assert first == second
@@ -100,7 +100,7 @@ def test_an_untrained_model_is_evaluated_the_same_twice(model) -> None:
 
 
 def test_messages() -> None:
-    problem = Task("step_arithmetic").held_out_problems(1)[0]
+    problem = ProceduralTask("step_arithmetic").held_out_problems(1)[0]
     assert [m["role"] for m in messages_for(problem, None)] == ["user"]
     assert messages_for(problem, "be brief")[0] == {"role": "system", "content": "be brief"}
     assert messages_for(problem, "be brief")[1] == {"role": "user", "content": problem.question}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
 
-from rlhf.architecture import takes_shared_rows
 from rlhf.groups import Group, micro_batches, whole_micro_batches
-from rlhf.recomputing import checkpoint_activations
-from rlhf.scoring import Scorer, score
+from rlhf.logprobs import Scorer, score
+from rlhf.models.architecture import takes_shared_rows
+from rlhf.models.recomputing import checkpoint_activations
 
 CPU = torch.device("cpu")
 ALL = 10**6  # a token budget that everything fits in

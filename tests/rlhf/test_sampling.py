@@ -17,8 +17,8 @@ from transformers import (
 from rlhf import sampling
 from rlhf.errors import UserError
 from rlhf.groups import Group
+from rlhf.logprobs import Scorer, score
 from rlhf.sampling import Sampled, _Chooser, sample, shares_prompts
-from rlhf.scoring import Scorer, score
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7, 8, 9, 10], [20, 21, 22, 23], [30, 31]]

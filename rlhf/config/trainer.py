@@ -1,0 +1,46 @@
+"""The config keys that every trainer has."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rlhf.config.command import Config
+
+
+class TrainerConfig(Config):
+    """Training"""
+
+    # The key that says how much a step takes, of which every process has the same share; and the key that says in how
+    # many optimizer steps that is cut, if there is one.
+    shared_size: ClassVar[tuple[str, str]] = ("batch_size", "")
+
+    # the model
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto is CUDA if it is there, else CPU.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of compute; weights, optimizer and losses are fp32. auto is bf16 where the hardware has it.",
+    )
+    attention: Literal["sdpa", "eager", "flash"] = Field(
+        "sdpa", description="Attention kernel. flash needs the flash extra and uses padded rows."
+    )
+    shared_prefix: bool = Field(True, description="Lay the completions of a prompt in one row, the prompt once.")
+    lora_rank: int = Field(0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory, slower.")
+
+    # the optimizer
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of AdamW's mean of gradients.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of AdamW's mean of squared gradients.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices; norms and biases are spared.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    token_budget: int = Field(
+        8192, gt=0, description="Tokens in a micro-batch, padding included: less needs less memory, same result."
+    )
+
+    # the run
+    save_every: int = Field(50, gt=0, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, gt=0, description="How many checkpoints are kept.")
+    eval_every: int = Field(0, ge=0, description="Steps between held-out evaluations; 0: before and after only.")
+    sample_every: int = Field(10, gt=0, description="Steps between samples shown and written to samples.jsonl.")

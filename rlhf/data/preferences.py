@@ -1,0 +1,316 @@
+"""Preference data: rows of many shapes to rankings, and a split by question.
+
+A ranking is a prompt with completions, the best first; two of them make a pair. Everything that compares answers (a
+preference reward model, direct alignment) reads its data through here. Rankings to tokens: `ranking_groups.py`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlhf.data.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused
+from rlhf.data.messages import CONTEXT, parse_messages, with_context
+from rlhf.data.rows import Row
+from rlhf.errors import UserError
+from rlhf.text.answers import Answer, from_columns
+from rlhf.text.chat import Message
+
+PROMPTS = ("prompt", "instruction", "question")
+SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+)
+TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")  # hh-rlhf's way to write a dialogue
+RANKS = ("ranks", "rank")
+AS_SAMPLED = ("ended", "tokens")  # see `rlhf.text.answers`
+USED = (*CONTEXT, *RANKS, *AS_SAMPLED, "input")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A prompt and answers to it. Each completion begins and ends with a message of the assistant."""
+
+    prompt: list[Message]
+    completions: list[list[Message]]  # best first; two for a pair
+    margin: float | None  # by how much the first is better than the second, where the data say so
+    answers: tuple[Answer, ...] = ()  # the completions as they were sampled, where that is known
+
+    @classmethod
+    def of_answers(cls, prompt: list[Message], answers: Sequence[Answer], margin: float | None = None) -> "Ranking":
+        """Of completions that a policy sampled."""
+        messages: list[list[Message]] = [[{"role": "assistant", "content": answer.text}] for answer in answers]
+        return cls(prompt, messages, margin, tuple(answers))
+
+    @property
+    def question(self) -> str:
+        """What the user asked first. Conversations that begin alike belong on the same side of a split."""
+        return next((message["content"] for message in self.prompt if message["role"] == "user"), "")
+
+    def take(self, which: slice) -> "Ranking":
+        """Some of the completions."""
+        return replace(self, completions=self.completions[which], answers=self.answers[which])
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def parse_preference(row: Row) -> Ranking:
+    """One row of any of these shapes:
+
+    - `prompt` with `chosen` and `rejected`, each text or messages; where these repeat the prompt, they are shortened;
+    - `chosen` and `rejected` alone, as messages or as hh-rlhf's "Human: ..", "Assistant: .." paragraphs: the prompt is
+      what both begin with, up to an answer of the assistant;
+    - `prompt` with ranked `completions`, best first, or in any order with `scores` or `ranks` (a list beside them, or a
+      number in each); of equal scores the first is kept, since a tie ranks nothing.
+
+    `instruction` (with `input` behind it) and `question` do for `prompt`; `system` and `history` come in front of it.
+    The margin is the column `margin`, or the difference of a known pair of columns such as score_chosen and
+    score_rejected. Completions with `labels` are no ranking: they are solutions, or steps, and refused by that name.
+
+    Raises:
+        ValueError: with the reason, whatever is odd about the row.
+    """
+    if not is_missing(row.get("completions")) and not is_missing(row.get("labels")):
+        raise ValueError(f"completions with labels are no ranking{kind_of(row)}")
+    prompt = _prompt(row)
+    if not is_missing(row.get("completions")):
+        refuse_unused(row, used=USED)
+        if prompt is None:
+            raise ValueError(f"columns {sorted(row)}: ranked completions need a prompt")
+        order, given = _ranked(row)
+        names = [f"completion {i}" for i in order]
+    else:
+        names = next((list(pair) for pair in SIDES if all(row.get(name) is not None for name in pair)), None)
+        if names is None:
+            raise ValueError(
+                f"columns {sorted(row)}: wanted chosen and rejected, or prompt and completions{kind_of(row)}"
+            )
+        refuse_unused(row, used=[name for name in USED if name not in RANKS])
+        order, given = [0, 1], [row[name] for name in names]
+    if prompt is None:
+        sides = [_dialogue(side, name) for side, name in zip(given, names, strict=True)]
+        shared = _shared_turns(sides)
+        before, answers = with_context(row, sides[0][:shared]), [side[shared:] for side in sides]
+    else:
+        before, answers = _behind(row, prompt, given, names)
+    _check(before, answers, names)
+    if len(answers) < 2:
+        raise ValueError(f"a ranking needs two completions that differ in score, found {len(answers)}")
+    return Ranking(before, answers, _margin(row), _as_sampled(row, answers, order))
+
+
+def parse_labelled(row: Row) -> tuple[Ranking, bool]:
+    """A prompt as in `parse_preference`, one `completion` (text or messages) and a `label`: true for wanted, false for
+    unwanted.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    prompt = _prompt(row)
+    if prompt is None or is_missing(row.get("completion")):
+        raise ValueError(f"columns {sorted(row)}: wanted prompt, completion and label{kind_of(row)}")
+    refuse_unused(row, used=(*CONTEXT, *AS_SAMPLED, "input", "label"))
+    label = cell_truth(row.get("label"), "label")
+    before, answers = _behind(row, prompt, [row["completion"]], ["completion"])
+    _check(before, answers, ["completion"])
+    return Ranking(before, answers, None, _as_sampled(row, answers, [0])), label
+
+
+def _behind(
+    row: Row, prompt: Any, given: Sequence[Any], names: Sequence[str]
+) -> tuple[list[Message], list[list[Message]]]:
+    """The prompt with its context, and the answers to it, less the prompt where they repeat it."""
+    sides = [parse_messages(side, "assistant", name) for side, name in zip(given, names, strict=True)]
+    asked = _asked(prompt)
+    before = with_context(row, asked)
+    return before, [_without((before, asked), side, name) for side, name in zip(sides, names, strict=True)]
+
+
+def read_prompt(row: Row) -> list[Message]:
+    """The prompt of a row with its context, whatever else the row holds; [] where it has none.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    prompt = _prompt(row)
+    return [] if prompt is None else with_context(row, _asked(prompt))
+
+
+def _prompt(row: Row) -> Any:
+    """Text or messages; None where the row has none. An `input` is what an `instruction` is about."""
+    name = next((name for name in PROMPTS if row.get(name) is not None), None)
+    about = row.get("input")
+    if is_missing(about):
+        return None if name is None else row[name]
+    if name != "instruction" or not isinstance(about, str) or not isinstance(row[name], str):
+        raise ValueError(f"input belongs to an instruction, both as text (columns {sorted(row)})")
+    return f"{row[name]}\n\n{about}"
+
+
+def _asked(prompt: Any) -> list[Message]:
+    return _dialogue(prompt, "prompt") if _is_dialogue(prompt) else parse_messages(prompt, "user", "prompt")
+
+
+def _ranked(row: Row) -> tuple[list[int], list[Any]]:
+    """The numbers of the completions and the completions, best first."""
+    given = row["completions"]
+    if not isinstance(given, list):
+        raise ValueError(f"completions: wanted a list, found {type(given).__name__}")
+    texts, scores, ranks = [], row.get("scores"), next((row[k] for k in RANKS if not is_missing(row.get(k))), None)
+    inside: list[Any] = []
+    ranks_inside: list[Any] = []
+    for item in given:
+        if isinstance(item, dict):
+            refuse_unused(item, used=("rank",))
+            texts.append(next((item[k] for k in ("response", "text", "content") if k in item), None))
+            inside.append(next((item[k] for k in ("score", "overall_score", "rating") if k in item), None))
+            ranks_inside.append(item.get("rank"))
+        else:
+            texts.append(item)
+    if is_missing(scores) and inside and all(score is not None for score in inside):
+        scores = inside
+    if is_missing(ranks) and any(rank is not None for rank in ranks_inside):
+        ranks = ranks_inside
+    if is_missing(scores) and is_missing(ranks):
+        return list(range(len(texts))), texts
+    name, values, sign = ("ranks", ranks, -1) if is_missing(scores) else ("scores", scores, 1)
+    if not isinstance(values, list) or len(values) != len(texts):
+        raise ValueError(f"{name}: wanted a list of {len(texts)} numbers, one a completion")
+    best: dict[float, int] = {}
+    for i, value in enumerate(values):
+        best.setdefault(sign * cell_number(value, name), i)
+    order = [best[value] for value in sorted(best, reverse=True)]
+    return order, [texts[i] for i in order]
+
+
+def _as_sampled(row: Row, answers: Sequence[list[Message]], order: Sequence[int]) -> tuple[Answer, ...]:
+    """The answers with their tokens, and whether they ended, where the row has such columns."""
+    if all(is_missing(row.get(name)) for name in AS_SAMPLED):
+        return ()
+    if any(len(answer) > 1 for answer in answers):
+        raise ValueError("ended: is of answers of one message, and here are several")
+    rows = {name: row[name] for name in (*AS_SAMPLED, "vocabulary") if not is_missing(row.get(name))}
+    for name in AS_SAMPLED:  # in the order of the row; the answers are ranked
+        if isinstance(rows.get(name), list) and len(rows[name]) > max(order):
+            rows[name] = [rows[name][i] for i in order]
+    return tuple(from_columns(rows, [answer[0]["content"] for answer in answers]))
+
+
+def _is_dialogue(value: object) -> bool:
+    return isinstance(value, str) and re.match(r"\s*Human:", value) is not None
+
+
+def _dialogue(value: object, name: str) -> list[Message]:
+    """Messages, or hh-rlhf's text. Neighbours of the same speaker are joined: templates want turns to alternate."""
+    if not isinstance(value, str):
+        return parse_messages(value, "assistant", name)
+    if not _is_dialogue(value):
+        raise ValueError(f"{name}: there is no prompt column, and the text does not begin with 'Human:'")
+    _, *parts = TURN.split(value.strip())
+    turns: list[dict[str, str]] = []
+    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
+        role = {"Human": "user", "Assistant": "assistant"}[speaker]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content.strip()}".strip()
+        else:
+            turns.append({"role": role, "content": content.strip()})
+    if name == "prompt" and turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()  # the opening of the answer
+    return list(turns)
+
+
+def _shared_turns(sides: Sequence[list[Message]]) -> int:
+    """How many first messages are the prompt: those in common, up to a turn of the assistant on both sides."""
+    shared = 0
+    while all(len(side) > shared + 1 and side[shared] == sides[0][shared] for side in sides):
+        shared += 1
+    while shared and any(side[shared]["role"] != "assistant" for side in sides):
+        shared -= 1
+    return shared
+
+
+def _without(prompts: Sequence[list[Message]], side: list[Message], name: str) -> list[Message]:
+    """A side less the prompt that it repeats, with its context or without."""
+    if side[0]["role"] == "assistant":
+        return side
+    for prompt in prompts:
+        if [_said(message) for message in side[: len(prompt)]] == [_said(message) for message in prompt]:
+            return side[len(prompt) :]
+    raise ValueError(f"{name} begins with a prompt that is not the prompt column's")
+
+
+def _said(message: Message) -> str:
+    """What a message says, whatever white space is around it."""
+    return json.dumps({**message, "content": message["content"].strip()}, sort_keys=True, default=str)
+
+
+def _check(prompt: list[Message], answers: Sequence[list[Message]], names: Sequence[str]) -> None:
+    if not prompt:
+        raise ValueError(f"{' and '.join(names[:2])} do not begin with the same prompt")
+    if prompt[-1]["role"] == "assistant":
+        raise ValueError("the prompt ends with the assistant")
+    if not any(message["content"].strip() for message in prompt):
+        raise ValueError("the prompt is empty")
+    for answer, name in zip(answers, names, strict=False):
+        if not answer or answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant":
+            raise ValueError(f"{name} does not begin and end with the assistant")
+        if not answer[-1]["content"].strip():
+            raise ValueError(f"{name} is empty")
+    said = [tuple(map(_said, answer)) for answer in answers]
+    for i, text in enumerate(said):
+        if text in said[:i]:
+            raise ValueError(f"{names[said.index(text)]} and {names[i]} are identical")
+
+
+def _margin(row: Row) -> float | None:
+    if row.get("margin") is not None:
+        margin, where = cell_number(row["margin"], "margin"), "margin"
+    else:
+        pair = next((pair for pair in SCORES if all(row.get(name) is not None for name in pair)), None)
+        if pair is None:
+            return None
+        margin, where = cell_number(row[pair[0]], pair[0]) - cell_number(row[pair[1]], pair[1]), " - ".join(pair)
+    if margin < 0:
+        raise ValueError(f"{where} is {margin:g}: the rejected answer would be the better one")
+    return margin
+
+
+def split_by_question[T](
+    items: Iterable[T], question: Callable[[T], str], *, held_out: int, name: str = "held-out"
+) -> tuple[list[T], list[T]]:
+    """(the others, those kept apart): whole questions, `held_out` items at most and no more than a fifth of all.
+
+    Questions that differ in white space alone are one. Which questions are kept depends on their text and `name` alone,
+    not on a seed or on the order of rows: every run is judged on the same ones, and `name` tells a validation set from
+    a held-out set.
+
+    Raises:
+        UserError: if nothing could be kept apart, or nothing would be left.
+    """
+    by_question: dict[str, list[T]] = {}
+    texts: dict[str, str] = {}  # of questions that differ in white space alone, the one that sorts first
+    for item in items:
+        text = question(item)
+        same = " ".join(text.split())
+        by_question.setdefault(same, []).append(item)
+        texts[same] = min(text, texts.get(same, text))
+    room = min(held_out, sum(map(len, by_question.values())) // 5)
+    order = sorted(by_question, key=lambda same: hashlib.sha256(f"{name}\n{texts[same]}".encode()).digest())
+    kept: set[str] = set()
+    for text in order:
+        if len(by_question[text]) <= room:
+            kept.add(text)
+            room -= len(by_question[text])
+    if not kept:
+        raise UserError(
+            f"data: {len(by_question)} questions are too few to keep {held_out} {name} examples apart from the others"
+        )
+    apart = [item for text in order if text in kept for item in by_question[text]]
+    return [item for text, own in by_question.items() if text not in kept for item in own], apart

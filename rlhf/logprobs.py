@@ -1,0 +1,97 @@
+"""Groups through a model: log-probabilities, right-padded (n, t), whatever the rows looked like."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from rlhf.groups import Group, Rows, micro_batches
+from rlhf.models.recomputing import recomputes
+from rlhf.tensors import token_logp
+
+SHORT = 128  # tokens of a row up to which attention on a CPU is faster without PyTorch's blocked kernel
+
+
+class Scores(NamedTuple):
+    """Of n completions of at most t tokens. Zero where the mask is False."""
+
+    logp: Float[Tensor, "n t"]  # log-probability of the sampled token, nats
+    entropy: Float[Tensor, "n t"]  # of the distribution it was sampled from, nats, without gradient
+    mask: Bool[Tensor, "n t"]
+
+
+class Scorer(nn.Module):
+    """A causal language model whose forward pass returns `Scores`.
+
+    A module rather than a function, so that DDP and FSDP can wrap it: their hooks run around `forward`.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Rows, temperature: float = 1.0) -> Scores:
+        states = hidden_states(self.model, rows)
+        # Only the states that predict a completion's token that counts reach the vocabulary projection.
+        logp = states.new_zeros(rows.mask.shape, dtype=torch.float32)
+        entropy = torch.zeros_like(logp)
+        picked, picked_entropy = token_logp(
+            states.flatten(0, 1)[rows.source[rows.mask]],
+            self.model.get_output_embeddings().weight,
+            rows.target[rows.mask],
+            temperature=temperature,
+        )
+        logp[rows.mask] = picked
+        entropy[rows.mask] = picked_entropy
+        return Scores(logp, entropy, rows.mask)
+
+
+def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
+    """The last hidden states of the backbone, the vocabulary projection left out."""
+    inputs = {"input_ids": rows.input_ids}
+    if rows.visible is not None:  # plain causal rows are what every architecture takes, without more arguments
+        mask = rows.visible
+        if model.config._attn_implementation == "eager":  # adds numbers to its scores; kernels take booleans
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
+        inputs |= {"position_ids": rows.position_ids, "attention_mask": mask}
+    with attention_kernel(model, rows):
+        return model.base_model(**inputs, use_cache=False).last_hidden_state
+
+
+def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManager[None]:
+    """Which of PyTorch's attention kernels takes these rows: its own choice, but for short ones on a CPU.
+
+    Its blocked kernel there works in blocks of hundreds of tokens, whatever the rows have: of 64 tokens, forward and
+    backward take 3 times as long as plain matrix products, of 256 as long. Checkpointed layers run again in the
+    backward pass, where this choice holds no more, and both runs must be alike; so they keep PyTorch's.
+    """
+    short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
+    return sdpa_kernel(SDPBackend.MATH) if short and not recomputes(model) else nullcontext()
+
+
+@torch.no_grad()
+def score(
+    scorer: nn.Module,
+    groups: Sequence[Group],
+    *,
+    token_budget: int,
+    device: torch.device,
+    temperature: float = 1.0,
+    shared_prefix: bool = True,
+) -> Scores:
+    """Score whole batches without gradient, in the order of the groups' completions."""
+    longest = max((len(c) for group in groups for c in group.completions), default=0)
+    n = sum(len(group.completions) for group in groups)
+    logp, entropy = torch.zeros(n, longest, device=device), torch.zeros(n, longest, device=device)
+    mask = torch.zeros(n, longest, dtype=torch.bool, device=device)
+    for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
+        rows = rows.to(device)
+        part = scorer(rows, temperature)
+        t = rows.mask.shape[1]
+        logp[rows.sequence, :t], entropy[rows.sequence, :t], mask[rows.sequence, :t] = part
+    return Scores(logp, entropy, mask)

@@ -1,0 +1,1 @@
+"""Models: loading, precision, attention, LoRA, heads, and what an architecture can do."""

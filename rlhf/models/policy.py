@@ -1,0 +1,136 @@
+"""Policies: loaded, with adapters or without, in which attention and precision. The one place of precision.
+
+Precision: master weights and optimizer state are fp32; compute is bf16 autocast where the hardware has it; log-softmax,
+losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam step of 1e-6.)
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.errors import UserError
+from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
+from rlhf.models.loading import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, Source, find_model, load_tokenizer, load_weights
+from rlhf.models.recomputing import checkpoint_activations
+
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_JUDGE",
+    "SMOLLM2",
+    "Source",
+    "add_lora",
+    "checkpoint_activations",
+    "choose_attention",
+    "choose_precision",
+    "find_model",
+    "load",
+    "load_policy",
+    "load_tokenizer",
+    "merge_lora",
+    "with_lora",
+]
+
+
+def load(name: str, *, key: str = "model_name", **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_policy`, and the tokenizer, none of whose tokens is one that the model has no row for."""
+    tokenizer = load_tokenizer(name, key=key)
+    model = load_policy(name, key=key, **options)
+    refuse_unknown_words(model, tokenizer, f"{key}: '{name}'")
+    return model, tokenizer
+
+
+def load_policy(
+    name: str,
+    *,
+    attention: str = "sdpa",
+    lora_rank: int = 0,
+    gradient_checkpointing: bool = False,
+    key: str = "model_name",
+) -> PreTrainedModel:
+    """A causal language model in fp32, ready to train: in evaluation mode, in which it stays.
+
+    Training mode would add nothing but dropout, and a policy with dropout is another one than the policy that sampled.
+
+    Raises:
+        UserError: if it cannot be read as it is (see `load_weights`), a token sees later ones, or its log-probabilities
+            are not those of hidden state times output matrix.
+    """
+    source = find_model(name, key=key)
+    model = load_weights(
+        AutoModelForCausalLM, source, attention=attention, look=partial(refuse_lookahead, source.label)
+    )
+    refuse_other_heads(model, source.label)
+    if gradient_checkpointing:
+        checkpoint_activations(model)
+    return with_lora(model, lora_rank) if lora_rank else model
+
+
+def with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+    """Adapters on every linear layer of the backbone; everything else frozen. Hu et al., 2021, arXiv 2106.09685."""
+    add_lora(model, rank)
+    return model  # adapted in place; the wrapper that PEFT returns would only hide the backbone
+
+
+def add_lora(model: PreTrainedModel, rank: int, *, spared: Sequence[str] = ()) -> None:
+    """See `with_lora`; `spared` are names of modules that get no adapter.
+
+    Raises:
+        UserError: PEFT cannot adapt this architecture, such as a state-space model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=list(spared) or None
+    )
+    try:
+        get_peft_model(model, adapters)
+    except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"lora_rank: {type(model).__name__} takes no adapters on its linear layers: {reason}",
+            hint="Train all weights (lora_rank 0), or choose another model.",
+        ) from error
+
+
+def merge_lora(model: PreTrainedModel) -> None:
+    """Add trained adapters into the weights under them, so that the model is a plain one again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            model.set_submodule(name, layer.get_base_layer())
+
+
+def choose_attention(wanted: str, device: torch.device) -> str:
+    """`flash` if its package is there and can work, else PyTorch's SDPA, which carries FlashAttention on CUDA."""
+    if wanted != "flash":
+        return wanted
+    if device.type == "cuda" and find_spec("flash_attn") is not None:
+        try:
+            import flash_attn  # noqa: F401 # ty: ignore[import-not-found] - an optional extra
+        except ImportError as error:
+            print(f"attention: flash-attn is installed but broken ({error}); using SDPA")
+            return "sdpa"
+        return "flash_attention_2"
+    print("attention: flash-attn is not installed, or this is no CUDA device; using SDPA")
+    return "sdpa"
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`bf16` or `fp32`. auto: bf16 where the hardware multiplies it natively.
+
+    Raises:
+        UserError: bf16 is asked for where it cannot be had, not even slowly.
+    """
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("precision: this CUDA device has no bf16", hint="Use --precision fp32 or auto.")
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"

@@ -1,0 +1,164 @@
+"""Whose directory is it? A run of ours is known by what it contains; what holds anything else is left alone.
+
+A run has a provenance.json with our mark (runs from before the mark: with all the keys that it had), a resolved
+config.yaml, and nothing that no run contains.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import UserError
+
+MADE_BY = "rlhf-lab"  # the mark: provenance["made_by"]
+STREAMS = ("metrics", "samples", "eval", "advice")
+BEST = "best.safetensors"
+LOCK = ".lock"
+
+_BEFORE_THE_MARK = {"title", "command", "git_commit", "versions", "seed", "profile", "started", "metrics", "headline"}
+_CONFIG_KEYS = {"model_name", "max_steps", "seed", "output_dir", "save_every"}
+
+_TEXTS = "|".join([r"config\.yaml", r"provenance\.json", *(rf"{stream}\.jsonl" for stream in STREAMS)])
+_PAGES = r"(?:report|evaluation)\.html"
+_MODEL = (
+    r"config\.json|generation_config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer[\w.]*\.(?:json|model)|"
+    r"special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|[\w.]*spiece\.model|"
+    r"chat_template\.(?:jinja|json)|additional_chat_templates(?:/[^/]+\.jinja)?"
+)
+_CHECKPOINT = (
+    r"manifest\.json|model(?:_\d+)?(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|optimizer(?:_\d+)?(?:\.bin)?|"
+    r"random_states_\d+\.pkl|custom_checkpoint_\d+\.pkl|(?:scheduler|sampler|scaler|dl_state_dict)[_\w]*\.(?:bin|pt)|"
+    r"pytorch_model(?:_\w*\d+)?(?:-\d+-of-\d+)?(?:\.bin)?|(?:optimizer|pytorch_model)[_\w]*/(?:[^/]+\.distcp|\.metadata)"
+)
+_WANDB = (  # of one of its runs
+    r"run-[-\w]+\.wandb(?:\.synced)?|logs(?:/debug[-\w]*\.log)?|tmp(?:/code)?|"
+    r"files(?:/(?:config\.yaml|output\.log|requirements\.txt|conda-environment\.yaml|wandb-[-\w]+\.json|diff[-\w]*\.patch))?"
+)
+_KNOWN = [
+    _TEXTS,
+    _PAGES,
+    r"evaluation\.jsonl|not_finite\.pt",
+    re.escape(BEST),
+    re.escape(LOCK),
+    rf"\.partial_(?:{_TEXTS})|\.{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
+    rf"(?:final|\.partial_final)(?:/(?:{_MODEL}))?",
+    rf"checkpoints(?:/(?:\.partial_|\.removed_)?step_\d+(?:/(?:{_CHECKPOINT}|{re.escape(BEST)}))?)?",
+    rf"wandb(?:/(?:(?:offline-)?run-\d+_\d+-[-\w]+(?:/(?:{_WANDB}))?|latest-run|debug[-\w]*\.log|settings))?",
+]
+_LINKS = re.compile(r"wandb/(?:latest-run|debug[-\w]*\.log)")
+_LEFTOVER = re.compile(rf"{re.escape(LOCK)}|\.partial_(?:{_TEXTS})|provenance\.json")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What provenance.json says; {} where it is missing or cannot be read."""
+    try:
+        told = json.loads((folder / "provenance.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.yaml says, unchecked; {} where it is missing or cannot be read."""
+    from rlhf.config.command import read_yaml
+
+    try:
+        told = read_yaml((folder / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError, UserError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def is_leftover(folder: Path) -> bool:
+    """Whether nothing is there but what a process leaves that is killed before its run begins."""
+    names = os.listdir(folder)
+    if not all(_LEFTOVER.fullmatch(name) for name in names):
+        return False
+    return "provenance.json" not in names or read_provenance(folder).get("made_by") == MADE_BY
+
+
+def why_not_ours(folder: Path) -> str | None:
+    """Why the folder is not, or not only, a run of ours; None if it is."""
+    provenance, config = read_provenance(folder), read_config(folder)
+    marked = provenance.get("made_by") == MADE_BY
+    if not marked and not provenance.keys() >= _BEFORE_THE_MARK:
+        return "its provenance.json is not one of a run" if provenance else "it has no provenance.json of a run"
+    # A run that was being replaced when it was killed has no config: its mark is enough.
+    if not config.keys() >= _CONFIG_KEYS and (config or not marked or (folder / "config.yaml").exists()):
+        return "its config.yaml is not the resolved config of a run"
+    found = list(_strangers(folder, str(config.get("wandb_project") or "rlhf-lab")))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return "it also holds " + ", ".join(f"'{name}'" for name in found[:3]) + more + ", which no run writes"
+    return None
+
+
+def refuse_to_replace(folder: Path) -> None:
+    """Raises: UserError, unless the folder is a run of ours and nothing else."""
+    real, here = folder.resolve(), Path.cwd().resolve()
+    special = {Path(real.anchor): "the root folder", Path.home().resolve(): "the home folder"}
+    reason = special.get(real) or ("the current folder, or holds it" if here.is_relative_to(real) else None)
+    reason = f"it is {reason}" if reason else why_not_ours(folder)
+    if reason:
+        raise UserError(
+            f"--overwrite: '{folder}' is left alone: {reason}",
+            hint="--overwrite replaces the directory of a run, and nothing else. --output_dir DIR writes elsewhere.",
+        )
+
+
+def refuse_within(folder: Path, source: Path) -> None:
+    """Raises: UserError, if a fork's new directory is the run that it starts from, or lies in it, or holds it."""
+    new, old = folder.resolve(), source.resolve()
+    if new.is_relative_to(old) or old.is_relative_to(new):
+        raise UserError(
+            f"--fork: '{folder}' and '{source}', the run that it starts from, are one directory or in each other",
+            hint="Name another directory: --fork NEW_DIR.",
+        )
+
+
+def remove_contents(folder: Path, *, keep: tuple[str, ...] = (LOCK,)) -> None:
+    """Empty a run's directory. The folder itself stays: it may be a link, or somebody's current folder."""
+    for entry in sorted(
+        folder.iterdir(), key=lambda it: it.name != "config.yaml"
+    ):  # half-removed, it is no run to resume
+        if entry.name in keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder with its parents; returns those that were not there, the innermost first.
+
+    Raises:
+        UserError: that is not possible: a parent is a file, or nothing may be written there.
+    """
+    missing = [it for it in (folder, *folder.parents) if not it.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder '{folder}' cannot be made: {error.strerror}: '{error.filename}'",
+            hint="--output_dir DIR writes elsewhere.",
+        ) from error
+    return missing
+
+
+def _strangers(folder: Path, project: str) -> Iterator[str]:
+    """What no run contains, by relative name."""
+    tensorboard = rf"{re.escape(project)}(?:/[\d.]+)?(?:/(?:events\.out\.tfevents\.[^/]+|hparams\.yml))?"
+    known = re.compile("|".join(f"(?:{it})" for it in [*_KNOWN, tensorboard]))
+    for place, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = Path(place) / name
+            relative = path.relative_to(folder).as_posix()
+            if not known.fullmatch(relative) or (path.is_symlink() and not _LINKS.fullmatch(relative)):
+                yield relative
+                if name in folders:
+                    folders.remove(name)  # named once, not with all that is in it

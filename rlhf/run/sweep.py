@@ -1,0 +1,273 @@
+"""Many runs of one question: started one after the other, resumed where they were left, and laid side by side.
+
+A family's `compare` command says which runs; here is what all of them do.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.config.command import Command, Parser
+from rlhf.config.paths import refuse_strangers, user_path
+from rlhf.errors import UserError, nearest
+from rlhf.run.directory import read_config, read_provenance
+from rlhf.run.inputs import changed, inputs
+
+if TYPE_CHECKING:
+    from rlhf.report.runs import Group, Run, Target
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to make: `python -m module *arguments --output_dir path`."""
+
+    label: str
+    path: Path
+    module: str
+    arguments: Sequence[str]
+    config: Mapping[str, Any] = field(default_factory=dict)  # what is asked for, nothing left open
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "final").is_dir()
+
+    @property
+    def command(self) -> list[str]:
+        started = (self.path / "config.yaml").is_file()
+        resume = ["--resume"] if started else []
+        return ["-m", self.module, *self.arguments, "--output_dir", str(self.path), "--quiet", *resume]
+
+
+# What a finished run is not asked about: how it was saved and shown.
+UNASKED = (
+    *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard"),
+    *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode"),
+)
+# Switches of a trainer that have no meaning for a row of runs.
+NOT_SHARED = ("resume", "overwrite", "plan", "show_config")
+
+
+def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argparse.Namespace, list[str]]:
+    """The command line of a `compare` command, and what of it goes to every run. `what`: "algorithms" or "losses"."""
+    parser = Parser(
+        prog=prog,
+        description=f"Train with several {what} and seeds, and lay the runs side by side.",
+        epilog=f"Any setting of the trainer goes to every run, e.g. {example}.",
+    )
+    parser.add_argument(f"--{what}", default="all", metavar="A,B", help="names separated by commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    parser.add_argument("--folder", type=user_path, default=Path(folder), help="where runs and results are written")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_known_args()
+
+
+def plan_runs(
+    names: Sequence[str],
+    *,
+    seeds: int,
+    folder: Path,
+    key: str,
+    budget: Sequence[str],
+    read: Callable[[str, int], tuple[list[str], Command[Any]]],
+) -> list[Planned]:
+    """Every name with every seed, all names with one seed first: a first picture comes early.
+
+    Args:
+        key: the setting that a name is a value of, such as `algorithm`.
+        budget: keys that must be the same for a comparison on equal terms.
+        read: (name, seed) -> the arguments of its run, and how its trainer understands them, nothing left open.
+
+    Raises:
+        UserError: a setting is not valid, or contradicts names and seeds; terms are unequal; or a run that is there
+            already has other settings; or `folder` holds a comparison.md that is not ours.
+    """
+    planned, budgets = [], {}
+    for seed in range(seeds):
+        for name in names:
+            arguments, command = read(name, seed)
+            _refuse_contradiction(command, {key: name, "seed": seed})
+            config = command.config.model_dump(mode="json")
+            budgets[name] = {it: config[it] for it in budget}
+            path = folder / f"{name}-seed{seed}"
+            planned.append(Planned(f"{name}, seed {seed}", path, command.trainer, arguments, config))
+    refuse_unequal(budgets)
+    for run in planned:
+        refuse_stale(run)
+    refuse_strangers(folder / "comparison.md", b"Held-out ", "table of this project")
+    return planned
+
+
+def _refuse_contradiction(command: Command[Any], wanted: Mapping[str, Any]) -> None:
+    switched = [name for name in NOT_SHARED if getattr(command, name)] + (["fork"] if command.source else [])
+    if switched:
+        raise UserError(f"--{switched[0]} is for one run, not for a comparison")
+    if command.origin["output_dir"] == "command line":
+        raise UserError("--output_dir: each run has a directory of its own", "--folder DIR says where they are.")
+    for key, value in wanted.items():
+        found = getattr(command.config, key)
+        if found != value:
+            raise UserError(
+                f"{key} is {found} ({command.origin[key]}), but the comparison asks for {value}",
+                hint=f"Leave {key} to the comparison: what is given to all runs must not fix it.",
+            )
+
+
+def refuse_stale(run: Planned) -> None:
+    """A run that is there is used if it is the run that is asked for.
+
+    Raises:
+        UserError: it has other settings, or what its files hold has changed since.
+    """
+    there = read_config(run.path)
+    differ = [
+        f"{key} is {there[key]} there, {value} is asked for"
+        for key, value in run.config.items()
+        if key not in UNASKED and key in there and there[key] != value
+    ]
+    if there:
+        now = inputs({key: value for key, value in run.config.items() if key not in UNASKED})
+        differ += [
+            f"'{name}' has changed since" for name in changed(read_provenance(run.path).get("inputs") or {}, now)
+        ]
+    if differ:
+        raise UserError(
+            f"'{run.path}' is a run with other settings: {'; '.join(differ)}",
+            hint="--folder DIR compares elsewhere; or remove that directory, and the run is made anew.",
+        )
+
+
+def choose(option: str, given: str, names: Sequence[str], *, seeds: int) -> list[str]:
+    """The names that `--algorithms all` or `--algorithms a,b` mean.
+
+    Raises:
+        UserError: there is no such name, one is given twice, or there is not even one seed.
+    """
+    chosen = list(names) if given == "all" else [name.strip() for name in given.split(",")]
+    if twice := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
+        raise UserError(f"{option}: {', '.join(twice)} is given twice", "Repetitions are seeds: --seeds N.")
+    for name in chosen:
+        if name not in names:
+            raise UserError(f"{option}: there is no '{name}': {nearest(name, names)}".rstrip(": "))
+    if seeds < 1:
+        raise UserError(f"--seeds: at least 1, not {seeds}")
+    return chosen
+
+
+def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
+    """`budgets`: for each name the settings that must be the same for a comparison on equal terms.
+
+    Raises:
+        UserError: they differ.
+    """
+    (first, wanted), *others = budgets.items()
+    for name, budget in others:
+        for key, value in budget.items():
+            if value != wanted[key]:
+                raise UserError(
+                    f"{key}: {name} has {value}, {first} has {wanted[key]}: no equal terms",
+                    hint=f"Set it for all: --{key} VALUE.",
+                )
+
+
+def make_all(planned: Sequence[Planned]) -> None:
+    """Make the runs that are not there yet, each in a process of its own.
+
+    Raises:
+        UserError: a run failed. The others are kept: the same command goes on from there.
+    """
+    for number, run in enumerate(planned, start=1):
+        where = f"[{number}/{len(planned)}] {run.path}"
+        if run.done:
+            print(f"{where}: there already", flush=True)
+            continue
+        print(f"{where}: {run.label}", flush=True)
+        done = subprocess.run([sys.executable, *run.command], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            print(done.stdout, end="")
+            raise UserError(
+                f"{run.path} ended with exit code {done.returncode}; its message is above",
+                hint="The same command goes on from here.",
+            )
+
+
+def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str = "accuracy") -> str:
+    """Write comparison.html, comparison.png and comparison.md into `folder`; returns the table.
+
+    `key`: the config key that names the lines, such as `algorithm`. Runs that differ only in their seed are one line.
+    """
+    from rlhf.report.pages import write_comparison, write_png
+
+    paths = [run.path for run in planned]
+    write_comparison(paths, folder / "comparison.html", key)
+    write_png(paths, folder / "comparison.png", key)
+    text = table(paths, key=key, metric=metric)
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
+    """Markdown: before, after and mean height of the held-out curve with 95 % t-intervals over seeds, seconds, tokens.
+
+    Of a group, both ends are steps that all of its seeds were evaluated at; heights are over the stretch that all
+    groups have. Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or
+    trained on. The intervals are over seeds alone: all runs are judged on the same problems, and others would give
+    other values.
+    """
+    from rlhf.report.runs import group_runs, read_run
+
+    groups = group_runs([read_run(path) for path in paths], [key])
+    targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
+    lines = []
+    for target in targets:
+        lines += [
+            f"Held-out {metric} on {target.data}:",
+            "",
+            f"| {key} | before | after | seeds | mean over training | seconds | tokens |",
+            "|---|---|---|---|---|---|---|",
+            *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _rows(groups: "Sequence[Group]", target: "Target") -> list[list[str]]:
+    from statistics import fmean
+
+    from rlhf.report.runs import area_under
+    from rlhf.statistics import over_seeds_text, t_interval
+
+    found = {group.label: [dict(run.evaluation.get(target, ())) for run in group.runs] for group in groups}
+    curves = {label: [curve for curve in own if curve] for label, own in found.items()}
+    end = min(max(curve) for own in curves.values() for curve in own)
+    rows = []
+    for group in groups:
+        own = curves[group.label]
+        shared = sorted(set.intersection(*map(set, own))) if own else []
+        if not shared:
+            rows.append([group.label, *["-"] * 6])
+            continue
+        before, after = ([curve[step].value for curve in own] for step in (shared[0], shared[-1]))
+        areas = [area_under([(step, curve[step].value) for step in sorted(curve)], end) for curve in own]
+        heights = [area for area in areas if area is not None]
+        steps = [_timed(run) for run in group.runs]
+        rows.append([
+            group.label,
+            f"{fmean(before):.3f}",
+            over_seeds_text(t_interval(after), bounds=(0.0, 1.0)),
+            ", ".join(f"{value:.3f}" for value in after),
+            over_seeds_text(t_interval(heights), bounds=(0.0, 1.0)) if heights else "-",
+            f"{fmean(sum(seconds for seconds, _ in run) for run in steps):.0f}",
+            f"{fmean(sum(tokens for _, tokens in run) for run in steps):,.0f}",
+        ])  # fmt: skip
+    return rows
+
+
+def _timed(run: "Run") -> list[tuple[float, float]]:
+    """Seconds and tokens of each step."""
+    seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in run.metrics]
+    speed = [row.get("speed/tokens_per_s", 0.0) for row in run.metrics]
+    return [(s, s * rate) for s, rate in zip(seconds, speed, strict=True)]

@@ -1,0 +1,1 @@
+"""Problems whose answers can be verified: procedural tasks, word problems, mixtures, and their verifiers."""

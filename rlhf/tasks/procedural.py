@@ -1,0 +1,220 @@
+"""Problems whose answers can be checked: procedural tasks of reasoning-gym, with exact verification.
+
+Training and held-out problems never meet: a problem belongs to one side by the hash of its question, whatever seed or
+position it was drawn at. The held-out set of a task is the same for every run.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import rlhf.tasks.step_arithmetic  # noqa: F401 - registers step_arithmetic
+from rlhf.errors import UserError, nearest
+from rlhf.tasks.numbers import last_number, write_number
+from rlhf.tasks.problem import Problem, Verdict
+from rlhf.tasks.reasoning_gym import DATASETS, create_dataset
+from rlhf.tasks.verifier_checks import refuse_unfit
+from rlhf.tasks.verifier_process import VerifiedTask, verifier_process
+from rlhf.tasks.verifier_worker import as_score
+from rlhf.tasks.verifiers import OWN, is_plain
+
+HELD_OUT_SHARE = 0.2
+# reasoning-gym makes draw number i of seed s from the one number s + i. Streams must therefore start far apart: problem
+# number n of a stream takes draw STRIDE * n, or, where that is held out, one of the next. A start every 2**24 leaves
+# room for 262,144 problems; after that, the odd half stride keeps a stream that runs on between the draws of the next.
+# That streams of large seeds come by the draws of the held-out set (2**31 and on) does no harm: a problem's side is its
+# hash's, wherever it was drawn. Up to seed 254, the numbers stay within the 32 bits that some generators take.
+STRIDE = 64
+STREAM = 2**24 + STRIDE // 2
+HELD_OUT_STREAM = 2**31
+# A task that ends is made anew every so many draws, at the seed s + i of its first: its draws keep their numbers.
+CHUNK = 512
+KEPT = 8  # data sets in memory, of one task
+HINTS = {"composite": "For several tasks at once, see `tasks`."}
+PATIENCE = 500  # draws without a new held-out problem, after which a task has no more of them
+
+
+class ProceduralTask:
+    """A procedural task by name, e.g. ProceduralTask("spell_backward", {"max_word_len": 10}).
+
+    Answers are judged by a verifier of our own (rlhf/tasks/verifiers.py), by reasoning-gym's where that only compares
+    texts, and else by reasoning-gym's in a process without rights (rlhf/tasks/verifier_process.py), within two seconds.
+
+    Args:
+        answer_in: `think_tags`: <think>...</think><answer>...</answer>; `answer_tag`: an <answer>...</answer> anywhere;
+            `last_number`: the last number in the completion (rlhf/tasks/numbers.py); `text`: the whole completion.
+
+    Raises:
+        UserError: there is no such task, it does not take the parameters, or its verifier cannot tell right from wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        answer_in: str = "think_tags",
+        check: bool = True,
+    ):
+        if name not in DATASETS:
+            raise UserError(f"task: there is no task '{name}': {nearest(name, sorted(DATASETS))}")
+        self.name, self.answer_in = name, answer_in
+        self.parameters = dict(parameters or {})
+        self._made: dict[int, Any] = {}
+        self.ends = False
+        dataset = self._dataset(seed=0)
+        verifier = type(dataset).score_answer
+        self.verified_by = "own" if name in OWN else "text" if is_plain(verifier) else "guarded"
+        self._verifier = OWN.get(name, dataset.score_answer)
+        if self.verified_by == "guarded":
+            verifier_process.start()  # it gets ready while the problems below are made
+        self.ends = _has_an_end(dataset)
+        if self.ends:
+            self._made.clear()
+        self._guarded: VerifiedTask | None = None
+        if check:
+            refuse_unfit(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the task asks: the same for the same problems."""
+        text = json.dumps([self.name, self.parameters, [p.question for p in self.held_out_problems(5)]], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
+        """Problems number `first`, `first + 1`, ... of the endless training stream that `seed` names."""
+        return [self._train_problem(seed, index) for index in range(first, first + count)]
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        """`count` different problems that no training stream contains."""
+        found = dict[str, Problem]()
+        index = last_new = 0
+        while index < last_new + PATIENCE:
+            problem = self._draw(HELD_OUT_STREAM, index)
+            index += 1
+            if problem is not None and is_held_out(problem.question) and problem.question not in found:
+                found[problem.question] = problem
+                last_new = index
+            if len(found) == count:
+                return list(found.values())
+        raise UserError(
+            f"task: '{self.name}' with {self.parameters} has only {len(found)} different held-out problems, "
+            f"{count} were asked for",
+            hint="Ask for fewer (eval_problems), or make the task larger (task_config).",
+        )
+
+    def some_problems(self, count: int) -> list[Problem]:
+        """`count` problems from anywhere, to look at the task."""
+        drawn = (self._draw(HELD_OUT_STREAM, STRIDE * index) for index in range(2 * count))
+        return [problem for problem in drawn if problem is not None][:count]
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        answer, well_formed = extract_answer(completion, self.answer_in)
+        score, failed = self.score(problem, answer) if answer is not None else (0.0, "")
+        # Not `>= 1`: rounding lets partial credit end just above 1 (spell_backward: the answer and a letter too many).
+        exact = float(score == 1.0)
+        return Verdict(exact=exact, format=float(well_formed), partial=min(max(score, 0.0), 1.0), failed=failed)
+
+    def score(self, problem: Problem, answer: str) -> tuple[float, str]:
+        """The verifier's score of an answer, and "" or why there is none; the score is 0 then."""
+        if self.verified_by != "guarded":
+            try:
+                return as_score(self._verifier(answer, problem.entry)), ""
+            except Exception as error:
+                return 0.0, f"{type(error).__name__}: {error}"
+        if self._guarded is None:
+            module = DATASETS[self.name][0].__module__
+            parameters = {**self.parameters, "seed": 0}
+            example = {"entry": problem.entry, "answer": problem.answer}
+            self._guarded = VerifiedTask(self.name, parameters, module=module, **example)
+        return verifier_process.score(self._guarded, problem.entry, answer)
+
+    def _train_problem(self, seed: int, index: int) -> Problem:
+        for attempt in range(STRIDE):  # each is on the training side with probability 0.8
+            problem = self._draw(STREAM * (seed + 1), STRIDE * index + attempt)
+            if problem is not None and not is_held_out(problem.question):
+                return problem
+        raise UserError(f"task: '{self.name}' with {self.parameters} has too few problems to train on")
+
+    def _draw(self, seed: int, index: int) -> Problem | None:
+        """Draw number `index` of a stream; None where the task has no problem to give."""
+        place = index % CHUNK if self.ends else index
+        try:
+            return _problem(self._dataset(seed=seed + index - place)[place])
+        except IndexError:  # word_ladder finds no further pair of words, and then believes to be shorter
+            self._made.pop(seed + index - place, None)
+            return None
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"task: '{self.name}' with {self.parameters} cannot make problem {index} of seed {seed}: "
+                f"{type(error).__name__}: {error}",
+                hint="Change task_config or the seed.",
+            ) from error
+
+    def _dataset(self, seed: int) -> Any:
+        if seed not in self._made:
+            chunk = {"size": CHUNK} if self.ends else {}
+            if len(self._made) >= KEPT:
+                self._made.pop(next(iter(self._made)))
+            try:
+                self._made[seed] = create_dataset(self.name, **{**self.parameters, "seed": seed, **chunk})
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"task_config: '{self.name}' does not take {self.parameters}: {error}", hint=HINTS.get(self.name)
+                ) from error
+        return self._made[seed]
+
+
+def _has_an_end(dataset: Any) -> bool:
+    """Whether a data set has a last problem, as some have; others make any number that is asked for."""
+    try:
+        dataset[HELD_OUT_STREAM]
+    except IndexError:
+        return True
+    except Exception:  # of that problem, which nobody has asked for
+        return False
+    return False
+
+
+def _problem(entry: Mapping[str, Any]) -> Problem:
+    """Some tasks have no answer of their own (None), and some one that is no text."""
+    answer = "" if entry["answer"] is None else str(entry["answer"])
+    if not isinstance(entry["answer"], str | None):
+        entry = {**entry, "answer": answer}
+    return Problem(entry["question"], answer, entry)
+
+
+def is_held_out(question: str) -> bool:
+    digest = hashlib.sha256(question.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+THINK_THEN_ANSWER = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+PLAIN_NUMBER = re.compile(
+    r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?"
+)  # handed on as it was written: 0.50 is not 0.5 to every verifier
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
+    """The answer (None if there is none) and whether the completion has the form asked for.
+
+    In `think_tags`, an answer is taken from the last <answer> even where the rest of the form is wrong: whether a
+    policy is right and whether it is tidy are two measurements.
+    """
+    if answer_in == "last_number":
+        number = last_number(completion)
+        if number is None:
+            return None, False
+        *_, plain = ["", *PLAIN_NUMBER.findall(completion)]
+        return (plain if plain and Fraction(plain) == number else write_number(number)), True
+    if answer_in == "text":
+        return completion.strip() or None, bool(completion.strip())
+    found: Sequence[str] = ANSWER.findall(completion)
+    answer = found[-1].strip() if found else None
+    if answer_in == "answer_tag":
+        return answer, len(found) == 1
+    return answer, len(found) == 1 and THINK_THEN_ANSWER.fullmatch(completion) is not None

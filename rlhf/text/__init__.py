@@ -1,0 +1,1 @@
+"""Text to tokens and back: chat templates, control tokens, end tokens, completions as they were sampled."""

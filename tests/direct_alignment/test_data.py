@@ -1,0 +1,181 @@
+"""Files to preferences: every reason counts, whole questions are kept apart, nothing is longer than max_length."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from direct_alignment.config import DirectAlignmentConfig
+from direct_alignment.data import Example, Preferences, load, to_examples, with_mismatched
+from direct_alignment.losses import losses
+from rlhf.candidates import Candidates
+from rlhf.data.preferences import Ranking
+from rlhf.errors import UserError
+from rlhf.groups import Group
+from rlhf.models.policy import load_tokenizer
+from rlhf.tasks.problem import Problem, Verdict
+from rlhf.text.answers import Answer, vocabulary_of
+from rlhf.text.chat import encode_prompt, end_tokens
+
+TOKENIZER = load_tokenizer("embedded")
+
+
+def pair(i: int, **more: Any) -> dict[str, Any]:
+    return {"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": f"no {i}", **more}
+
+
+def read(
+    folder: Path, rows: list[Any], *, loss: str = "dpo", said: list[str] | None = None, **settings: Any
+) -> Preferences:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"max_steps": 1, "batch_size": 4, "loss": loss, "data": {"path": str(file), "held_out": 10}, **settings}
+    config = DirectAlignmentConfig(**settings)
+    return load(config, losses[loss], None, TOKENIZER, say=(said if said is not None else []).append)
+
+
+def test_the_system_column_stands_in_the_prompt(tmp_path: Path) -> None:
+    data = read(tmp_path, [pair(i, system="Only French.") for i in range(20)], system_prompt="Not this.")
+    for example in [*data.train, *data.held_out]:
+        asked = [{"role": "system", "content": "Only French."}, {"role": "user", "content": example.question}]
+        assert example.group.prompt == encode_prompt(TOKENIZER, asked)
+
+
+def test_all_reasons_count_under_one_rule(tmp_path: Path) -> None:
+    """No object, no pair, half an emoji, unknown tokens, too long: 5 of 100 are taken, 5 of 99 are not."""
+    half = pair(4, chosen="see \ud83d")
+    odd = [["a", "list"], {"prompt": "x"}, half, pair(1, chosen="\u4f60"), pair(2, rejected="a" * 200)]
+    rows = [*odd, *(pair(i) for i in range(95))]
+    said: list[str] = []
+    data = read(tmp_path, rows, max_length=100, said=said)
+    assert len(data.train) + len(data.held_out) == 95
+    assert "3 of 100 rows and 2 of 97 rows are left out" in said[0]
+    assert "line 1: wanted an object with columns, found list" in said[0]
+    with pytest.raises(UserError, match="3 of 99 rows and 2 of 96 rows cannot be used"):
+        read(tmp_path, rows[:-1], max_length=100)
+
+
+def test_a_choice_of_the_rows_is_judged_as_a_choice(tmp_path: Path) -> None:
+    """4 of 100 rows are no pairs: fewer than 5 %, also where only 10 of the others are trained on."""
+    rows = [*[{"prompt": "x"}] * 4, *(pair(i) for i in range(96))]
+    said: list[str] = []
+    data = read(tmp_path, rows, max_samples=10, said=said)
+    assert (len(data.train), len(data.held_out)) == (10, 10)
+    assert said[0].startswith("data: 4 of 100 rows are left out")
+    long = [pair(i, chosen="a" * 200) for i in range(96)]
+    with pytest.raises(UserError, match="20 of 20 rows that were chosen cannot be used"):
+        read(tmp_path, long, max_samples=10, max_length=100)
+
+
+def test_the_same_unknown_tokens_are_not_called_too_long(tmp_path: Path) -> None:
+    rows = [pair(i, chosen="\u4f60\u597d", rejected="\u518d\u89c1") for i in range(20)]
+    with pytest.raises(UserError, match="the tokenizer does not know") as caught:
+        read(tmp_path, rows)
+    assert "max_length" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_what_is_shortened_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = read(tmp_path, [pair(i) for i in range(20)], max_length=18, said=said)
+    assert said == ["data: 20 prompts lose their start to fit into max_length 18 (truncation keep_end)"]
+    assert all(len(e.group.prompt) + max(map(len, e.group.completions)) == 18 for e in data.train)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.parametrize("first", [["a", "list"], None, {"prompt": "x"}])
+def test_an_odd_first_row_does_not_decide(tmp_path: Path, loss: str, first: Any) -> None:
+    rows = [first, *(pair(i) for i in range(30))]
+    data = read(tmp_path, rows, loss=loss)
+    assert {example.desirable for example in data.train} == {(True, False)}
+
+
+def test_labelled_answers_are_kept_apart_by_question(tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {i % 30}", "completion": f"answer {i}", "label": i % 4 == 0} for i in range(90)]
+    data = read(tmp_path, [None, *rows], loss="kto")
+    assert {len(example.desirable) for example in data.train} == {1}
+    assert sum(example.desirable[0] for example in [*data.train, *data.held_out]) == 23
+    assert not {e.question for e in data.train} & {e.question for e in data.held_out}
+    with pytest.raises(UserError, match="--loss kto"):
+        read(tmp_path, rows, loss="dpo")
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_labelled_solutions_are_refused_by_name(tmp_path: Path, loss: str) -> None:
+    rows = [{"question": f"{i}+1?", "completions": ["2", "1"], "labels": [False, True]} for i in range(20)]
+    with pytest.raises(UserError, match=r"20 of 20 rows .*no ranking.*train_orm"):
+        read(tmp_path, rows, loss=loss)
+
+
+# ---------------------------------------------------------------------------------------------------- as it was sampled
+
+
+def test_own_pairs_keep_their_tokens_and_get_no_end() -> None:
+    """Tokens in an order that no tokenizer gives for the text; the wrong one was cut off."""
+    x, y, end = TOKENIZER.encode("x")[0], TOKENIZER.encode("y")[0], end_tokens(TOKENIZER)[0]
+    vocabulary = vocabulary_of(TOKENIZER)
+    answers = [Answer("xy", (y, x, end), True, vocabulary), Answer("y", (y,), False, vocabulary)]
+    ranking = Ranking.of_answers([{"role": "user", "content": "q"}], answers)
+    limits = {"max_length": 100, "truncation": "keep_end", "system_prompt": "S"}
+    (example,) = to_examples(TOKENIZER, [ranking], None, **limits, say=print)
+    assert example.group.completions == [[y, x, end], [y]]
+    asked = [{"role": "system", "content": "S"}, {"role": "user", "content": "q"}]
+    assert example.group.prompt == encode_prompt(TOKENIZER, asked)
+    assert example.question == "q"
+
+
+def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by sample_pairs and read by --data.path: the same tokens."""
+    from direct_alignment import sample_pairs
+
+    x, y, end = TOKENIZER.encode("x")[0], TOKENIZER.encode("y")[0], end_tokens(TOKENIZER)[0]
+    vocabulary = vocabulary_of(TOKENIZER)
+
+    def sampled(model_name: str, task: Any, problems: list[Problem], **_: Any) -> list[Candidates]:
+        answers = [Answer("xy", (y, x, end), True, vocabulary), Answer("x", (x,), False, vocabulary)]
+        verdicts = [Verdict(1.0, 1.0, 1.0), Verdict(0.0, 1.0, 0.0)]
+        return [Candidates(problem, answers, verdicts) for problem in problems]
+
+    monkeypatch.setattr("rlhf.candidates.sample_candidates", sampled)
+    file = tmp_path / "pairs.jsonl"
+    assert sample_pairs.main(["--output", str(file), "--problems", "20", "--candidates", "2"]) == 0
+    config = DirectAlignmentConfig(max_steps=1, batch_size=4, data={"path": str(file), "held_out": 4})
+    data = load(config, losses["dpo"], None, TOKENIZER, say=print)
+    assert [example.group.completions for example in data.train] == [[[y, x, end], [x]]] * len(data.train)
+
+
+# ---------------------------------------------------------------------------------------------- KTO's mismatched texts
+
+
+def example(prompt: int, *lengths: int) -> Example:
+    """A prompt of so many tokens, completions of others; of each the first does not count."""
+    completions = [[10 * prompt + length] * length for length in lengths]
+    counts = [[False] + [True] * (length - 1) for length in lengths]
+    return Example(Group([prompt] * prompt, completions, counts), (True,) * len(lengths))
+
+
+@pytest.mark.parametrize("truncation", ["keep_end", "keep_start"])
+def test_mismatched_texts_fit_into_max_length(truncation: str) -> None:
+    """A long answer behind a long prompt would be twice as long: the next example's answer that fits is taken."""
+    examples = [example(8, 2), example(2, 8), example(3, 2), example(4, 1)]
+    made = [e.mismatched for e in with_mismatched(examples, max_length=10, truncation=truncation)]
+    assert [group.prompt for group in made] == [e.group.prompt for e in examples]
+    assert all(len(group.prompt) + len(group.completions[0]) <= 10 for group in made)
+    taken = [examples[2], examples[2], examples[3], examples[0]]
+    assert [(g.completions, g.counts) for g in made] == [(e.group.completions, e.group.counts) for e in taken]
+
+
+def test_where_none_fits_truncation_says_what_is_cut() -> None:
+    """Prompts of 8 and 7 with answers of 2 and 3 in 10 tokens: 8 + 3 is one too many."""
+    examples = [example(8, 2), example(7, 3, 1)]
+    first, second = with_mismatched(examples, max_length=10, truncation="keep_start")
+    assert (first.mismatched.prompt, first.mismatched.completions) == ([8] * 8, [[73, 73], [71]])
+    assert first.mismatched.counts == [[False, True], [False]]
+    assert second.mismatched.completions == [[82, 82]]
+    first, _ = with_mismatched(examples, max_length=10, truncation="keep_end")
+    assert (first.mismatched.prompt, first.mismatched.completions) == ([8] * 7, [[73, 73, 73], [71]])
+
+
+def test_one_prompt_has_no_others() -> None:
+    with pytest.raises(UserError, match="only one prompt"):
+        with_mismatched([example(8, 2), example(8, 3)], max_length=99, truncation="keep_end")

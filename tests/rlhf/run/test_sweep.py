@@ -1,0 +1,124 @@
+"""The table that lays runs side by side: from files by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf.errors import UserError
+from rlhf.run.sweep import choose, refuse_unequal, table
+from rlhf.statistics import t_interval
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """A run with a held-out curve; two steps of 2 and 3 seconds, at 10 and 20 tokens a second: 80 tokens."""
+
+    def make(name: str, curve: dict[int, float], *, seed: int = 0, metric: str = "accuracy", **config) -> Path:
+        run = tmp_path / name
+        run.mkdir()
+        (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "output_dir": str(run)} | config))
+        rows = [{"step": s, "data": "words", "metric": metric, "value": v, "n": 9} for s, v in curve.items()]
+        (run / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        steps = [
+            {"step": 1, "time/update_s": 1.5, "time/sampling_s": 0.5, "speed/tokens_per_s": 10.0, "loss": 7.0},
+            {"step": 2, "time/update_s": 3.0, "speed/tokens_per_s": 20.0},
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+        return run
+
+    return make
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_a_row_by_hand(make_run) -> None:
+    """Heights over steps 0 to 10: (0.2 + 0.6) / 2 = 0.4 and 0.5; after: 0.6 and 0.6 + 0.2."""
+    paths = [
+        make_run("g0", {0: 0.2, 10: 0.6}, seed=0, algorithm="grpo"),
+        make_run("g1", {0: 0.2, 10: 0.8}, seed=1, algorithm="grpo"),
+        make_run("r0", {0: 0.3, 10: 0.4}, seed=0, algorithm="rloo"),
+    ]
+    text = table(paths, key="algorithm", metric="accuracy")
+    assert text.startswith("Held-out accuracy on words:\n\n| algorithm | before |")
+    head, _, grpo, rloo = rows_of(text)
+    assert head == ["algorithm", "before", "after", "seeds", "mean over training", "seconds", "tokens"]
+    after, height = t_interval([0.6, 0.8]), t_interval([0.4, 0.5])
+    assert after.high > 1
+    assert grpo == [
+        "grpo", "0.200", "0.700 [0.000, 1.000]", "0.600, 0.800",
+        f"0.450 [{max(0, height.low):.3f}, {min(1, height.high):.3f}]", "5", "80",
+    ]  # fmt: skip
+    assert rloo == ["rloo", "0.300", "0.400 (one seed)", "0.400", "0.350 (one seed)", "5", "80"]
+
+
+def test_a_directory_named_twice_is_one_seed(make_run) -> None:
+    path = make_run("g0", {0: 0.2, 10: 0.4}, algorithm="grpo")
+    *_, row = rows_of(table([path, path, path.parent / "." / path.name], key="algorithm", metric="accuracy"))
+    assert row[2:4] == ["0.400 (one seed)", "0.400"]
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(make_run) -> None:
+    """They are shown apart, with the names of their directories; real seeds stay together."""
+    paths = [make_run(name, {0: 0.2, 10: 0.4}, seed=seed, algorithm="grpo") for name, seed in (("a0", 0), ("a1", 1))]
+    paths += [make_run("b0", {0: 0.2, 10: 0.4}, seed=0, algorithm="grpo")]
+    _, _, first, second = rows_of(table(paths, key="algorithm", metric="accuracy"))
+    assert first[3] == "0.400, 0.400"
+    assert second[2:4] == ["0.400 (one seed)", "0.400"]
+    assert {first[0], second[0]} == {"grpo a0", "grpo b0"}
+
+
+def test_the_end_is_one_that_all_seeds_reached(make_run) -> None:
+    """One seed was cut short at step 10: 0.5 at 10 beside 0.6 at 10, not beside 0.9 at 20. Heights up to 10 as well."""
+    paths = [
+        make_run("g0", {0: 0.2, 10: 0.6, 20: 0.9}, seed=0, algorithm="grpo"),
+        make_run("g1", {0: 0.2, 10: 0.5}, seed=1, algorithm="grpo"),
+        make_run("r0", {0: 0.4, 20: 0.8}, seed=0, algorithm="rloo"),
+    ]
+    _, _, grpo, rloo = rows_of(table(paths, key="algorithm", metric="accuracy"))
+    assert grpo[3] == "0.600, 0.500"
+    assert grpo[4].startswith("0.375 [")
+    assert rloo[2] == "0.800 (one seed)"
+    assert rloo[4] == "0.500 (one seed)"  # from 0.4 to 0.6 at step 10
+
+
+def test_what_was_not_measured_is_a_dash(make_run) -> None:
+    """A single evaluation has no height; a run without the metric, or without a common step, no value."""
+    paths = [
+        make_run("g0", {0: 0.2}, algorithm="grpo"),
+        make_run("r0", {0: 0.4}, algorithm="rloo", metric="other"),
+        make_run("m0", {5: 0.4}, seed=0, algorithm="maxrl"),
+        make_run("m1", {0: 0.4}, seed=1, algorithm="maxrl"),
+    ]
+    _, _, grpo, rloo, maxrl = rows_of(table(paths, key="algorithm", metric="accuracy"))
+    assert grpo[1:5] == ["0.200", "0.200 (one seed)", "0.200", "-"]
+    assert rloo == ["rloo", *["-"] * 6]
+    assert maxrl == ["maxrl", *["-"] * 6]
+    assert table(paths, key="algorithm", metric="nothing") == ""
+
+
+def test_each_data_set_has_its_table(make_run) -> None:
+    run = make_run("g0", {0: 0.2, 10: 0.4}, algorithm="grpo")
+    with (run / "eval.jsonl").open("a") as file:
+        file.write('{"step": 0, "data": "sums", "metric": "accuracy", "value": 0.9, "n": 3}\n')
+    text = table([run], key="algorithm", metric="accuracy")
+    assert text.index("on words:") < text.index("on sums:")
+    assert rows_of(text)[-1][1] == "0.900"
+
+
+def test_terms_are_equal_or_refused() -> None:
+    refuse_unequal({"a": {"lr": 1}, "b": {"lr": 1}, "c": {"lr": 1}})
+    with pytest.raises(UserError, match="lr: c has 2, a has 1"):
+        refuse_unequal({"a": {"lr": 1, "x": 1}, "b": {"lr": 1, "x": 1}, "c": {"lr": 2, "x": 1}})
+
+
+def test_names_are_chosen() -> None:
+    assert choose("--algorithms", "all", ["a", "b"], seeds=1) == ["a", "b"]
+    assert choose("--algorithms", "b", ["a", "b"], seeds=2) == ["b"]
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        choose("--algorithms", "b", ["a", "b"], seeds=0)
