@@ -55,6 +55,7 @@ DPO = [
     ),
     *("--batch_size", "4", "--max_new_tokens", "64", "--max_steps", "5"),
 ]
+LONG = ["--prompts_per_step", "6", "--max_new_tokens", "64"]  # enough for some answers to be right
 MOVING = ["--kl_coef", "0.1", "--kl_target", "0.01", "--sync_reference_every", "2", "--sync_reference_mix", "0.5"]
 TRAINERS = {
     "REINFORCE, running baseline": ("policy_gradients.train", ["--algorithm", "reinforce", *PG]),
@@ -64,7 +65,7 @@ TRAINERS = {
     ),
     "DAPO, stale, moving reference": (
         "policy_gradients.train",
-        ["--algorithm", "dapo", "--resample_rounds", "1", "--staleness", "1", *MOVING, *PG],
+        ["--algorithm", "dapo", "--resample_rounds", "1", "--staleness", "1", *MOVING, *PG, *LONG],
     ),
     "preference RM": ("reward_models.train_preference_rm", RM),
     "ORM": ("reward_models.train_orm", RM),
