@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.command import Command, Section, read_command
+from rlhf.config.command import Command, read_command
 from rlhf.config.paths import PathName
+from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
 

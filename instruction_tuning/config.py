@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlhf.config.command import Section
 from rlhf.config.paths import PathName
+from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
 
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.command import COLDEST, Section
 from rlhf.config.paths import PathName
+from rlhf.config.schema import COLDEST, Section
 from rlhf.config.trainer import TrainerConfig
 
 # By looking at the file names, so that torch need not be loaded to print them; a test compares with `algorithms`.

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rlhf.config.command import LARGEST_SEED, Section
 from rlhf.config.paths import PathName
+from rlhf.config.schema import LARGEST_SEED, Section
 from rlhf.config.trainer import TrainerConfig
 
 

@@ -18,7 +18,7 @@ from tiny_models import ARCHITECTURES, tiny_model
 from torch import nn
 from transformers.utils import logging
 
-# Every module is checked but these: pydantic reads the annotations of configs itself, and the others hold no tensors and
+# Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors and
 # have to start fast.
 UNCHECKED = ("config", "report", "run", "train", "compare", "evaluate", "score", "sample", "sample_pairs")
 PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning")

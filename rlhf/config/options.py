@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rlhf.config.command import COLDEST, LARGEST_SEED, Parser, read_yaml
+from rlhf.config.command_line import Parser
+from rlhf.config.schema import COLDEST, LARGEST_SEED
+from rlhf.config.yaml_file import read_yaml
 from rlhf.errors import UserError
 
 __all__ = ["Parser", "mapping", "number", "seed", "temperature", "whole"]

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf.config.command import Config
+from rlhf.config.schema import Config
 
 
 class TrainerConfig(Config):

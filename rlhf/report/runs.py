@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from rlhf.config.command import read_yaml
+from rlhf.config.yaml_file import read_yaml
 from rlhf.errors import UserError, nearest
 from rlhf.statistics import Estimate, t_interval
 

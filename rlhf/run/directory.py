@@ -4,14 +4,13 @@ A run has a provenance.json with our mark (runs from before the mark: with all t
 config.yaml, and nothing that no run contains.
 """
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError
 
 MADE_BY = "rlhf-lab"  # the mark: provenance["made_by"]
@@ -51,26 +50,6 @@ _KNOWN = [
 ]
 _LINKS = re.compile(r"wandb/(?:latest-run|debug[-\w]*\.log)")
 _LEFTOVER = re.compile(rf"{re.escape(LOCK)}|\.partial_(?:{_TEXTS})|provenance\.json")
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:
-    """What provenance.json says; {} where it is missing or cannot be read."""
-    try:
-        told = json.loads((folder / "provenance.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What config.yaml says, unchecked; {} where it is missing or cannot be read."""
-    from rlhf.config.command import read_yaml
-
-    try:
-        told = read_yaml((folder / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError, UserError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def is_leftover(folder: Path) -> bool:

@@ -17,8 +17,10 @@ from accelerate.utils import broadcast_object_list, set_seed
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rlhf.config.command import Command, to_yaml
+from rlhf.config.command import Command
+from rlhf.config.resuming import find_run
 from rlhf.config.trainer import TrainerConfig
+from rlhf.config.yaml_file import to_yaml
 from rlhf.cpu import has_bf16_kernels
 from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
 from rlhf.embedded.make import character_tokenizer, new_model
@@ -33,7 +35,6 @@ from rlhf.run import directory as run_directory
 from rlhf.run.console import Console
 from rlhf.run.inputs import changed, inputs, inside
 from rlhf.run.interrupts import Interrupted, Stopped
-from rlhf.run.resuming import find_run
 from rlhf.run.stopwatch import Stopwatch, peak_memory_gb
 from rlhf.run.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers, write_whole
 from rlhf.sampling import shares_prompts

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.config.command import Command, Parser
+from rlhf.config.command import Command
+from rlhf.config.command_line import Parser
 from rlhf.config.paths import refuse_strangers, user_path
+from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError, nearest
-from rlhf.run.directory import read_config, read_provenance
 from rlhf.run.inputs import changed, inputs
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from policy_gradients.algorithms import algorithms
 from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
 from policy_gradients.defaults import resolve
-from rlhf.config.command import Config, read_command
+from rlhf.config.command import read_command
+from rlhf.config.schema import Config
 from rlhf.errors import UserError
 
 ROOT = Path(__file__).parents[2]

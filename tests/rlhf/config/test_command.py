@@ -11,7 +11,9 @@ import pytest
 from commands import cpu_seconds_below
 from pydantic import Field, model_validator
 
-from rlhf.config.command import Config, Section, read_command, show, to_yaml
+from rlhf.config.command import read_command, show
+from rlhf.config.schema import Config, Section
+from rlhf.config.yaml_file import to_yaml
 from rlhf.errors import UserError
 
 
@@ -498,7 +500,8 @@ def test_help_groups_the_familys_own_keys_before_the_common_ones(capsys):
 PROGRAM = """
 import sys
 from pydantic import Field
-from rlhf.config.command import Config, read_command
+from rlhf.config.command import read_command
+from rlhf.config.schema import Config
 from rlhf.errors import run_main
 
 class Toy(Config):

@@ -8,10 +8,13 @@ import pytest
 import yaml
 from pydantic import Field
 
-from rlhf.config.command import Command, Section, read_command, to_yaml
+from rlhf.config.command import Command, read_command
+from rlhf.config.recorded import trainer_of
+from rlhf.config.resuming import MAY_CHANGE
+from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
+from rlhf.config.yaml_file import to_yaml
 from rlhf.errors import UserError
-from rlhf.run.resuming import MAY_CHANGE, trainer_of
 
 
 class Data(Section):

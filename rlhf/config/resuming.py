@@ -1,26 +1,26 @@
-"""What a continued run may be asked for: its own settings, and anew only what is listed here."""
+"""What --resume and --fork may change about the run that they continue."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.config.recorded import read_provenance, trainer_of
 from rlhf.errors import UserError
-from rlhf.run.directory import read_provenance
 
-# What --resume may change: how long, what is saved and shown, how often. Every other setting makes another run.
+# --resume may change how long the run is, what it saves and what it shows. Any other setting makes it another run.
 MAY_CHANGE = (
     *("max_steps", "save_every", "keep_checkpoints", "eval_every", "sample_every"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode", "tensorboard"),
 )
-# What --fork may not change: which weights there are is decided by the checkpoint that it starts from.
+# --fork may not change these: they decide which weights exist, and the weights come from the checkpoint.
 MADE_BY_CHECKPOINT = ("model_name", "scratch", "lora_rank", "extra_layers")
 
 
 def find_run(path: Path, *, option: str, trainer: str) -> dict[str, Any]:
-    """The provenance of the run to go on from.
+    """The provenance of the run to continue.
 
     Raises:
-        UserError: there is none, or another trainer made it.
+        UserError: there is no run in `path`, or another trainer made it.
     """
     if not (path / "config.yaml").is_file():
         raise UserError(
@@ -37,27 +37,20 @@ def find_run(path: Path, *, option: str, trainer: str) -> dict[str, Any]:
     return provenance
 
 
-def trainer_of(provenance: Mapping[str, Any]) -> str:
-    """Which command made a run, such as 'reward_models.train_orm'; "" if that is not known."""
-    if provenance.get("trainer"):
-        return str(provenance["trainer"])
-    words = str(provenance.get("command", "")).split()  # early runs tell only how they were called
-    after = words[words.index("-m") + 1 :] if "-m" in words else []
-    return after[0] if after and after[0].rpartition(".")[2].startswith("train") else ""
-
-
 def differences(run: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, with both; None stands for a key that is not there. Where the run is kept and what its
-    trackers call it is no setting of the run."""
+    """Keys whose values differ, with both values; None stands for an absent key.
+
+    The run directory (`output_dir`) is not compared: a run may be moved.
+    """
     keys = dict.fromkeys([*run, *asked])
     return {k: (run.get(k), asked.get(k)) for k in keys if k != "output_dir" and run.get(k) != asked.get(k)}
 
 
 def refuse_edited(file: Path, started_with: object, now: Mapping[str, Any]) -> None:
-    """See that a run's config.yaml says what it was started with, as its provenance.json tells (early ones do not).
+    """Check that config.yaml still holds the settings in provenance.json (early runs recorded none).
 
     Raises:
-        UserError: somebody has edited it since.
+        UserError: somebody has edited it.
     """
     if not isinstance(started_with, Mapping):
         return
@@ -72,7 +65,7 @@ def refuse_edited(file: Path, started_with: object, now: Mapping[str, Any]) -> N
 
 
 def refuse_other_settings(option: str, path: Path, lines: list[str]) -> None:
-    """`lines`: key, value of the run and value asked for, of what may not change."""
+    """Raises: UserError, if there are `lines`. Each names a key that may not change, and both of its values."""
     if not lines:
         return
     listed = lines[0] if len(lines) == 1 else "\n" + "\n".join(f"  - {line}" for line in lines)
