@@ -28,7 +28,7 @@ def folder() -> Path:
 
 def key(*parts: Any) -> str:
     """The same for the same parts, on any machine. Parts are what JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def cached[T](kind: str, entry: str, make: Callable[[], T]) -> T:

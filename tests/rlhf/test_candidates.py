@@ -1,16 +1,19 @@
 """Candidates: what is kept is what was asked for, and every verdict is that of its own text."""
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from steps_by_hand import save_tiny
 
-from rlhf.candidates import sample_candidates, to_rankings
+from rlhf.candidates import Candidates, sample_candidates, to_rankings
 from rlhf.embedded.make import character_tokenizer
 from rlhf.sampling import Sampled
 from rlhf.tasks.problem import Problem, Verdict
+from rlhf.tasks.procedural import ProceduralTask
+from rlhf.text.answers import Answer
 
 PROBLEMS = [Problem(f"What is {i}?", str(i), {}) for i in range(3)]
 
@@ -130,3 +133,94 @@ def test_pairs_are_a_right_and_a_wrong_completion(asked: list[dict], tmp_path: P
             seen[right[2:], wrong[2:]] += 1
     assert len(seen) == 9, "each right one meets each wrong one"
     assert torch.tensor(list(seen.values())).float().std() < 12
+
+
+def test_candidates_are_sampled_once_and_verified(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path))
+    task = ProceduralTask("step_arithmetic")
+    problems = task.train_problems(seed=0, first=0, count=3)
+    arguments = {"count": 4, "max_new_tokens": 96, "seed": 0}
+    first = sample_candidates("embedded", task, problems, **arguments)
+    monkeypatch.setattr("rlhf.candidates.sample", lambda *_, **__: pytest.fail("sampled again"))
+    assert sample_candidates("embedded", task, problems, **arguments) == first
+    for one in first:
+        assert one.verdicts == [task.verify(one.problem, text) for text in one.texts]
+    with pytest.raises(pytest.fail.Exception):
+        sample_candidates("embedded", task, problems, **(arguments | {"seed": 1}))
+
+
+def test_rankings_of_candidates() -> None:
+    """Right before wrong, of the same problem; none where there is no contrast; the same for the same seed."""
+
+    def candidates(question: str, texts: str, exact: str) -> Candidates:
+        verdicts = [Verdict(float(e), 1.0, 0.0) for e in exact]
+        return Candidates(Problem(question, "", {}), [Answer(text) for text in texts], verdicts)
+
+    both = candidates("q", "aabcd", "11000")
+    pairs = [
+        (r.completions[0][0]["content"], r.completions[1][0]["content"])
+        for r in to_rankings([both], seed=0, per_problem=9)
+    ]
+    assert sorted(pairs) == [("a", "b"), ("a", "c"), ("a", "d")]
+    assert to_rankings([candidates("q", "ab", "11"), candidates("r", "ab", "00")], seed=0) == []
+    assert to_rankings([both], seed=3) == to_rankings([candidates("x", "ab", "10"), both], seed=3)[1:]
+
+
+def test_completions_of_other_lengths_stay_apart(monkeypatch, tmp_path: Path) -> None:
+    """What is kept is one row of tokens; it is cut where each completion ended, and an empty one stays empty."""
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = str(save_tiny(tmp_path / "a")), character_tokenizer()
+    texts = [["0", ""], ["1 and more", "no"], ["", "2"]]
+
+    def sample(_model, prompts, *, completions: int, end_tokens, **_) -> list[Sampled]:
+        tokens = [[[*tokenizer.encode(text), end_tokens[0]] if text else [] for text in own] for own in texts]
+        return [Sampled(own, [[-1.0] * len(it) for it in own], [False] * completions) for own in tokens]
+
+    monkeypatch.setattr("rlhf.candidates.sample", sample)
+    for _ in range(2):  # as sampled, and from the cache
+        made = sample_candidates(model, Parity(), PROBLEMS, **SETTINGS)
+        assert [one.texts for one in made] == texts
+        assert [[answer.ended for answer in one.answers] for one in made] == [[bool(t) for t in own] for own in texts]
+        assert [[v.exact for v in one.verdicts] for one in made] == [[1, 0], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "wanted"), [("cpu", "bf16", False), ("cuda", "fp32", False), ("cuda", "bf16", True)]
+)
+def test_bf16_is_for_gpus_that_have_it(asked, monkeypatch, tmp_path, device: str, precision: str, wanted: bool) -> None:
+    class Model:
+        def to(self, place: torch.device) -> None:
+            moved.append(place.type)
+
+        def get_input_embeddings(self) -> torch.nn.Embedding:
+            return torch.nn.Embedding(1, 1)
+
+    def autocast(kind: str, dtype: torch.dtype, *, enabled: bool) -> nullcontext:
+        casts.append((kind, dtype, enabled))
+        return nullcontext()
+
+    moved: list[str] = []
+    casts: list[tuple[str, torch.dtype, bool]] = []
+    monkeypatch.setattr("rlhf.candidates.open_device", lambda wanted: torch.device(device if wanted == "auto" else "x"))
+    monkeypatch.setattr("rlhf.candidates.load", lambda name: (Model(), None))
+    monkeypatch.setattr("rlhf.candidates.choose_precision", lambda asked, place: precision if asked == "auto" else "")
+    monkeypatch.setattr("rlhf.candidates.torch.autocast", autocast)
+    sample_candidates(str(save_tiny(tmp_path / "a")), Parity(), PROBLEMS, **SETTINGS)
+    assert moved == [device]
+    assert casts == [(device, torch.bfloat16, wanted)]
+
+
+def test_pairs_of_candidates_by_hand() -> None:
+    """Answers of white space are no answers; partial credit is neither right nor wrong; one pair is the default."""
+    problem = Problem("q", "", {})
+    texts, exact = [" ", "a", "b", "\n", "c", "d"], [1.0, 1.0, 0.0, 0.0, 0.5, 0.0]
+    one = Candidates(problem, [Answer(text) for text in texts], [Verdict(e, 1.0, 0.0) for e in exact])
+    (ranking,) = to_rankings([one], seed=0)
+    assert ranking.prompt == [{"role": "user", "content": "q"}]
+    assert ranking.margin is None
+    all_pairs = {tuple(answer.text for answer in it.answers) for it in to_rankings([one], seed=0, per_problem=9)}
+    assert all_pairs == {("a", "b"), ("a", "d")}
+    assert tuple(answer.text for answer in ranking.answers) in all_pairs
+    short = Candidates(problem, one.answers[:-1], one.verdicts)
+    with pytest.raises(ValueError, match="argument 2 is"):
+        to_rankings([short], seed=0)

@@ -1,13 +1,9 @@
-"""Rows of many shapes to rankings; a policy's own answers to rankings."""
+"""Rows of many shapes to rankings, and whole questions kept apart."""
 
 import pytest
 
-from rlhf.cache import cached, fingerprint, key
-from rlhf.candidates import Candidates, sample_candidates, to_rankings
-from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, split_by_question
+from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, read_prompt, split_by_question
 from rlhf.errors import UserError
-from rlhf.tasks.problem import Problem, Verdict
-from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.answers import Answer
 
 USER = {"role": "user", "content": "2+2?"}
@@ -217,73 +213,160 @@ def test_answers_as_they_were_sampled():
         parse_preference({**pair, "chosen": [FOUR, AGAIN, FIVE]})
 
 
-# ------------------------------------------------------------------------------------------------ cache, candidates
+# --------------------------------------------------------------------------------------- details, each by hand
 
 
-def test_cache(tmp_path, monkeypatch):
-    """Made once; a damaged entry is made again; another key is another entry; an unwritable folder costs time only."""
-    monkeypatch.setenv("RLHF_CACHE", str(tmp_path))
-    made = []
-
-    def make() -> dict:
-        made.append(1)
-        return {"texts": ["a", "b"], "n": 2}
-
-    entry = key("model", {"n": 1})
-    assert [cached("kind", entry, make) for _ in range(3)] == [{"texts": ["a", "b"], "n": 2}] * 3
-    assert len(made) == 1
-    (file,) = (tmp_path / "kind").iterdir()
-    file.write_bytes(file.read_bytes()[:-5])
-    cached("kind", entry, make)
-    file.write_bytes(b"")
-    assert cached("kind", entry, make)["n"] == 2
-    assert len(made) == 3
-    assert cached("kind", entry, make) == make()
-    cached("kind", key("model", {"n": 2}), make)
-    assert len(made) == 5
-    monkeypatch.setenv("RLHF_CACHE", str(file))  # a file where a folder should be
-    assert cached("kind", entry, make)["n"] == 2
+def test_a_conversation_without_a_user_has_no_question():
+    assert Ranking([{"role": "system", "content": "S"}], [[FOUR], [FIVE]], None).question == ""
+    assert Ranking([{"role": "system", "content": "S"}, USER, FOUR, AGAIN], [[FOUR], [FIVE]], None).question == "2+2?"
 
 
-def test_fingerprint_follows_weights_and_template(tmp_path):
-    import shutil
-
-    from rlhf.models.policy import EMBEDDED
-
-    folder = tmp_path / "m"
-    shutil.copytree(EMBEDDED, folder)
-    assert fingerprint(str(folder)) == fingerprint("embedded")
-    for name in ("model.safetensors", "chat_template.jinja", "tokenizer.json", "config.json"):
-        before, content = fingerprint(str(folder)), (folder / name).read_bytes()
-        (folder / name).write_bytes(content + b"\n")
-        assert fingerprint(str(folder)) != before, name
+def test_some_of_the_completions():
+    answers = (Answer("4"), Answer("5"))
+    ranking = Ranking([USER], [[FOUR], [FIVE]], 0.5, answers)
+    assert ranking.take(slice(1)) == Ranking([USER], [[FOUR]], 0.5, answers[:1])
+    assert ranking.take(slice(1, 2)) == Ranking([USER], [[FIVE]], 0.5, answers[1:])
 
 
-def test_candidates_are_sampled_once_and_verified(monkeypatch):
-    task = ProceduralTask("step_arithmetic")
-    problems = task.train_problems(seed=0, first=0, count=3)
-    arguments = {"count": 4, "max_new_tokens": 96, "seed": 0}
-    first = sample_candidates("embedded", task, problems, **arguments)
-    monkeypatch.setattr("rlhf.candidates.sample", lambda *_, **__: pytest.fail("sampled again"))
-    assert sample_candidates("embedded", task, problems, **arguments) == first
-    for one in first:
-        assert one.verdicts == [task.verify(one.problem, text) for text in one.texts]
-    with pytest.raises(pytest.fail.Exception):
-        sample_candidates("embedded", task, problems, **(arguments | {"seed": 1}))
+def test_columns_of_sampling_are_of_single_messages():
+    """Two messages are too many already, on either side."""
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5", "ended": [True, True]}
+    for side in ("chosen", "rejected"):
+        with pytest.raises(ValueError, match="ended: is of answers of one message"):
+            parse_preference({**pair, side: [FOUR, FIVE]})
 
 
-def test_rankings_of_candidates():
-    """Right before wrong, of the same problem; none where there is no contrast; the same for the same seed."""
+def test_the_order_of_keys_says_nothing():
+    """Of a call's own keys, whose order the reader keeps."""
 
-    def candidates(question: str, texts: str, exact: str) -> Candidates:
-        verdicts = [Verdict(float(e), 1.0, 0.0) for e in exact]
-        return Candidates(Problem(question, "", {}), [Answer(text) for text in texts], verdicts)
+    def asked(*names: str) -> dict:
+        values = {"name": "add", "arguments": {"a": 2, "b": 2}}
+        return {"role": "assistant", "content": "", "tool_calls": [{name: values[name] for name in names}]}
 
-    both = candidates("q", "aabcd", "11000")
-    pairs = [
-        (r.completions[0][0]["content"], r.completions[1][0]["content"])
-        for r in to_rankings([both], seed=0, per_problem=9)
-    ]
-    assert sorted(pairs) == [("a", "b"), ("a", "c"), ("a", "d")]
-    assert to_rankings([candidates("q", "ab", "11"), candidates("r", "ab", "00")], seed=0) == []
-    assert to_rankings([both], seed=3) == to_rankings([candidates("x", "ab", "10"), both], seed=3)[1:]
+    result = {"role": "tool", "content": "4"}
+    row = {
+        "prompt": [USER, asked("name", "arguments"), result],
+        "chosen": [USER, asked("arguments", "name"), result, FOUR],
+        "rejected": "5",
+    }
+    assert parse_preference(row).completions == [[FOUR], [FIVE]]
+    same = [{**asked(*names), "content": "x"} for names in (("name", "arguments"), ("arguments", "name"))]
+    with pytest.raises(ValueError, match="identical"):
+        parse_preference({"prompt": "2+2?", "chosen": [same[0]], "rejected": [same[1]]})
+
+
+def test_what_surrounds_a_repeated_prompt_is_white_space():
+    chosen = [{"role": "user", "content": " 2+2?\n"}, FOUR]
+    assert parse_preference({"prompt": "2+2?", "chosen": chosen, "rejected": "5"}).completions == [[FOUR], [FIVE]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [([3, 1, 2], "acb"), ([1, 1, 0], "ac"), ([0, 2, 2], "ba"), ([-1, -2, -3], "abc"), ([1, 2, 3], "cba")],
+)
+def test_best_comes_first_and_the_first_of_equals_stays(scores, kept):
+    row = {"prompt": "q", "completions": ["a", "b", "c"]}
+    for given in ({"scores": scores}, {"ranks": [-score for score in scores]}):
+        found = parse_preference({**row, **given}).completions
+        assert "".join(it["content"] for (it,) in found) == kept
+    marked = [{"content": text, "rating": score} for text, score in zip("abc", scores, strict=True)]
+    found = parse_preference({"prompt": "q", "completions": marked}).completions
+    assert "".join(it["content"] for (it,) in found) == kept
+
+
+def test_a_score_a_completion_is_used_if_each_has_one():
+    """Ranks that only some have are no ranks; a score that only one has ranks nothing, and the order stands."""
+    half = [{"text": "4", "overall_score": 1}, {"text": "5"}]
+    assert parse_preference({"prompt": "2+2?", "completions": half}) == Ranking([USER], [[FOUR], [FIVE]], None)
+    with pytest.raises(ValueError, match="ranks: wanted a number"):
+        parse_preference({"prompt": "2+2?", "completions": [{"text": "4", "rank": 1}, {"text": "5"}]})
+    both = {"prompt": "2+2?", "completions": ["4", "5"], "scores": [2, 1], "ranks": [2, 1]}
+    assert parse_preference(both).completions == [[FOUR], [FIVE]], "scores come before ranks"
+
+
+def test_answers_that_are_left_out_take_their_columns_along():
+    """Of equal scores the second goes, with its tokens."""
+    row = {"prompt": "q", "completions": ["a", "b", "c"], "scores": [1, 1, 2], "ended": [True, False, False]}
+    row |= {"tokens": [[1], [2], [3]], "vocabulary": "v"}
+    assert parse_preference(row).answers == (Answer("c", (3,), False, "v"), Answer("a", (1,), True, "v"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("score_chosen", "score_rejected"),
+        ("chosen_score", "rejected_score"),
+        ("chosen-rating", "rejected-rating"),
+        ("chosen_rating", "rejected_rating"),
+        ("chosen_avg_rating", "rejected_avg_rating"),
+    ],
+)
+def test_a_margin_is_the_difference_of_two_columns(names):
+    row = {"prompt": "2+2?", "chosen": "4", "rejected": "5", names[0]: 3, names[1]: 1}
+    assert parse_preference(row).margin == 2
+    assert parse_preference({**row, names[1]: 3}).margin == 0
+    assert parse_preference({**row, "margin": 7}).margin == 7, "the column of that name comes first"
+    assert parse_preference({**row, names[1]: None}).margin is None
+    with pytest.raises(ValueError, match=f"{names[0]} - {names[1]} is -1"):
+        parse_preference({**row, names[1]: 4})
+
+
+def test_dialogues_of_text():
+    """Neighbours of one speaker are joined; an empty opening of the answer goes; a colon inside a text is text."""
+    chosen = "\n\nHuman: Hi\n\nHuman: 2+2?\n\nAssistant: See: 4\n\nAssistant: four"
+    rejected = "\n\nHuman: Hi\n\nHuman: 2+2?\n\nAssistant: 5"
+    found = parse_preference({"chosen": chosen, "rejected": rejected})
+    assert found.prompt == [{"role": "user", "content": "Hi\n\n2+2?"}]
+    assert found.completions == [[{"role": "assistant", "content": "See: 4\n\nfour"}], [FIVE]]
+    whole = parse_preference({"prompt": "Human: 2+2?\n\nAssistant: 4\n\nHuman: Sure?", "chosen": "4", "rejected": "5"})
+    assert whole.prompt == [USER, FOUR, AGAIN]
+    opened = parse_preference({"prompt": " Human: 2+2?\n\nAssistant: ", "chosen": "4", "rejected": "5"})
+    assert opened.prompt == [USER]
+    with pytest.raises(ValueError, match="ends with the assistant"):
+        parse_preference({"prompt": "Human: 2+2?\n\nAssistant: So", "chosen": "4", "rejected": "5"})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "shared"),
+    [
+        ([USER, FOUR], [USER, FIVE], 1),
+        ([USER, FOUR, AGAIN, FOUR], [USER, FOUR, AGAIN, FIVE], 3),
+        ([USER, FOUR, AGAIN, FOUR], [USER, FOUR, USER, FOUR], 1),  # they part at a question: it belongs to the answers
+        ([USER, FOUR], [USER, FOUR, AGAIN, FIVE], 1),  # one side ends where the other goes on
+    ],
+)
+def test_the_prompt_is_what_both_begin_with(chosen, rejected, shared):
+    found = parse_preference({"chosen": chosen, "rejected": rejected})
+    assert found == Ranking(chosen[:shared], [chosen[shared:], rejected[shared:]], None)
+
+
+def test_read_prompt_takes_what_is_there():
+    assert read_prompt({"answer": "4"}) == []
+    assert read_prompt({"question": "2+2?", "answer": "4", "system": "S"}) == [{"role": "system", "content": "S"}, USER]
+    assert read_prompt({"prompt": [USER, FOUR, AGAIN]}) == [USER, FOUR, AGAIN]
+    assert read_prompt({"prompt": "Human: 2+2?\n\nAssistant:"}) == [USER]
+    assert read_prompt({"prompt": None, "instruction": "2+2?", "question": "no"}) == [USER]
+
+
+def test_a_fifth_of_all_is_the_most_that_is_kept_apart():
+    """10 questions of one item: 2 of 10 at most. A question of more items than there is room for is passed over."""
+    items = [f"q{i}" for i in range(10)]
+    train, held = split_by_question(items, lambda item: item, held_out=9)
+    assert (len(train), len(held)) == (8, 2)
+    assert train == [item for item in items if item not in held], "the others stay in their order"
+    assert split_by_question(items, lambda item: item, held_out=1)[1] == held[:1], "fewer are the first of more"
+    crowded = [*items, *[held[0]] * 5]  # 3 of 15 at most, and this question has six
+    others, kept = split_by_question(crowded, lambda item: item, held_out=9)
+    assert held[0] not in kept
+    assert len(kept) == 3
+    assert sorted(others + kept) == sorted(crowded)
+
+
+def test_which_questions_are_kept_apart_never_changes():
+    """Numbers that were published are of this choice."""
+    items = [f"question {i}" for i in range(20)]
+    kept = split_by_question(items, lambda item: item, held_out=4)[1]
+    assert sorted(kept) == ["question 11", "question 15", "question 16", "question 9"]
+    spaced = [item.replace(" ", space) for item in items for space in (" ", "  ")]
+    (_, forward), (_, backward) = (split_by_question(way, lambda it: it, held_out=8) for way in (spaced, spaced[::-1]))
+    assert sorted(forward) == sorted(backward)
