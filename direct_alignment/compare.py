@@ -30,7 +30,7 @@ def main() -> int | None:
 
     def read_one(name: str, seed: int) -> tuple[list[str], Command[DirectAlignmentConfig]]:
         arguments = ["--loss", name, "--seed", str(seed), *shared]
-        command, _ = read(arguments)
+        command = read(arguments)
         return arguments, replace(command, config=resolve(command.config)[0])
 
     names = choose("--losses", given.losses, LOSS_NAMES, seeds=given.seeds)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,8 +108,8 @@ class DirectAlignmentConfig(LossConfig):
 LOSS_KEYS = sorted(LossConfig.model_fields.keys() - TrainerConfig.model_fields.keys() - {"loss"})
 
 
-def read(argv: Sequence[str]) -> tuple[Command[DirectAlignmentConfig], list[str]]:
-    """The command, and what there is to say about how it was understood.
+def read(argv: Sequence[str]) -> Command[DirectAlignmentConfig]:
+    """The command; its notes name the settings of the file that do not hold.
 
     `--loss X` alone takes X's own file if there is one. In a file made for another loss, settings that belong to the
     loss are not X's: they are left out, so that X has its published values, unless the command line gives others.
@@ -124,8 +125,8 @@ def read(argv: Sequence[str]) -> tuple[Command[DirectAlignmentConfig], list[str]
         fill=_fill,
     )
     named = any(word.startswith("--config") for word in argv)
-    said = [f"{key} {value} is not {command.config.loss}'s: left out" for key, value in command.left_out.items()]
-    return command, said if named else []
+    notes = [f"{key} {value} is not {command.config.loss}'s: left out" for key, value in command.left_out.items()]
+    return replace(command, notes=tuple(notes)) if named else command
 
 
 def _of_another_loss(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[str], str | None]:

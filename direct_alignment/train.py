@@ -6,13 +6,18 @@ and make the chosen more likely relative to the rejected. What tells one loss fr
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from direct_alignment.config import DirectAlignmentConfig, read
-from rlhf.config.command import Command, show
+from rlhf.config.command import Command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
+
+if TYPE_CHECKING:
+    from rlhf.run.memory_plan import Plan
 
 
-def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
+def train(command: Command[DirectAlignmentConfig]) -> int:
     from dataclasses import replace
 
     import torch
@@ -43,8 +48,6 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     headline = ["loss", "reward/accuracy", "reward/margin"]
     with open_session(command, METRICS, title=config.loss.upper(), headline=headline) as session:
         accelerator, say = session.accelerator, session.console.say
-        for text in said:
-            say(text)
         data = load(config, loss, task, load_tokenizer(config.model_name), say=say)
         session.describe(data=config.task or config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy()
@@ -206,36 +209,26 @@ def train(command: Command[DirectAlignmentConfig], said: list[str]) -> int:
     return 0
 
 
-def main() -> int | None:
-    command, said = read(sys.argv[1:])
-    if command.show_config:
-        for text in said:
-            print(f"# {text}")
-        print(show(command))
-        return 0
-    if command.plan:
-        return show_needs(command)
-    return train(command, said)
-
-
-def show_needs(command: Command[DirectAlignmentConfig]) -> int:
+def plan(config: DirectAlignmentConfig) -> "Plan":
     from direct_alignment.defaults import resolve
-    from rlhf.run.memory_plan import plan, show_plan
+    from rlhf.run.memory_plan import Plan, memory_needs
 
-    config, _, settings = resolve(command.config)
+    config, _, settings = resolve(config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-    print(
-        f"{config.loss} ({values}) on {config.task or config.data.path}, profile {command.profile} "
-        f"({command.profile_reason}): {config.max_steps} steps of {config.batch_size} pairs, model "
-        f"{config.model_name}, run directory {config.output_dir}"
-    )
-    # A reference that stays is loaded to fill the cache and to measure KL: beside the policy all the same.
-    reference = config.reference == "initial" and not config.lora_rank
     samples = max(config.eval_samples, config.eval_problems if config.task else 0)
     at_once = min(256, samples)
-    needs = plan(config, reference=reference, sampled=(at_once, config.max_new_tokens) if at_once else (0, 0))
-    print(show_plan(needs))
-    return 0
+    memory = memory_needs(
+        config,
+        # A reference that stays is loaded to fill the cache and to measure KL: beside the policy all the same.
+        reference=config.reference == "initial" and not config.lora_rank,
+        sampled=(at_once, config.max_new_tokens) if at_once else (0, 0),
+    )
+    task = f"{config.loss} ({values}) on {config.task or config.data.path}"
+    return Plan(task, f"{config.max_steps} steps of {config.batch_size} pairs", memory)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, plan)
 
 
 if __name__ == "__main__":

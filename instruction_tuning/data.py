@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,8 +15,10 @@ from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, parse_messages, parse_tools, with_context
 from rlhf.data.preferences import split_by_question
 from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group
+from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
 
@@ -34,20 +36,6 @@ class Dialogue:
     def question(self) -> str:
         """What the user asked first. Conversations that begin alike belong on the same side of a split."""
         return next((message["content"] for message in self.messages if message["role"] == "user"), "")
-
-
-class Source(Protocol):
-    """Training conversations by number, the same for the same seed, and a held-out set.
-
-    A conversation is one group, or one for each answer of the assistant where the chat template shows earlier answers
-    in another way.
-    """
-
-    fingerprint: str
-    tasks: Sequence[ProceduralTask]
-    held_out: Sequence[Group]
-
-    def batch(self, step: int, count: int) -> list[Group]: ...
 
 
 class Demonstrations:
@@ -123,6 +111,19 @@ class Rows:
     def batch(self, step: int, count: int) -> list[Group]:
         chosen = in_epochs(self.conversations, seed=self.seed, first=step * count, count=count)
         return [group for groups in chosen for group in groups]
+
+
+# Training conversations by number, the same for the same seed, and a held-out set. A conversation is one group, or one
+# for each answer of the assistant where the chat template shows earlier answers in another way.
+Source = Demonstrations | Rows
+
+
+def open_data(config: InstructionTuningConfig, *, say: Callable[[str], None]) -> Source:
+    """The conversations of the config, tokenized for the model that it names."""
+    tokenizer = character_tokenizer() if config.scratch else load_tokenizer(config.model_name)
+    if config.data.path == "demonstrations":
+        return Demonstrations(config, tokenizer)
+    return Rows(config, tokenizer, say=say)
 
 
 type Placed = tuple[str, Dialogue]  # with where it stands

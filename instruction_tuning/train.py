@@ -9,123 +9,86 @@ RLHF Book, chapter 4. The denominator is the whole step's, over all micro-batche
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from instruction_tuning.config import InstructionTuningConfig
-from rlhf.config.command import Command, read_command, show
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
+
+if TYPE_CHECKING:
+    from rlhf.run.memory_plan import Plan
 
 DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
 
 
 def train(command: Command[InstructionTuningConfig]) -> int:
-
-    from instruction_tuning.data import Demonstrations, Rows
+    # Here, and not above, so that --help answers without loading PyTorch.
+    from instruction_tuning import evaluation
+    from instruction_tuning.data import open_data
     from rlhf.aggregate import Totals, token_mean
     from rlhf.distributed import share, total
-    from rlhf.embedded.make import character_tokenizer
-    from rlhf.evaluation import evaluate_task, messages_for
-    from rlhf.groups import Layout, micro_batches
-    from rlhf.logprobs import Scorer, score
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.optimizer import backward, in_turn, learning_rate, make_optimizer, optimizer_step
+    from rlhf.groups import micro_batches
+    from rlhf.logprobs import Scorer
+    from rlhf.optimizer import backward, in_turn, optimizer_step
     from rlhf.run.session import open_session
-    from rlhf.sampling import refuse_long_prompts
-    from rlhf.tensors import masked_sum
-    from rlhf.text.chat import encode_prompt
 
     config = command.config
     with open_session(command, METRICS, title="SFT", headline=["loss"]) as session:
-        say, accelerator = session.console.say, session.accelerator
-        tokenizer = character_tokenizer() if config.scratch else load_tokenizer(config.model_name)
-        if config.data.path == "demonstrations":
-            data = Demonstrations(config, tokenizer)
-        else:
-            data = Rows(config, tokenizer, say=say)
+        accelerator = session.accelerator
+        data = open_data(config, say=session.console.say)
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
-        for task in data.tasks if data.held_out else ():
-            problems = task.held_out_problems(config.data.held_out // len(data.tasks))
-            asked = [encode_prompt(tokenizer, messages_for(it, None)) for it in problems]
-            refuse_long_prompts(model, asked, config.eval_max_new_tokens, key="eval_max_new_tokens")
-        optimizer = make_optimizer(
-            model, lr=config.lr, betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay
-        )
-        scorer, optimizer = accelerator.prepare(Scorer(model), optimizer)
-        layout: Layout = {"token_budget": config.token_budget, "shared_prefix": session.shared_prefix}
+        evaluation.refuse_long_problems(model, tokenizer, data, config)
+        scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
 
         def evaluate(step: int) -> None:
-            if not data.held_out:
-                return
-            with accelerator.autocast():
-                scores = score(Scorer(model), share(data.held_out, accelerator), device=accelerator.device, **layout)
-            nats, tokens = total(
-                [-float(masked_sum(scores.logp, scores.mask).sum()), int(scores.mask.sum())], accelerator
-            )
-            session.evaluated(step, [{"data": "held-out", "metric": "loss", "value": nats / tokens, "n": int(tokens)}])
-            for task in data.tasks:
-                problems = task.held_out_problems(config.data.held_out // len(data.tasks))
-                longest = config.eval_max_new_tokens
-                results = [
-                    evaluate_task(model, tokenizer, task, problems, accelerator, max_new_tokens=longest, greedy=greedy)
-                    for greedy in (False, True)
-                ]
-                session.evaluated(step, results)
+            records = evaluation.evaluate(model, tokenizer, data, config, accelerator, session.layout)
+            session.evaluated(step, records)
 
-        def close(step: int) -> None:
-            """The evaluation that is due after a step."""
-            if step == config.max_steps or (config.eval_every and step % config.eval_every == 0):
-                evaluate(step)
-
-        start, _ = session.begin()
-        if session.fresh:
-            evaluate(start)
-        elif session.owes_evaluation and not session.complete(start, close):
-            return session.leave(start)
-        for step in range(start, config.max_steps):
+        session.begin()
+        for step in session.steps(evaluate):
+            # 1. The step's conversations, the same in every process; each process lays its share in rows.
             with session.watch("data"):
                 groups = data.batch(step, config.batch_size)
-                batches = micro_batches(share(groups, accelerator), pack_to=config.pack_to, **layout)
+                batches = micro_batches(share(groups, accelerator), pack_to=config.pack_to, **session.layout)
                 tokens = sum(sum(counts) for group in groups for counts in group.counts)
                 totals = Totals(sequences=len(groups), tokens=tokens, max_new_tokens=config.max_length)
+
+            # 2. One optimizer step, in micro-batches whose losses add up to the step's.
             step_loss = 0.0
             with session.watch("update"):
                 for rows in in_turn(batches, accelerator, scorer):
                     scores = scorer(rows.to(accelerator.device))
                     loss = token_mean(-scores.logp, scores.mask, totals)
-                    backward(loss, accelerator, session.run.path, rows=rows)
+                    backward(loss, accelerator, session.path, rows=rows)
                     step_loss += float(loss.detach())
-                lr = learning_rate(
-                    step,
-                    peak=config.lr,
-                    warmup_steps=config.warmup_steps,
-                    max_steps=config.max_steps,
-                    schedule=config.lr_schedule,
-                )
+                lr = session.learning_rate(step)
                 norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+
+            # 3. Log, evaluate, save.
             done = step + 1
             (step_loss,) = total([step_loss], accelerator)
             session.log(done, {"loss": step_loss, "optim/lr": lr, "optim/grad_norm": norm}, tokens=tokens)
-            evaluated = session.complete(done, close)
-            if done == config.max_steps or done % config.save_every == 0 or session.stopping:
-                session.save(done, {}, evaluated=evaluated)
-            if session.stopping:
-                return session.leave(done)
-        session.finish(model, tokenizer)
-    return 0
+            session.end_step(done)
+        return session.end(model, tokenizer)
 
 
 METRICS = {
     "loss": {"description": "Negative log-likelihood of the assistant's tokens, the step's token mean", "unit": "nats"},
-    "optim/lr": {"description": "Learning rate of the step", "unit": ""},
-    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping", "unit": ""},
     "speed/tokens_per_s": {"description": "Counted tokens a second, over all processes", "unit": "tokens/s"},
     "time/data_s": {"description": "Making and tokenizing the batch", "unit": "s"},
-    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
-    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
 }
 
 
-def main() -> int | None:
+def plan(config: InstructionTuningConfig) -> "Plan":
+    from rlhf.run.memory_plan import Plan, memory_needs
+
+    size = f"{config.max_steps} steps of {config.batch_size} conversations"
+    return Plan(f"SFT on {config.data.path}", size, memory_needs(config))
+
+
+def main() -> int:
     command = read_command(
         InstructionTuningConfig,
         sys.argv[1:],
@@ -133,24 +96,7 @@ def main() -> int | None:
         description="Train a model on demonstrations (SFT).",
         default_config=DEFAULT,
     )
-    if command.show_config:
-        print(show(command))
-        return 0
-    if command.plan:
-        return show_needs(command)
-    return train(command)
-
-
-def show_needs(command: Command[InstructionTuningConfig]) -> int:
-    from rlhf.run.memory_plan import plan, show_plan
-
-    config = command.config
-    print(
-        f"SFT on {config.data.path}, profile {command.profile} ({command.profile_reason}): {config.max_steps} steps of "
-        f"{config.batch_size} conversations, model {config.model_name}, run directory {config.output_dir}"
-    )
-    print(show_plan(plan(config)))
-    return 0
+    return run_command(command, train, plan)
 
 
 if __name__ == "__main__":

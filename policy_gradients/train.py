@@ -6,10 +6,15 @@ ones more likely. What tells one algorithm from another is in `algorithms/NAME.p
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policy_gradients.config import PolicyGradientConfig
-from rlhf.config.command import Command, read_command, show
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
+
+if TYPE_CHECKING:
+    from rlhf.run.memory_plan import Plan
 
 DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
 
@@ -262,7 +267,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     return 0
 
 
-def main() -> int | None:
+def main() -> int:
     command = read_command(
         PolicyGradientConfig,
         sys.argv[1:],
@@ -271,12 +276,7 @@ def main() -> int | None:
         default_config=DEFAULT,
         fill=_fill,
     )
-    if command.show_config:
-        print(show(command))
-        return 0
-    if command.plan:
-        return show_needs(command)
-    return train(command)
+    return run_command(command, train, plan)
 
 
 def _fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
@@ -285,23 +285,24 @@ def _fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
     return resolve(config)[0]
 
 
-def show_needs(command: Command[PolicyGradientConfig]) -> int:
+def plan(config: PolicyGradientConfig) -> "Plan":
     from policy_gradients.defaults import resolve
-    from rlhf.run.memory_plan import plan, show_plan
+    from rlhf.run.memory_plan import Plan, memory_needs
 
-    config, _ = resolve(command.config)
+    config, _ = resolve(config)
     at_once = min(config.sampling_batch, config.prompts_per_step * config.group_size)
-    print(
-        f"{config.algorithm} on {' + '.join(config.tasks) or config.task}, profile {command.profile} "
-        f"({command.profile_reason}): {config.max_steps} batches of {config.prompts_per_step} prompts x "
-        f"{config.group_size} completions of up to {config.max_new_tokens} tokens, model {config.model_name}, "
-        f"run directory {config.output_dir}"
+    memory = memory_needs(
+        config,
+        reference=bool(config.kl_coef),
+        own_critic=config.critic is not None and config.critic.backbone == "own",
+        judges=config.judges,
+        sampled=(at_once, config.max_new_tokens),
     )
-    own_critic = config.critic is not None and config.critic.backbone == "own"
-    sampled = (at_once, config.max_new_tokens)
-    needs = plan(config, reference=bool(config.kl_coef), own_critic=own_critic, judges=config.judges, sampled=sampled)
-    print(show_plan(needs))
-    return 0
+    batches = (
+        f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "
+        f"{config.max_new_tokens} tokens"
+    )
+    return Plan(f"{config.algorithm} on {' + '.join(config.tasks) or config.task}", batches, memory)
 
 
 if __name__ == "__main__":

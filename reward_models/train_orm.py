@@ -8,11 +8,14 @@ All candidates of a question share its row. RLHF Book, chapter 5. The loop is `f
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from reward_models.config import OutcomeConfig
-from rlhf.config.command import Command, read_command, show
+from reward_models.needs import plan
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
 
 DEFAULT = Path(__file__).parent / "configs" / "orm.yaml"
 
@@ -36,7 +39,7 @@ def train(command: Command[OutcomeConfig]) -> int:
         return fit(session, config, model, tokenizer, split, outcome(config), tried)
 
 
-def main() -> int | None:
+def main() -> int:
     command = read_command(
         OutcomeConfig,
         sys.argv[1:],
@@ -44,14 +47,7 @@ def main() -> int | None:
         description="Train a reward model to tell right solutions from wrong ones.",
         default_config=DEFAULT,
     )
-    if command.show_config:
-        print(show(command))
-        return 0
-    if command.plan:
-        from reward_models.needs import show_needs
-
-        return show_needs(command, "Outcome RM")
-    return train(command)
+    return run_command(command, train, partial(plan, "Outcome RM"))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ RLHF Book, chapter 5. The loop is `fit.py`; this script is what a preference mod
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from reward_models.config import PreferenceConfig
-from rlhf.config.command import Command, read_command, show
+from reward_models.needs import plan
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
 
 DEFAULT = Path(__file__).parent / "configs" / "preference_rm.yaml"
 
@@ -37,7 +40,7 @@ def train(command: Command[PreferenceConfig]) -> int:
         return fit(session, config, model, tokenizer, split, preference(config), tried)
 
 
-def main() -> int | None:
+def main() -> int:
     command = read_command(
         PreferenceConfig,
         sys.argv[1:],
@@ -45,14 +48,7 @@ def main() -> int | None:
         description="Train a reward model on preferences between answers.",
         default_config=DEFAULT,
     )
-    if command.show_config:
-        print(show(command))
-        return 0
-    if command.plan:
-        from reward_models.needs import show_needs
-
-        return show_needs(command, "Preference RM")
-    return train(command)
+    return run_command(command, train, partial(plan, "Preference RM"))
 
 
 if __name__ == "__main__":

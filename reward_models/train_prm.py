@@ -9,11 +9,14 @@ Lightman et al., "Let's verify step by step", 2023, arXiv 2305.20050. RLHF Book,
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from reward_models.config import ProcessConfig
-from rlhf.config.command import Command, read_command, show
+from reward_models.needs import plan
+from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
+from rlhf.run.command import run_command
 
 DEFAULT = Path(__file__).parent / "configs" / "prm.yaml"
 
@@ -39,7 +42,7 @@ def train(command: Command[ProcessConfig]) -> int:
         return fit(session, config, model, tokenizer, split, process(), tried)
 
 
-def main() -> int | None:
+def main() -> int:
     command = read_command(
         ProcessConfig,
         sys.argv[1:],
@@ -47,14 +50,7 @@ def main() -> int | None:
         description="Train a reward model to judge each step of a solution.",
         default_config=DEFAULT,
     )
-    if command.show_config:
-        print(show(command))
-        return 0
-    if command.plan:
-        from reward_models.needs import show_needs
-
-        return show_needs(command, "Process RM")
-    return train(command)
+    return run_command(command, train, partial(plan, "Process RM"))
 
 
 if __name__ == "__main__":

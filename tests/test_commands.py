@@ -20,7 +20,7 @@ def commands(monkeypatch, capfd) -> Commands:
 
 
 MODULES = [
-    *("policy_gradients.train", "policy_gradients.compare", "instruction_tuning.train", "rlhf.report.pages"),
+    *("policy_gradients.train", "policy_gradients.compare", "instruction_tuning.train", "rlhf.report"),
     *(
         f"reward_models.{name}"
         for name in ("train_preference_rm", "train_orm", "train_prm", "evaluate", "score", "sample")

@@ -57,6 +57,7 @@ class Command[ConfigT: Config]:
     source: Path | None = None  # --fork: the run that this one starts from
     # Settings of the file that the command line has made void: key -> "value (origin)".
     left_out: Mapping[str, str] = dataclass_field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what there is to say about how the command was understood
 
 
 def read_command[ConfigT: Config](
@@ -115,9 +116,10 @@ def show(command: Command) -> str:
     """Every setting with its origin, one a line: the output of --show_config, which is also a config file."""
     settings = flatten(command.config.model_dump(), all_keys(type(command.config)))
     lines = {key: f"{key}: {as_text(setting.value)}" for key, setting in settings.items()}
+    notes = [f"# {note}" for note in command.notes]
     width = min(48, max(map(len, lines.values())))
     origins = [f"{line:<{width}}  # {command.origin[key]}" for key, line in lines.items()]
-    return "\n".join([f"# profile {command.profile}: {command.profile_reason}", *origins])
+    return "\n".join([*notes, f"# profile {command.profile}: {command.profile_reason}", *origins])
 
 
 # ---------------------------------------------------------------------------------------------- new and continued runs

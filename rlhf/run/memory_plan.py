@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlhf.config.command import Command
 from rlhf.config.trainer import TrainerConfig
 from rlhf.distributed import device_of
 from rlhf.models.loading import read_config
@@ -27,7 +28,16 @@ class Need:
     why: str
 
 
-def plan(
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, and the memory that it would need."""
+
+    task: str  # "SFT on demonstrations"
+    size: str  # "200 steps of 8 conversations"
+    memory: list[Need]
+
+
+def memory_needs(
     settings: TrainerConfig,
     *,
     reference: bool = False,
@@ -85,6 +95,14 @@ def _lora_weights(model: PreTrainedModel, rank: int) -> int:
     return sum(rank * (m.in_features + m.out_features) for m in linear)
 
 
-def show_plan(needs: list[Need]) -> str:
-    lines = [f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}" for need in needs]
-    return "\n".join([*lines, f"{'together':<16} {sum(need.gigabytes for need in needs):7.2f} GB, at most"])
+def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan: Plan) -> str:
+    config = command.config
+    total = sum(need.gigabytes for need in plan.memory)
+    return "\n".join(
+        [
+            f"{plan.task}, profile {command.profile} ({command.profile_reason}): {plan.size}, model "
+            f"{config.model_name}, run directory {config.output_dir}",
+            *(f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}" for need in plan.memory),
+            f"{'together':<16} {total:7.2f} GB, at most",
+        ]
+    )

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.utils import broadcast_object_list, set_seed
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -25,10 +26,11 @@ from rlhf.cpu import has_bf16_kernels
 from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
+from rlhf.groups import Layout
 from rlhf.models.architecture import attention_window, longest_input, refuse_long, takes_shared_rows
 from rlhf.models.loading import read_config
 from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
-from rlhf.optimizer import NOT_FINITE
+from rlhf.optimizer import NOT_FINITE, learning_rate, make_optimizer
 from rlhf.report.pages import write_report
 from rlhf.run import checkpoints, lock
 from rlhf.run import directory as run_directory
@@ -42,11 +44,33 @@ from rlhf.statistics import in_brackets
 from rlhf.text.end_tokens import tell_end_tokens
 
 CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
+# What every loop logs alike. A loop describes its own metrics, and may describe one of these more closely.
+METRICS = {
+    "optim/lr": {"description": "Learning rate of the last optimizer step", "unit": ""},
+    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
+    "speed/tokens_per_s": {
+        "description": "Completion tokens trained on a second, all processes",
+        "unit": "tokens/s",
+    },
+    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
+    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
+}
+type Advice = Callable[[Mapping[str, float]], Sequence[str]]  # from a step's metrics to warnings
 
 
 class Session:
-    def __init__(self, command: Command[Any], metrics: Mapping[str, Any], *, title: str, headline: list[str]):
-        self.command, self.metrics, self.title, self.headline = command, metrics, title, headline
+    def __init__(
+        self,
+        command: Command[Any],
+        metrics: Mapping[str, Any],
+        *,
+        title: str,
+        headline: list[str],
+        advice: Advice = lambda _: (),
+    ):
+        self.command, self.title, self.headline = command, title, headline
+        self.metrics = {**metrics, **{key: METRICS[key] for key in METRICS if key not in metrics}}
+        self._advice = advice
         self.config: TrainerConfig = command.config
         self.path = Path(command.config.output_dir)
         self.device = device_of(self.config.device)
@@ -55,7 +79,12 @@ class Session:
         self.watch = Stopwatch()
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
-        self.stopping = False  # whether the run ends after this step, in all processes alike
+        self.stopping = False  # whether a signal ends the run after this step, in all processes alike
+        self.finished = False  # whether the loop found that it has trained enough: see `finish_early`
+        self.start = 0  # steps done when this process began
+        self.reached = 0  # steps done so far
+        self._evaluate: Callable[[int], None] = _nothing
+        self._sample: Callable[[int], None] = _nothing
         # Until it is known which process this is, all speak.
         self.console = Console(quiet=command.quiet, main=True, max_steps=self.config.max_steps)
         self.lock: lock.Lock | None = None  # held by the main process
@@ -270,6 +299,7 @@ class Session:
             self._refuse_nothing_to_do(checkpoint)
             checkpoints.load(self.accelerator, checkpoint)
         step, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
+        self.start = self.reached = step
         with self.interrupted.handled(at_once=False):
             with led_by_main(self.accelerator):
                 if self.run.writes:
@@ -287,6 +317,8 @@ class Session:
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
         for at, text in self._early:
             self.advise(at, text)
+        for metrics in self.logged():
+            self._advice(metrics)
         return step, state
 
     def logged(self) -> list[dict[str, float]]:
@@ -333,12 +365,101 @@ class Session:
                 f"learning rate ends at the new one from here on; the first {max(0, step)} steps followed the old one"
             )
 
+    # ---------------------------------------------------------------- what the config says, for a loop
+
+    @property
+    def layout(self) -> Layout:
+        """How groups are laid in rows and micro-batches: known once the model is loaded."""
+        return {"token_budget": self.config.token_budget, "shared_prefix": self.shared_prefix}
+
+    def make_optimizer(self, model: nn.Module, *, new: Sequence[nn.Parameter] = (), new_factor: float = 1.0):
+        """AdamW with the settings of the run; see `rlhf.optimizer.make_optimizer`."""
+        config = self.config
+        betas = (config.adam_beta1, config.adam_beta2)
+        return make_optimizer(
+            model, lr=config.lr, betas=betas, weight_decay=config.weight_decay, new=new, new_factor=new_factor
+        )
+
+    def learning_rate(self, step: int, of: int | None = None) -> float:
+        """Of optimizer step `step`, counted from 0; `of`: how many the whole run has, if not one a step."""
+        return learning_rate(
+            step,
+            peak=self.config.lr,
+            warmup_steps=self.config.warmup_steps,
+            max_steps=self.config.max_steps if of is None else of,
+            schedule=self.config.lr_schedule,
+        )
+
     # ---------------------------------------------------------------- from within the loop
+
+    def steps(self, evaluate: Callable[[int], None], sample: Callable[[int], None] | None = None) -> Generator[int]:
+        """The steps to train, from 0, after `evaluate(step)` of a fresh run, or of what a killed run owes; a loop ends
+        each with `end_step`, and there is no other after a signal.
+
+        `sample(step)`: writes samples where they have to be made first; it is called when they are due, before the
+        evaluation.
+        """
+        self._evaluate, self._sample = evaluate, sample or _nothing
+        if self.fresh:
+            evaluate(self.start)
+        elif self.owes_evaluation and not self.complete(self.start, self._evaluate_when_due):
+            return
+        for step in range(self.start, self.config.max_steps):
+            if self.finished or self.stopping:
+                return
+            yield step
+
+    def is_edge(self, step: int) -> bool:
+        """Whether the evaluation of this step is the first of a fresh run or the last of the whole run."""
+        return self.is_first(step) or self._is_last(step)
+
+    def is_first(self, step: int) -> bool:
+        """Whether nothing was trained before the evaluation of this step."""
+        return self.fresh and step == self.start
+
+    def _is_last(self, done: int) -> bool:
+        return self.finished or done == self.config.max_steps
+
+    def is_due(self, what: Literal["sample", "evaluate", "save"], done: int) -> bool:
+        """Whether samples, an evaluation or a checkpoint are due after `done` steps; after the last all are."""
+        config = self.config
+        due = {
+            "sample": done == 1 or done % config.sample_every == 0,
+            "evaluate": config.eval_every > 0 and done % config.eval_every == 0,
+            "save": done % config.save_every == 0,
+        }
+        return due[what] or self._is_last(done)
+
+    def finish_early(self) -> None:
+        """Train no further: what is due after the last step is due now."""
+        self.finished = True
+
+    def end_step(self, done: int, *, state: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """Sample, evaluate and save when due.
+
+        Args:
+            state: what the loop has to know to go on from a checkpoint; called only when one is written.
+        """
+        self.reached = done
+        evaluated = self.complete(done, self._evaluate_when_due)
+        if self.stopping or self.is_due("save", done):
+            self.save(done, state(), evaluated=evaluated)
+
+    def _evaluate_when_due(self, done: int) -> None:
+        if self.is_due("sample", done):
+            self._sample(done)
+        if self.is_due("evaluate", done):
+            self._evaluate(done)
 
     def log(
         self, step: int, metrics: Mapping[str, float], *, tokens: int, show: Mapping[str, str] | None = None
     ) -> None:
-        """Record a step, in all processes together. `tokens`: how many the step trained on, for the speed."""
+        """Record a step, in all processes together, and warn where its metrics give reason to.
+
+        Args:
+            tokens: how many the step trained on, for the speed.
+            show: what the console shows of it; by default the headline.
+        """
         seconds = dict(self.watch.seconds)
         self.watch.seconds.clear()
         speed = tokens / max(1e-9, sum(seconds.values()))
@@ -354,6 +475,8 @@ class Session:
         self.trackers.log(step, metrics)
         shown = show or {key: f"{metrics[key]:.3f}" for key in self.headline}
         self.console.step(step, {**shown, "tok/s": f"{speed:,.0f}"})
+        for text in self._advice(metrics):
+            self.advise(step, text)
 
     def evaluated(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
         for result in results:
@@ -422,6 +545,13 @@ class Session:
 
     # ---------------------------------------------------------------- after the loop
 
+    def end(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, next_command: str = "") -> int:
+        """Write the final model and the report, unless a signal ended the loop. Returns the exit code."""
+        if self.stopping:
+            return self.leave(self.reached)
+        self.finish(model, tokenizer, next_command=next_command)
+        return 0
+
     def leave(self, step: int) -> int:
         self.console.say(f"stopped after step {step}, saved; --resume continues")
         self.trackers.finish()
@@ -456,6 +586,10 @@ class Session:
         self.trackers.finish()
 
 
+def _nothing(_: int) -> None:
+    pass
+
+
 def _refuse_not_finite(record: Mapping[str, Any]) -> None:
     if not math.isfinite(record["value"]):
         raise UserError(
@@ -475,17 +609,31 @@ def before_and_after(records: Sequence[Mapping[str, Any]]) -> str:
 
 @contextmanager
 def open_session(
-    command: Command[Any], metrics: Mapping[str, Any], *, title: str, headline: list[str]
+    command: Command[Any],
+    metrics: Mapping[str, Any],
+    *,
+    title: str,
+    headline: list[str],
+    advice: Advice = lambda _: (),
 ) -> Generator[Session]:
-    """Set a run up; if it fails before its first record, leave nothing behind."""
+    """Set a run up; if it fails before its first record, leave nothing behind.
+
+    Args:
+        metrics: the loop's own metrics, each with a description and a unit; `METRICS` come on top.
+        title: what is trained, for people.
+        headline: the metrics that the console and the comparison of runs show first.
+        advice: from the metrics of a step to warnings that they give reason to; called with every step of the run.
+    """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once: nothing to warn of
-    session = Session(command, metrics, title=title, headline=headline)
+    session = Session(command, metrics, title=title, headline=headline, advice=advice)
     failed = True
     try:
         session._open()
         with session.console:
+            for note in command.notes:
+                session.console.say(note)
             yield session
         failed = False
     except Stopped:

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def settings(*arguments: str | Path) -> tuple[dict[str, float], list[str]]:
-    command, said = read(["--profile", "laptop", *map(str, arguments)])
+    command = read(["--profile", "laptop", *map(str, arguments)])
     _, _, found = resolve(command.config)
-    return found, said
+    return found, [*command.notes]
 
 
 @pytest.mark.parametrize("loss", LOSS_NAMES)
@@ -61,16 +61,16 @@ def test_a_file_s_own_settings_stay(tmp_path: Path) -> None:
 
 
 def test_a_loss_has_its_own_run_directory() -> None:
-    assert read(["--loss", "hinge"])[0].config.output_dir == "runs/hinge-seed0"
-    assert read(["--loss", "ipo", "--seed", "3"])[0].config.output_dir == "runs/ipo-seed3"
+    assert read(["--loss", "hinge"]).config.output_dir == "runs/hinge-seed0"
+    assert read(["--loss", "ipo", "--seed", "3"]).config.output_dir == "runs/ipo-seed3"
 
 
 def test_ipo_sum_is_another_function() -> None:
     """On sums, and scored by sums."""
-    command, _ = read(["--loss", "ipo", "--ipo_sum", "--profile", "laptop"])
+    command = read(["--loss", "ipo", "--ipo_sum", "--profile", "laptop"])
     _, loss, found = resolve(command.config)
     assert (loss.takes, loss.score, found) == (["s_w", "s_l"], "s", {"beta": 0.1})
-    command, _ = read(["--loss", "ipo", "--ipo_sum", "false", "--profile", "laptop"])
+    command = read(["--loss", "ipo", "--ipo_sum", "false", "--profile", "laptop"])
     assert resolve(command.config)[1] is losses["ipo"]
 
 

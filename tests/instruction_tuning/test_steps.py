@@ -9,8 +9,8 @@ from commands import Commands
 from steps_by_hand import check_adamw, check_gradient, record_steps, save_tiny, token_logp
 from torch import Tensor, nn
 
+from instruction_tuning import evaluation
 from rlhf import groups
-from rlhf import logprobs as scoring
 from rlhf.embedded.make import END, character_tokenizer
 from rlhf.models.policy import load_policy
 from rlhf.run.tracking import read_records
@@ -75,7 +75,7 @@ def test_a_step_is_the_token_mean_of_its_conversations(
     batches: list[list] = []
     held_out: list = []
     layouts: list[tuple[int, int]] = []
-    cut, score = groups.micro_batches, scoring.score
+    cut, score = groups.micro_batches, evaluation.score
 
     def conversation(group: groups.Group) -> list[dict[str, str]]:
         """The one that has these tokens, template and all."""
@@ -92,7 +92,7 @@ def test_a_step_is_the_token_mean_of_its_conversations(
         return score(scorer, given, **how)
 
     monkeypatch.setattr(groups, "micro_batches", spy)
-    monkeypatch.setattr(scoring, "score", spy_on_evaluation)
+    monkeypatch.setattr(evaluation, "score", spy_on_evaluation)
     data, folder, run = tmp_path / "d.jsonl", save_tiny(tmp_path / "model"), tmp_path / "run"
     data.write_text("".join(json.dumps({"messages": it}) + "\n" for it in conversations(30)))
     arguments = [*SETTINGS, *extra, "--data.path", str(data), "--model_name", str(folder), "--output_dir", str(run)]

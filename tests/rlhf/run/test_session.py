@@ -57,24 +57,15 @@ def train(
             session.evaluated(step, [{"data": "toy", "metric": "weight", "value": float(model.weight), "n": 1}])
             each(-step)
 
-        def close(step: int) -> None:
-            if step % it.config.eval_every == 0 or step == it.config.max_steps:
-                evaluate(step)
-
-        start, state = session.begin()
-        if session.fresh:
-            evaluate(start)
-        elif session.owes_evaluation:
-            session.complete(start, close)
-        for step in range(start, it.config.max_steps):
+        _, state = session.begin()
+        for step in session.steps(evaluate):
             each(step)
             with torch.no_grad():
                 model.weight += 1
             session.log(step + 1, {"loss": float(step)}, tokens=1)
-            evaluated = session.complete(step + 1, close)
-            session.save(step + 1, {"seen": step + 1}, evaluated=evaluated)
-            if session.stopping:
-                return {"code": session.leave(step + 1)}
+            session.end_step(step + 1, state=lambda: {"seen": float(model.weight)})
+        if session.stopping:
+            return {"code": session.end(None, None)}  # of a run that was stopped there is no final model
         return {"weight": float(model.weight), **state}
 
 
