@@ -9,7 +9,19 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
-from rlhf.distributed import RANKS, SIZES, device_of, make_accelerator, processes_asked, refuse_uneven, share
+from rlhf.distributed import (
+    RANKS,
+    SIZES,
+    command_for_several,
+    device_of,
+    gather,
+    led_by_main,
+    make_accelerator,
+    processes_asked,
+    refuse_uneven,
+    share,
+    total,
+)
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer
@@ -134,6 +146,76 @@ def test_shares_cover_everything_once() -> None:
     assert parts[1] == [1, 4, 7, 10]
 
 
+@pytest.mark.parametrize(("count", "length"), [(1, 5), (2, 5), (3, 11), (3, 2), (4, 0)])
+def test_what_was_shared_out_is_gathered_in_its_order(monkeypatch, count: int, length: int) -> None:
+    """Of things that cannot be sorted; with one process nothing is exchanged."""
+    items = [{"item": length - i} for i in range(length)]
+    processes = [Process(i, count) for i in range(count)]
+    parts = [share(items, process) for process in processes]
+    sent: list = []
+    monkeypatch.setattr("rlhf.distributed.gather_object", lambda part: sent.extend(part) or part)
+    alone = [gather(part, process) for part, process in zip(parts, processes, strict=True)]
+    assert len(sent) == (0 if count == 1 else length)
+    assert count > 1 or alone == [items]
+    monkeypatch.setattr("rlhf.distributed.gather_object", lambda part: list(sent))
+    assert count == 1 or all(gather(p, process) == items for p, process in zip(parts, processes, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_numbers_are_summed_in_double_precision(count: int) -> None:
+    """16777217 is the first whole number that fp32 has not."""
+
+    class Summing(Process):
+        def reduce(self, tensor: torch.Tensor, reduction: str = "sum", scale: float = 1.0) -> torch.Tensor:
+            assert (tensor.dtype, tensor.device.type, reduction) == (torch.float64, "cpu", "sum")
+            calls.append(tensor.tolist())
+            return tensor * count
+
+    calls: list[list[float]] = []
+    numbers = [2.0**24 + 1, 0.5, -3.0]
+    process = Summing(0, count)
+    process.state.device = torch.device("cpu")
+    assert total(numbers, process) == [number * count for number in numbers]
+    assert calls == ([] if count == 1 else [numbers])
+
+
+def led(monkeypatch, count: int, *, told: bool | None = None) -> list[list[bool]]:
+    """Where `led_by_main` says whether the main process failed; `told`: what another process hears of it."""
+    sent: list[list[bool]] = []
+
+    def broadcast(failed: list[bool]) -> None:
+        sent.append(list(failed))
+        if told is not None:
+            failed[:] = [told]
+
+    monkeypatch.setattr("rlhf.distributed.broadcast_object_list", broadcast)
+    return sent
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_main_process_says_whether_it_failed(monkeypatch, count: int) -> None:
+    sent = led(monkeypatch, count)
+    done = []
+    with led_by_main(Process(0, count)):
+        done.append(True)
+    assert done
+    assert sent == ([] if count == 1 else [[False]])
+    sent.clear()
+    with pytest.raises(KeyError, match="its own error"), led_by_main(Process(0, count)):
+        raise KeyError("its own error")
+    assert sent == ([] if count == 1 else [[True]])
+
+
+def test_the_others_end_where_the_main_process_failed(monkeypatch) -> None:
+    led(monkeypatch, 2, told=True)
+    with pytest.raises(SystemExit) as end, led_by_main(Process(1, 2)):
+        pass
+    assert end.value.code == 2
+    led(monkeypatch, 2, told=False)
+    with led_by_main(Process(1, 2)):
+        pass
+
+
 # ------------------------------------------------------------------------------------- what was asked for is there
 
 
@@ -153,6 +235,13 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1"}, 3),  # torchrun
         ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "x", "ACCELERATE_MIXED_PRECISION": "no"}, 1),
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, 2),  # mpirun
+        ({"PMI_SIZE": "4", "PMI_RANK": "0"}, 4),  # MPICH
+        ({"MV2_COMM_WORLD_SIZE": "5", "MV2_COMM_WORLD_RANK": "0"}, 5),  # MVAPICH2
+        ({"WORLD_SIZE": "2", "PMI_RANK": "0"}, 2),
+        ({"WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, 2),
+        ({"WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "0"}, 2),
+        ({"PMI_SIZE": "2", "WORLD_SIZE": "3", "RANK": "0"}, 2),  # MPI's variables come first
+        ({"WORLD_SIZE": "1"}, 1),  # which needs no number
     ],
 )
 def test_processes_asked_for_are_counted(no_launcher, said: dict[str, str], processes: int) -> None:
@@ -236,11 +325,29 @@ def test_the_device_of_the_launcher_holds(no_launcher, tmp_path) -> None:
 def test_every_process_has_the_same_share() -> None:
     refuse_uneven("batch_size", 6, Process(0, 3))
     refuse_uneven("prompts_per_step", 12, Process(0, 3), parts=2)
-    with pytest.raises(UserError, match="batch_size 7 is not a multiple of 3 processes") as refused:
-        refuse_uneven("batch_size", 7, Process(0, 3))
-    assert "--batch_size 9" in str(refused.value.hint)
-    with pytest.raises(UserError, match="prompts_per_step 9 is not a multiple of 3 processes x 2 optimizer steps"):
-        refuse_uneven("prompts_per_step", 9, Process(0, 3), parts=2)
+    refuse_uneven("batch_size", 7, Process(0, 1))
+    for size, processes, parts, words, enough in (
+        (7, 3, 1, "3 processes", 9),
+        (1, 2, 1, "2 processes", 2),
+        (9, 3, 2, "3 processes x 2 optimizer steps", 12),
+        (13, 2, 3, "2 processes x 3 optimizer steps", 18),
+        (5, 1, 2, "1 processes x 2 optimizer steps", 6),
+    ):
+        with pytest.raises(UserError, match=f"^batch_size {size} is not a multiple of {words}$") as refused:
+            refuse_uneven("batch_size", size, Process(0, processes), parts=parts)
+        assert f"--batch_size {enough}, say" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        (["python", "-m", "reward_models.train_orm", "--lr", "1"], "-m reward_models.train_orm --lr 1"),
+        (["python"], "-m policy_gradients.train"),
+    ],
+)
+def test_the_command_for_several_processes_is_this_one(monkeypatch, given: list[str], command: str) -> None:
+    monkeypatch.setattr("sys.orig_argv", given)
+    assert command_for_several() == f"uv run torchrun --standalone --nproc_per_node N {command}"
 
 
 @pytest.mark.parametrize("kind", ["policy", "judge"])

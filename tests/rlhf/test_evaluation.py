@@ -1,5 +1,7 @@
 """Intervals against published values, and held-out accuracy of a policy whose answers are known."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,9 +10,11 @@ from transformers import PreTrainedModel
 from rlhf import evaluation
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.evaluation import evaluate_task, messages_for, proportion
+from rlhf.random_keys import of_evaluation
 from rlhf.sampling import Sampled
+from rlhf.tasks.problem import Problem, Verdict
 from rlhf.tasks.procedural import ProceduralTask
-from rlhf.text.chat import encode_prompt
+from rlhf.text.chat import encode_prompt, end_tokens
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,136 @@ def test_messages() -> None:
     assert [m["role"] for m in messages_for(problem, None)] == ["user"]
     assert messages_for(problem, "be brief")[0] == {"role": "system", "content": "be brief"}
     assert messages_for(problem, "be brief")[1] == {"role": "user", "content": problem.question}
+
+
+class Recorder:
+    """Answers are judged by what is written here; what is asked is kept."""
+
+    name = "recorded"
+
+    def __init__(self, verdicts: list[Verdict]):
+        self.verdicts, self.asked = iter(verdicts), []
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        self.asked.append((problem.question, completion))
+        return next(self.verdicts)
+
+    fingerprint = ""
+
+    def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
+        return []
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        return [Problem(f"q{i}", "", {}) for i in range(count)]
+
+
+def recorded(model, monkeypatch, texts: list[str], verdicts: list[Verdict], **options) -> tuple[dict, Recorder, dict]:
+    """The record, what was verified, and what was asked of `sample`."""
+    task, tokenizer, asked = Recorder(verdicts), character_tokenizer(), {}
+
+    def answer(_model, prompts, **given) -> list[Sampled]:
+        asked.update(given, prompts=prompts)
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return [Sampled([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+    settings = {"max_new_tokens": 9, "greedy": False} | options
+    problems = task.held_out_problems(len(texts))
+    result = evaluate_task(model, tokenizer, task, problems, Accelerator(cpu=True), **settings)
+    return result, task, asked
+
+
+RIGHT, WRONG = Verdict(1.0, 1.0, 1.0), Verdict(0.0, 1.0, 0.9)
+
+
+def test_one_completion_a_problem_with_draws_of_its_own(model, monkeypatch) -> None:
+    _, _, asked = recorded(model, monkeypatch, ["a", "b", "c"], [RIGHT] * 3)
+    tokenizer = character_tokenizer()
+    assert asked["completions"] == 1
+    assert asked["max_new_tokens"] == 9
+    assert asked["end_tokens"] == end_tokens(tokenizer)
+    assert asked["keys"] == [of_evaluation(i) for i in range(3)]
+    assert asked["prompts"] == [encode_prompt(tokenizer, [{"role": "user", "content": f"q{i}"}]) for i in range(3)]
+    assert (asked["temperature"], asked["top_k"], asked["top_p"]) == (1.0, 0, 1.0)
+
+
+def test_greedy_is_the_most_likely_token_whatever_is_trained(model, monkeypatch) -> None:
+    drawn = {"temperature": 0.7, "top_k": 5, "top_p": 0.8}
+    record, _, asked = recorded(model, monkeypatch, ["a"], [RIGHT], greedy=True, **drawn)
+    assert (asked["temperature"], asked["top_k"], asked["top_p"]) == (0.0, 0, 1.0)
+    assert not drawn.keys() & record.keys()
+    record, _, asked = recorded(model, monkeypatch, ["a"], [RIGHT], **drawn)
+    assert {key: asked[key] for key in drawn} == drawn
+    assert {key: record[key] for key in drawn} == drawn
+
+
+@pytest.mark.parametrize("stop_at", ["end", "answer"])
+def test_what_is_judged_ends_where_training_stops(model, monkeypatch, stop_at: str) -> None:
+    """At the end, or behind the first </answer>; all of it where there is none. The end token is not said."""
+    texts = ["<answer>1</answer> or <answer>2</answer><|end|>", "<answer>3", "4</answer>"]
+    _, task, _ = recorded(model, monkeypatch, texts, [RIGHT] * 3, stop_at=stop_at)
+    whole = [text.removesuffix("<|end|>") for text in texts]
+    cut = ["<answer>1</answer>", *whole[1:]]
+    assert task.asked == [(f"q{i}", text) for i, text in enumerate(cut if stop_at == "answer" else whole)]
+
+
+def test_the_end_is_where_judging_stops_unless_told(model, monkeypatch) -> None:
+    text = "<answer>1</answer> or <answer>2</answer>"
+    assert recorded(model, monkeypatch, [text], [RIGHT])[1].asked == [("q0", text)]
+
+
+def test_answers_without_a_verdict_are_wrong_and_counted(model, monkeypatch) -> None:
+    failed = Verdict(0.0, 0.0, 0.0, failed="time out")
+    verdicts = [RIGHT, failed, WRONG, failed, RIGHT]
+    record, _, _ = recorded(model, monkeypatch, ["x"] * 5, verdicts)
+    assert record == proportion(2, 5, data="recorded", metric="accuracy") | {"unverified": 2}
+    record, _, _ = recorded(model, monkeypatch, ["x"] * 2, [RIGHT, WRONG])
+    assert record == proportion(1, 2, data="recorded", metric="accuracy")
+
+
+def test_each_process_judges_its_share_and_all_know_the_whole(model, monkeypatch) -> None:
+    """Of two processes the second has problems 1 and 3; the first found the others right."""
+    texts, ours = ["b", "d"], [RIGHT, WRONG]
+
+    def gathered(items: list, _accelerator: Accelerator) -> list[Verdict]:
+        assert items == ours
+        return [RIGHT, items[0], RIGHT, items[1]]
+
+    monkeypatch.setattr(evaluation, "share", lambda items, _: items[1::2])
+    monkeypatch.setattr(evaluation, "gather", gathered)
+    task, tokenizer = Recorder(ours), character_tokenizer()
+    asked = {}
+
+    def answer(_model, prompts, **given) -> list[Sampled]:
+        asked.update(given)
+        return [Sampled([tokenizer.encode(text, add_special_tokens=False)], [[0.0]], [False]) for text in texts]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+    problems = task.held_out_problems(4)
+    record = evaluate_task(model, tokenizer, task, problems, Accelerator(cpu=True), max_new_tokens=9, greedy=False)
+    assert (record["value"], record["n"]) == (0.75, 4)
+    assert task.asked == [("q1", "b"), ("q3", "d")]
+    assert asked["keys"] == [of_evaluation(1), of_evaluation(3)]
+
+
+def test_sampling_is_in_the_precision_of_training(model, monkeypatch) -> None:
+    inside = []
+
+    class Cast(Accelerator):
+        def autocast(self, *_, **__):
+            @contextmanager
+            def cast():
+                inside.append(True)
+                yield
+                inside.pop()
+
+            return cast()
+
+    def answer(_model, prompts, **_) -> list[Sampled]:
+        assert inside
+        return [Sampled([[1]], [[0.0]], [False]) for _ in prompts]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+    task = Recorder([RIGHT])
+    arguments = (model, character_tokenizer(), task, task.held_out_problems(1), Cast(cpu=True))
+    assert evaluate_task(*arguments, max_new_tokens=4, greedy=True)["n"] == 1
