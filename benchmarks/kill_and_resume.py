@@ -93,6 +93,15 @@ TRAINERS = {
 }
 
 
+def warm_up() -> None:
+    """Load here what every fork of this process would load for itself."""
+    for module in {module for module, _ in TRAINERS.values()} | {"torch", "transformers", "accelerate", "datasets"}:
+        import_module(module)
+    import_module("rlhf.tasks.registry")
+    import_module("rlhf.run.session")
+    import_module("rlhf.report.charts").javascript()
+
+
 def start(module: str, arguments: list[str], log: Path) -> int:
     """The process id of a trainer, forked from this process, which has loaded torch already."""
     process = os.fork()
@@ -103,6 +112,8 @@ def start(module: str, arguments: list[str], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # pytest's is another file
+        sys.stderr = open(2, "w", buffering=1, closefd=False)
         from rlhf.errors import run_main
 
         sys.argv = [module, *arguments]
@@ -112,6 +123,13 @@ def start(module: str, arguments: list[str], log: Path) -> int:
         code = int(stop.code or 0)
     finally:
         os._exit(code)
+
+
+def stop(process: int, number: signal.Signals) -> int | None:
+    """Send a signal, and wait for the exit code."""
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+    return wait(process)
 
 
 def wait(process: int, until: Callable[[], bool] = lambda: False) -> int | None:
@@ -166,9 +184,7 @@ def trial(name: str, folder: Path, kills: int, chance: random.Random) -> list[st
         words, until = moment(number, kills, life, run, chance)
         process = start(module, [*arguments, "--output_dir", str(run)], log)
         if wait(process, until) is None:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-            wait(process)
+            stop(process, signal.SIGKILL)
             done = sum(1 for _ in (run / "metrics.jsonl").open()) if (run / "metrics.jsonl").exists() else 0
             when.append(f"{words} (step {done})")
         else:
@@ -191,8 +207,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    for module in {module for module, _ in TRAINERS.values()} | {"torch", "transformers", "accelerate", "datasets"}:
-        import_module(module)
+    warm_up()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RLHF_CACHE"] = f"{folder}/cache"
