@@ -339,11 +339,11 @@ def run_ours(turn: Connection, options: Options) -> None:
         return meter.step(generation=meter.seconds["generation"], train=meter.seconds["train"])
 
     forced = partial(
-        ForcedChooser, chooser=sampling._Chooser, ends=end_tokens(tokenizer), lengths=wanted_lengths(options)
+        ForcedChooser, chooser=sampling.SoftmaxChooser, ends=end_tokens(tokenizer), lengths=wanted_lengths(options)
     )
     timed = meter.around("generation", rollout.sample)
     sampling.shares_prompts(model)  # found out once for each model, by trying, with the chooser as it is
-    with patch.object(sampling, "_Chooser", forced), patch.object(rollout, "sample", timed):
+    with patch.object(sampling, "SoftmaxChooser", forced), patch.object(rollout, "sample", timed):
         forget_peak_memory()
         turn.send(describe(model))
         while (number := turn.recv()) is not None:

@@ -50,7 +50,8 @@ def main() -> int | None:
 
 def displacement_table(paths: Sequence[Path]) -> str:
     """Markdown: what became of both sides' log-probability, how far the policy went, and how long it writes."""
-    from rlhf.report.runs import Target, group_runs, read_run
+    from rlhf.report.over_seeds import group_runs
+    from rlhf.report.runs import Target, read_run
     from rlhf.statistics import over_seeds_text, t_interval
 
     shown = {
@@ -75,8 +76,9 @@ def displacement_table(paths: Sequence[Path]) -> str:
 
 def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
     """What becomes of the chosen completions, and of the rejected: held-out log-probabilities, a line a loss."""
-    from rlhf.report.charts import Panel, held_out_figure, write_png
-    from rlhf.report.runs import Target, group_runs, held_out_over_seeds, read_run
+    from rlhf.report.charts import Panel, held_out_figure, render_png
+    from rlhf.report.over_seeds import group_runs, held_out_over_seeds
+    from rlhf.report.runs import Target, read_run
 
     groups = group_runs([read_run(path) for path in paths], ["loss"])
     panels = []
@@ -89,7 +91,7 @@ def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
         rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
         panels.append(Panel(side, "log-probability, nats", rows, [group.label for group in groups]))
     about = "Mean over held-out pairs. Where the chosen falls too, probability goes to neither"
-    return write_png(held_out_figure(panels, title="Displacement", subtitle=about), output)
+    return render_png(held_out_figure(panels, title="Displacement", subtitle=about), output)
 
 
 if __name__ == "__main__":

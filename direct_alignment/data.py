@@ -13,9 +13,10 @@ from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.losses import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
-from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, split_by_question
+from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
 from rlhf.data.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
 from rlhf.data.rows import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.tasks.problem import Task

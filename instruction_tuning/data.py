@@ -13,8 +13,8 @@ from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, parse_messages, parse_tools, with_context
-from rlhf.data.preferences import split_by_question
 from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.splits import split_by_question
 from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group

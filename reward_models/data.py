@@ -19,9 +19,10 @@ from reward_models.questions import load_questions
 from reward_models.steps import CLASSES, label_arithmetic, split_steps
 from rlhf.candidates import Candidates, sample_candidates
 from rlhf.data.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
-from rlhf.data.preferences import AS_SAMPLED, Ranking, parse_preference, split_by_question
+from rlhf.data.preferences import AS_SAMPLED, Ranking, parse_preference
 from rlhf.data.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
 from rlhf.data.rows import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows, usable
+from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.tasks.procedural import ProceduralTask

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from reward_models.held_out_metrics import Result
+from rlhf.report import charts
 from rlhf.report import html as page
 from rlhf.report.html import Html, Page
-from rlhf.report.pages import charts
 from rlhf.statistics import Estimate
 
 BARS = 30

@@ -1,8 +1,8 @@
-"""What is costly to make and depends on known things alone is made once: sampled candidates, reference log-probs.
+"""A content-addressed cache for expensive, deterministic results: sampled candidates, reference log-probs.
 
-The key is a hash of everything the value depends on, so nothing is ever out of date. Entries are written beside their
-place and renamed into it; each begins with its own checksum, and one that does not hold is made anew. The folder is
-`$RLHF_CACHE`, or ~/.cache/rlhf-lab; it can be removed at any time.
+The key is a hash of everything that the value depends on, so no entry is ever out of date. Every entry begins with its
+checksum, and a corrupt entry is computed again. The folder is `$RLHF_CACHE`, or ~/.cache/rlhf-lab; it can be removed at
+any time.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ import io
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlhf.atomic import write_whole
 from rlhf.models.loading import find_model, read_config
 
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
@@ -27,15 +27,15 @@ def folder() -> Path:
 
 
 def key(*parts: Any) -> str:
-    """The same for the same parts, on any machine. Parts are what JSON can hold."""
+    """A hash of values that JSON can hold, equal on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def cached[T](kind: str, entry: str, make: Callable[[], T]) -> T:
-    """The value of `make()`, made once for each `kind` ('candidates') and `entry` (a `key`).
+    """The value of `make()`, computed once for each `kind` ("candidates") and `entry` (a `key`).
 
-    Values are tensors, numbers, texts, and lists, tuples and dicts of them. A folder that cannot be written to costs
-    time, not the run.
+    Values are tensors, numbers, texts, and lists, tuples and dicts of them. If the folder cannot be written to, the run
+    goes on without the cache.
     """
     file = folder() / kind / f"{entry}.pt"
     try:
@@ -49,23 +49,16 @@ def cached[T](kind: str, entry: str, make: Callable[[], T]) -> T:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     payload = buffer.getvalue()
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(hashlib.sha256(payload).hexdigest().encode() + payload)
-        beside.replace(file)
+        write_whole(file, hashlib.sha256(payload).hexdigest().encode() + payload, shared=True)
     except OSError as error:
         print(f"cache: {file} could not be written ({error.strerror}); going on without it")
-        with suppress(OSError):
-            beside.unlink()
     return value
 
 
 def fingerprint(model_name: str) -> str:
-    """Of a model's weights, sizes, tokenizer and chat template: another file, another fingerprint.
-
-    A folder or GGUF is known by the bytes of its files; a model of the Hub by its commit.
-    """
+    """A hash of a model: of the bytes of its weights, config, tokenizer and template, or of its commit on the Hub."""
     source = find_model(model_name)
     place = Path(source.path)
     if not place.is_dir():

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from rlhf.run.output import output_always_gets_through
+from rlhf.output import output_always_gets_through
 
 # Beyond this many, a list of accepted names hides the answer rather than giving it.
 _FEW = 12
@@ -53,7 +53,7 @@ def run_main(main: Callable[[], int | None], *, debug: bool) -> int:
     """Call `main` and return the exit code of the process: `sys.exit(run_main(main, debug="--debug" in sys.argv))`.
 
     0 or what `main` returned; 2 for a UserError; 1 for any other failure; 130 for Ctrl-C, as in a shell. Output that
-    cannot be written is no failure (see rlhf/run/output.py).
+    cannot be written is no failure (see rlhf/output.py).
     """
     with output_always_gets_through():
         try:

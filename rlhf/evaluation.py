@@ -1,4 +1,4 @@
-"""Held-out accuracy on tasks that can be checked, with its 95 % interval."""
+"""Held-out accuracy on tasks with a verifier, with its 95 % interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,8 @@ from rlhf.distributed import gather, share
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import sample
 from rlhf.statistics import record, wilson_of
-from rlhf.tasks.problem import Problem, Task
-from rlhf.text.chat import Message, decode, encode_prompt, end_tokens, length_up_to
-
-
-def messages_for(problem: Problem, system_prompt: str | None) -> list[Message]:
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": problem.question}]
+from rlhf.tasks.problem import Problem, Task, messages_for
+from rlhf.text.chat import decode, encode_prompt, end_tokens, length_up_to
 
 
 def evaluate_task(
@@ -34,14 +29,15 @@ def evaluate_task(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> dict[str, Any]:
-    """One completion a problem, from the policy as it is trained, or greedy; an eval.jsonl record less its step.
+    """Accuracy with one completion for each problem: an eval.jsonl record without its step.
 
-    `temperature`, `top_k`, `top_p`: those of training, for that is the policy that is optimized. The record names those
-    that are not 1, 0 and 1, with which the model itself is sampled.
+    The record names a temperature, top_k or top_p that is not 1, 0 or 1. Its `unverified` counts the answers for which
+    the verifier failed or timed out; they count as wrong.
 
-    `unverified` in it counts answers at which the verifier failed or took too long; they are among the wrong ones.
-
-    `stop_at`: "end", or "answer" to judge what was said up to the first </answer>.
+    Args:
+        greedy: take the most likely token instead of sampling.
+        stop_at: "end", or "answer" to verify the text up to the first </answer>.
+        temperature, top_k, top_p: those of training, because that policy is the one that is optimized.
     """
     indexed = share(list(enumerate(problems)), accelerator)
     with accelerator.autocast():
@@ -56,21 +52,21 @@ def evaluate_task(
             top_k=0 if greedy else top_k,
             top_p=1.0 if greedy else top_p,
         )
-    said = [one.tokens[0] for one in sampled]
+    completions = [of.tokens[0] for of in sampled]
     if stop_at == "answer":
-        said = [tokens[: length_up_to(tokenizer, tokens, "</answer>")] for tokens in said]
-    texts = [decode(tokenizer, tokens) for tokens in said]
+        completions = [tokens[: length_up_to(tokenizer, tokens, "</answer>")] for tokens in completions]
+    texts = [decode(tokenizer, tokens) for tokens in completions]
     verdicts = [task.verify(problem, text) for (_, problem), text in zip(indexed, texts, strict=True)]
     verdicts = gather(verdicts, accelerator)
     exact = [verdict.exact for verdict in verdicts]
     result = proportion(sum(exact), len(exact), data=task.name, metric="accuracy_greedy" if greedy else "accuracy")
     unverified = sum(bool(verdict.failed) for verdict in verdicts)
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if not greedy else plain
-    named = {key: value for key, value in drawn.items() if value != plain[key]}
-    return result | named | ({"unverified": unverified} if unverified else {})
+    used = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if not greedy else plain
+    changed = {key: value for key, value in used.items() if value != plain[key]}
+    return result | changed | ({"unverified": unverified} if unverified else {})
 
 
 def proportion(successes: float, n: int, *, data: str, metric: str) -> dict[str, Any]:
-    """A share of n independent problems with its Wilson interval: an eval.jsonl record less its step."""
+    """A proportion of n independent problems with its Wilson interval: an eval.jsonl record without its step."""
     return record(wilson_of(successes / n, n), data=data, metric=metric)

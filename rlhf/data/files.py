@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.atomic import write_whole
 from rlhf.errors import UserError
-from rlhf.run.tracking import write_whole
 
 KINDS = (".jsonl", ".json", ".parquet", ".csv")
 CSV_CELL = 2**31 - 1  # characters; csv's own limit is 131,072

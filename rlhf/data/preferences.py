@@ -1,20 +1,18 @@
-"""Preference data: rows of many shapes to rankings, and a split by question.
+"""Preference data: rows of many shapes to rankings.
 
 A ranking is a prompt with completions, the best first; two of them make a pair. Everything that compares answers (a
 preference reward model, direct alignment) reads its data through here. Rankings to tokens: `ranking_groups.py`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf.data.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, parse_messages, with_context
 from rlhf.data.rows import Row
-from rlhf.errors import UserError
 from rlhf.text.answers import Answer, from_columns
 from rlhf.text.chat import Message
 
@@ -280,37 +278,3 @@ def _margin(row: Row) -> float | None:
     if margin < 0:
         raise ValueError(f"{where} is {margin:g}: the rejected answer would be the better one")
     return margin
-
-
-def split_by_question[T](
-    items: Iterable[T], question: Callable[[T], str], *, held_out: int, name: str = "held-out"
-) -> tuple[list[T], list[T]]:
-    """(the others, those kept apart): whole questions, `held_out` items at most and no more than a fifth of all.
-
-    Questions that differ in white space alone are one. Which questions are kept depends on their text and `name` alone,
-    not on a seed or on the order of rows: every run is judged on the same ones, and `name` tells a validation set from
-    a held-out set.
-
-    Raises:
-        UserError: if nothing could be kept apart, or nothing would be left.
-    """
-    by_question: dict[str, list[T]] = {}
-    texts: dict[str, str] = {}  # of questions that differ in white space alone, the one that sorts first
-    for item in items:
-        text = question(item)
-        same = " ".join(text.split())
-        by_question.setdefault(same, []).append(item)
-        texts[same] = min(text, texts.get(same, text))
-    room = min(held_out, sum(map(len, by_question.values())) // 5)
-    order = sorted(by_question, key=lambda same: hashlib.sha256(f"{name}\n{texts[same]}".encode()).digest())
-    kept: set[str] = set()
-    for text in order:
-        if len(by_question[text]) <= room:
-            kept.add(text)
-            room -= len(by_question[text])
-    if not kept:
-        raise UserError(
-            f"data: {len(by_question)} questions are too few to keep {held_out} {name} examples apart from the others"
-        )
-    apart = [item for text in order if text in kept for item in by_question[text]]
-    return [item for text, own in by_question.items() if text not in kept for item in own], apart

@@ -1,4 +1,4 @@
-"""Charts as plain Vega-Lite dicts, their light and dark theme, and PNGs without a browser.
+"""Charts as Vega-Lite dicts, their light and dark theme, and PNGs made without a browser.
 
 Specs hold no colours: those come from the theme, so that a page can redraw the same spec in another colour scheme.
 Fields: `s` step, `v` value, `m` smoothed value, `l` and `h` the interval, `g` the series, `n` how many.
@@ -18,11 +18,11 @@ type Spec = dict[str, Any]
 type Rows = Sequence[Mapping[str, Any]]
 
 
-LARGEST = int(1.7e308)  # of what floats hold
+LARGEST = int(1.7e308)  # about the largest float
 
 
 def finite(value: Any) -> Any:
-    """The same with null for numbers that JSON cannot write: sums of numbers near the largest that there is."""
+    """The value with null in place of numbers that JSON cannot write: nan, inf and whole numbers beyond a float."""
     if isinstance(value, int) and abs(value) > 2**53:  # what a browser reads, it reads as a float
         value = float(value) if abs(value) < LARGEST else None
     if isinstance(value, float):
@@ -33,7 +33,7 @@ def finite(value: Any) -> Any:
 
 
 class Panel(NamedTuple):
-    """What one panel of a figure shows."""
+    """One panel of a figure."""
 
     name: str
     metric: str
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     labels: Sequence[str]
 
 
-# Told apart with any of the common colour-vision deficiencies, and at least 3:1 against the panel behind them.
+# Distinguishable with any common colour-vision deficiency, and at a contrast of at least 3:1 to the panel.
 SERIES = {
     "light": ["#0072b2", "#c94f00", "#00835f", "#b0468f", "#8a6a00", "#4d5563"],
     "dark": ["#5ab0f0", "#f28b50", "#3cc79a", "#e39bcf", "#e3b93c", "#b9c0cb"],
@@ -49,7 +49,7 @@ SERIES = {
 INK = {"light": "#1b1f24", "dark": "#e7e9ec"}
 MUTED = {"light": "#5c6470", "dark": "#9aa3b0"}
 GRID = {"light": "#e8e9ea", "dark": "#2b3038"}
-DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2]]  # a second and third round through the colours
+DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2]]  # of the first, second and third round through the colours
 
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
@@ -77,7 +77,7 @@ def theme(scheme: str, *, size: int = 11, font: str = SANS) -> Spec:
 
 
 def curves(rows: Rows, labels: Sequence[str], *, height: int = 260, points: bool = True) -> Spec:
-    """Lines with a band each, one line a label. With `points`, each measurement is marked with its interval."""
+    """One line with a band for each label. With `points`, every measurement and its interval are marked."""
     many = len(labels) > 1
     y = _value_axis(rows)
     value, low, high = {"y": {"field": "v", **y}}, {"y": {"field": "l", **y}}, {"y2": {"field": "h"}}
@@ -120,7 +120,7 @@ def curves(rows: Rows, labels: Sequence[str], *, height: int = 260, points: bool
 
 
 def training(rows: Rows, *, unit: str = "", height: int = 130) -> Spec:
-    """One training metric: what was measured, faint, and the smoothed line."""
+    """One training metric: the logged points, faint, and the smoothed line."""
     y = _value_axis(rows)
     measured, smoothed = {"y": {"field": "v", **y}}, {"y": {"field": "m", **y}}
     suffix = json.dumps(f" {unit}".rstrip())
@@ -185,7 +185,7 @@ def dash_of(index: int) -> int:
 
 
 def _unless_focused(opacity: float) -> Spec:
-    """Full opacity, unless the page's legend has picked another series."""
+    """Full opacity, unless another series is selected in the legend."""
     return {"condition": {"test": "focus == null || focus == datum.g", "value": opacity}, "value": opacity / 8}
 
 
@@ -203,7 +203,7 @@ def _step_axis(rows: Rows) -> Spec:
 
 
 def _value_axis(rows: Rows) -> Spec:
-    """Shares and probabilities that move far are drawn on 0 to 1; everything else on its own range."""
+    """The axis is 0 to 1 for values in [0, 1] that span more than 0.4, otherwise the range of the values."""
     shown = [row[k] for row in rows for k in ("v", "m") if row.get(k) is not None]
     low, high = min(shown, default=0.0), max(shown, default=1.0)
     size = max(abs(low), abs(high))
@@ -211,10 +211,10 @@ def _value_axis(rows: Rows) -> Spec:
     if low >= 0 and high <= 1 and high - low > 0.4:
         scale = {"domain": [0, 1]}
     elif high - low <= 1e-9 * size:
-        around = size / 2 or 1.0  # a constant: in the middle, not stretched over rounding noise
+        around = size / 2 or 1.0  # a constant is drawn in the middle; its rounding noise is not magnified
         scale = {"domain": [low - around, high + around]}
     elif low >= 0 and any(row.get("l") is not None and row["l"] < 0 for row in rows):
-        scale = {"zero": True, "domainMin": 0, "nice": True}  # an interval may reach below what can be
+        scale = {"zero": True, "domainMin": 0, "nice": True}  # an interval may reach below the least possible value
     form = "~s" if size >= 10_000 else "~e" if 0 < size < 1e-3 else ",~f"
     return {"type": "quantitative", "title": None, "scale": scale, "axis": {"tickCount": 4, "format": form}}
 
@@ -223,7 +223,7 @@ def _value_axis(rows: Rows) -> Spec:
 
 
 def held_out_figure(panels: Sequence[Panel], *, title: str, subtitle: str) -> Spec:
-    """Held-out curves as a picture that stands alone: a title, a panel a data set, a legend below."""
+    """Held-out curves as a picture: a title, one panel a data set, a legend below."""
     width = 820 if len(panels) == 1 else 460
     drawn = []
     for name, metric, rows, labels in panels:
@@ -252,8 +252,8 @@ def held_out_figure(panels: Sequence[Panel], *, title: str, subtitle: str) -> Sp
     return body | {"title": {"text": title, "subtitle": subtitle}}
 
 
-def write_png(spec: Spec, output: Path) -> Path:
-    """Render for a README: light, twice the resolution, text that is still readable when scaled down."""
+def render_png(spec: Spec, output: Path) -> Path:
+    """Render for a README: light theme, double resolution, text that stays readable when scaled down."""
     import vl_convert
 
     picture = spec | {"background": "white", "padding": 22}

@@ -1,11 +1,9 @@
 """The pieces of a report as HTML. Every value enters through `markup`, which escapes whatever is not `Html`.
 
-So a text, a number, a name or a path of a run directory that somebody else wrote stays text, whatever is in it, and a
-value that is forgotten is shown too literally rather than executed.
+So whatever a run directory holds stays text, and a value that was not marked as HTML is shown, never executed.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -13,9 +11,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from rlhf.atomic import write_whole
 from rlhf.config.paths import refuse_strangers
 from rlhf.report import charts
-from rlhf.report.runs import Estimate, is_number
+from rlhf.report.numbers import fixed, interval, number
+from rlhf.report.runs import is_number
+from rlhf.statistics import Estimate
 
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
 
@@ -27,26 +28,24 @@ PALETTE = {
 }
 
 LONGEST_TEXT = 4000  # characters of a prompt or completion that are shown
-LONGEST_VALUE = 200  # characters of what should have been a number
-
 
 TEMPLATE = Path(__file__).with_name("page.html")
-BEGINNING = TEMPLATE.read_text("utf-8").partition("<title>")[0]  # by which a page of ours is known
+BEGINNING = TEMPLATE.read_text("utf-8").partition("<title>")[0]  # every page of ours begins so
 
 
 class Html(str):
-    """Markup made here, as opposed to text that still has to be escaped."""
+    """Markup made by this module; any other text still has to be escaped."""
 
     __slots__ = ()
 
 
 def cell(value: object) -> Html:
-    """A value as it may stand between tags and in quoted attributes."""
+    """A value escaped for use between tags and in quoted attributes."""
     return value if isinstance(value, Html) else Html(escape(str(value)))
 
 
 def markup(template: str, **values: object) -> Html:
-    """The template with its {names} filled in, escaped but for `Html`."""
+    """The template with its {names} filled in. Values are escaped unless they are `Html`."""
     return Html(template.format(**{name: cell(value) for name, value in values.items()}))
 
 
@@ -58,7 +57,7 @@ NOTHING = Html('<span class="interval">(nothing)</span>')
 
 
 class Page:
-    """A page in the making. It collects the charts, which the template's script draws once the page is there."""
+    """A page under construction. It collects chart specs, which the script in the template draws in the browser."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -71,7 +70,7 @@ class Page:
     def figure(
         self, title: str, spec: charts.Spec, *, alt: str, note: str = "", unit: str = "", last: str = ""
     ) -> Html:
-        """A chart in a frame: a heading, the last value, what is measured, and `alt` for those who cannot see it."""
+        """A chart with a heading, the last value, a note on what is measured, and `alt` text for screen readers."""
         place = f"chart-{len(self.specs)}"
         self.specs[place] = spec
         return markup(
@@ -101,23 +100,18 @@ class Page:
         )
 
     def write(self, output: Path) -> Path:
-        """Written beside and renamed into place, so that a page is never half there.
+        """Write the page, or leave `output` as it was.
 
         Raises:
-            UserError: a file is there that is no page of ours.
+            UserError: `output` exists and is no page of ours.
         """
         refuse_strangers(output, BEGINNING.encode(), "page of this project")
-        beside = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            beside.write_text(self.html(), encoding="utf-8", errors="replace")  # half an emoji has no UTF-8
-            beside.replace(output)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(output, self.html().encode("utf-8", "replace"), shared=True)  # half an emoji has no UTF-8
         return output
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or open a comment."""
+    """JSON for a script element, escaped so that it can neither end the element nor open a comment."""
     text = json.dumps(charts.finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -137,71 +131,6 @@ def _colours() -> str:
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
         f"@media print {{ :root {{ color-scheme: light; --page: #ffffff; }} }}"
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- numbers
-
-
-def number(value: object) -> str:
-    """Three significant digits, without an exponent where a reader would not want one. What is no number: as it is."""
-    if isinstance(value, bool) or not is_number(value):
-        return "–" if value is None else _briefly(value)
-    assert isinstance(value, int | float)
-    size = abs(value)
-    if value == int(value) and size < 1e15:
-        return f"{int(value):,}".replace("-", "−")
-    if size >= 1000:
-        return f"{value:,.0f}".replace("-", "−")
-    text = f"{value:.3g}" if size >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
-    return text.replace("-", "−", 1) if text.startswith("-") else text
-
-
-def _briefly(value: object) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-    except (ValueError, TypeError, RecursionError):
-        text = f"({type(value).__name__})"
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} …"
-
-
-def decimals(estimates: Iterable[Estimate | None]) -> int:
-    """Digits after the point that a set of estimates deserves: two, or three where the intervals are that narrow."""
-    known = [e for e in estimates if e is not None]
-    largest = max((abs(e.value) for e in known), default=0)
-    if largest >= 100:
-        return 1
-    widths = [e.high - e.low for e in known if e.low is not None and e.high is not None]
-    return 3 if largest < 0.1 or (widths and min(widths) < 0.02 and largest < 10) else 2
-
-
-def fixed(value: float | None, digits: int, *, sign: bool = False) -> str:
-    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def interval(estimate: Estimate, digits: int) -> str:
-    """`[0.85, 0.91]`, or nothing where no interval is known."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"[{fixed(estimate.low, digits)}, {fixed(estimate.high, digits)}]"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 120 else f"{int(hours)} h {int(minutes % 60)} min"
-
-
-def magnitude(value: float | None) -> str:
-    """12.3k, 4.5M: for counts such as tokens."""
-    if value is None:
-        return "–"
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.0f}"
 
 
 # ----------------------------------------------------------------------------------------------------------- pieces
@@ -238,6 +167,11 @@ def section(place: str, title: str, content: Html, *, lead: str = "") -> Html:
     )
 
 
+def bracket(interval: str) -> Html:
+    """An interval behind its value; nothing where there is none."""
+    return markup(' <span class="interval">{interval}</span>', interval=interval) if interval else Html()
+
+
 def heading(title: str) -> Html:
     return markup("<h3>{title}</h3>", title=title)
 
@@ -247,7 +181,7 @@ def wide(figures: Iterable[Html]) -> Html:
 
 
 def block(title: str, figures: Sequence[Html]) -> Html:
-    """Figures under a small heading, as wide as they need: several short blocks share a line."""
+    """Figures under a small heading. Blocks are as wide as their figures, so several short ones share a line."""
     figures = [figure for figure in figures if figure]
     if not figures:
         return Html()
@@ -290,7 +224,7 @@ def plain(value: object) -> str:
     if value is None or isinstance(value, bool | list | dict):
         try:
             return json.dumps(value, ensure_ascii=False, default=str)
-        except (ValueError, TypeError, RecursionError):  # in itself, under a key that is no text, too deep
+        except (ValueError, TypeError, RecursionError):  # contains itself, has a key that is no text, or is too deep
             return f"({type(value).__name__} that cannot be shown)"
     return value if isinstance(value, str) else str(value)
 
@@ -330,7 +264,7 @@ def advice(rows: Iterable[Mapping[str, Any]]) -> Html:
 
 
 def swatch(index: int) -> Html:
-    """A short line as the chart draws it: colour and dashes."""
+    """A short line in the colour and dashes of the chart."""
     return markup(
         '<svg class="swatch" width="24" height="10" aria-hidden="true"><line x1="1" x2="23" y1="5" y2="5" '
         'style="stroke: var(--series-{colour})" stroke-width="3" stroke-dasharray="{dash}"/></svg>',
@@ -340,7 +274,7 @@ def swatch(index: int) -> Html:
 
 
 def legend(labels: Sequence[str]) -> Html:
-    """Buttons that bring out one series in all charts of the page."""
+    """Buttons that highlight one series in all charts of the page."""
     button = '<li><button type="button" aria-pressed="false" data-series="{name}">{swatch}{name}</button></li>'
     items = together(markup(button, name=label, swatch=swatch(i)) for i, label in enumerate(labels))
     return markup('<ul class="legend" aria-label="Series: press one to bring it out">{items}</ul>', items=items)
@@ -353,7 +287,7 @@ SPACES = re.compile(r" +(?=\n|$)|^ +|(?<=\n) +| {2,}")
 
 
 def written(text: str) -> Html:
-    """Text as the model wrote it: markup escaped, tags brought out, white space that would not be seen drawn."""
+    """Text as the model wrote it: markup escaped, tags highlighted, invisible white space made visible."""
     cut = len(text) - LONGEST_TEXT
     spaced = SPACES.sub(lambda m: "\x00" * len(m[0]), text[:LONGEST_TEXT].replace("\x00", "\ufffd"))
     shown = TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', cell(spaced))
@@ -364,7 +298,7 @@ def written(text: str) -> Html:
 
 
 def samples(columns: Mapping[int, Sequence[Mapping[str, Any]]]) -> Html:
-    """Samples of each step, a column a step."""
+    """Samples, one column a step."""
     shown = together(
         markup('<div class="column"><h3>Step {step}</h3>{rows}</div>', step=step, rows=together(map(_sample, rows)))
         for step, rows in columns.items()

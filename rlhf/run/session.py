@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from rlhf.atomic import write_whole
 from rlhf.config.command import Command
 from rlhf.config.resuming import find_run
 from rlhf.config.trainer import TrainerConfig
@@ -31,14 +32,14 @@ from rlhf.models.architecture import attention_window, longest_input, refuse_lon
 from rlhf.models.loading import read_config
 from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_policy, merge_lora
 from rlhf.optimizer import NOT_FINITE, learning_rate, make_optimizer
-from rlhf.report.pages import write_report
+from rlhf.report.run_page import write_report
 from rlhf.run import checkpoints, lock
 from rlhf.run import directory as run_directory
 from rlhf.run.console import Console
 from rlhf.run.inputs import changed, inputs, inside
 from rlhf.run.interrupts import Interrupted, Stopped
 from rlhf.run.stopwatch import Stopwatch, peak_memory_gb
-from rlhf.run.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers, write_whole
+from rlhf.run.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers
 from rlhf.sampling import shares_prompts
 from rlhf.statistics import in_brackets
 from rlhf.text.end_tokens import tell_end_tokens

@@ -19,7 +19,8 @@ from rlhf.errors import UserError, nearest
 from rlhf.run.inputs import changed, inputs
 
 if TYPE_CHECKING:
-    from rlhf.report.runs import Group, Run, Target
+    from rlhf.report.over_seeds import SeedGroup
+    from rlhf.report.runs import Run, Target
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
 
     `key`: the config key that names the lines, such as `algorithm`. Runs that differ only in their seed are one line.
     """
-    from rlhf.report.pages import write_comparison, write_png
+    from rlhf.report.comparison_page import write_comparison
+    from rlhf.report.picture import write_png
 
     paths = [run.path for run in planned]
     write_comparison(paths, folder / "comparison.html", key)
@@ -218,7 +220,8 @@ def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
     trained on. The intervals are over seeds alone: all runs are judged on the same problems, and others would give
     other values.
     """
-    from rlhf.report.runs import group_runs, read_run
+    from rlhf.report.over_seeds import group_runs
+    from rlhf.report.runs import read_run
 
     groups = group_runs([read_run(path) for path in paths], [key])
     targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
@@ -235,10 +238,10 @@ def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
     return "\n".join(lines)
 
 
-def _rows(groups: "Sequence[Group]", target: "Target") -> list[list[str]]:
+def _rows(groups: "Sequence[SeedGroup]", target: "Target") -> list[list[str]]:
     from statistics import fmean
 
-    from rlhf.report.runs import area_under
+    from rlhf.report.over_seeds import area_under
     from rlhf.statistics import over_seeds_text, t_interval
 
     found = {group.label: [dict(run.evaluation.get(target, ())) for run in group.runs] for group in groups}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlhf.atomic import write_whole
 from rlhf.run.directory import MADE_BY, STREAMS
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "reasoning-gym", "numpy")
@@ -79,20 +80,6 @@ class Run:
             if stream == "metrics" and kept and isinstance(wall_s := kept[-1].get("wall_s"), int | float):
                 self._started = time.monotonic() - wall_s
         return said
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Beside its place, then renamed into it: a full disk or a kill leaves what stood there."""
-    partial = path.with_name(f".partial_{path.name}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
 
 
 def _json(value: Any) -> Any:

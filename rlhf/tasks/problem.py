@@ -9,22 +9,28 @@ from typing import Any, Protocol, runtime_checkable
 class Problem:
     question: str
     answer: str
-    entry: Mapping[str, Any] = field(repr=False)  # as reasoning-gym made it; its verifier wants it back
+    entry: Mapping[str, Any] = field(repr=False)  # the entry of reasoning-gym, which its verifier needs
+
+
+def messages_for(problem: Problem, system_prompt: str | None) -> list[dict[str, str]]:
+    """The conversation that asks for an answer: the system prompt, if there is one, and the question."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": problem.question}]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one completion. Kept apart, since each means something else; only `exact` is success."""
+    """The verdict on one completion. Only `exact` means success."""
 
     exact: float  # 1 if the answer is right, else 0: never partial credit
     format: float  # 1 if the completion has the form that was asked for
-    partial: float  # reasoning-gym's own score in [0, 1]; some tasks give wrong answers 0.05 and more
+    partial: float  # reasoning-gym's score in [0, 1]; some tasks score wrong answers 0.05 or more
     failed: str = ""  # why the verifier gave no verdict ("time out", "ValueError: ..."), which counts as wrong
 
 
-@runtime_checkable  # beartype asks for it in tests
+@runtime_checkable  # for beartype, in tests
 class Task(Protocol):
-    """What can be asked: problems by number to train on, held-out problems, and a verdict on an answer."""
+    """A source of problems: numbered training problems, held-out problems, and a verifier of answers."""
 
     @property
     def name(self) -> str: ...

@@ -18,7 +18,7 @@ from rlhf import sampling
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
-from rlhf.sampling import Sampled, _Chooser, sample, shares_prompts
+from rlhf.sampling import Sampled, SoftmaxChooser, sample, shares_prompts
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7, 8, 9, 10], [20, 21, 22, 23], [30, 31]]
@@ -153,7 +153,7 @@ def test_top_k_and_top_p_renormalize(settings: dict[str, float], kept: list[int]
     """p = (.05, .5, .15, .3). top_p keeps the smallest set of likeliest tokens that reaches it: 0.7 needs .5 + .3.
     top_k 3 leaves (.5, .15, .3) / .95, of which .5 + .3 = .84 reaches 0.6. Log-probabilities are of what is left."""
     uniform = (torch.arange(1000) + 0.5) / 1000
-    choose = _Chooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
+    choose = SoftmaxChooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
     token, logp = choose(P.log().expand(1000, 4), torch.eye(4), uniform)
     assert sorted(set(token.tolist())) == kept
     mass = P[0, kept].sum()
@@ -162,12 +162,29 @@ def test_top_k_and_top_p_renormalize(settings: dict[str, float], kept: list[int]
     torch.testing.assert_close(shares, P[0, kept] / mass, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_choose_replaces_the_distribution(model: nn.Module, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    """Called once a step with one uniform number for each completion that goes on; its tokens and logp are kept."""
+    monkeypatch.setattr(sampling, "shares_prompts", lambda _: shared)
+    calls: list[int] = []
+
+    def count_up(state: Tensor, head: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(uniform))
+        return torch.full((len(state),), 10 + len(calls)), torch.full((len(state),), -0.5 * len(calls))
+
+    (sampled,) = sample(
+        model, [[1, 2, 3]], completions=2, max_new_tokens=5, end_tokens=[13], keys=[(0,)], choose=count_up
+    )
+    assert sampled == Sampled([[11, 12, 13]] * 2, [[-0.5, -1.0, -1.5]] * 2, [False, False])
+    assert calls[:3] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.7}])
 def test_the_ends_of_the_unit_interval(settings: dict[str, float]) -> None:
     """A double just below 1 is 1.0 in fp32: it must not choose a token that was cut off, whose logp is -inf."""
     p = torch.tensor([[0.0, 0.5, 0.3, 0.2, 0.0]])
     uniform = torch.tensor([0.0, 1 - 2**-24, 1.0])
-    choose = _Chooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
+    choose = SoftmaxChooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
     token, logp = choose(p.log().clamp(min=-200).expand(3, 5), torch.eye(5), uniform)
     assert torch.isfinite(logp).all()
     assert token.tolist() == ([1, 3, 3] if not settings else [1, 2, 2])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, read_prompt, split_by_question
+from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, read_prompt
+from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.text.answers import Answer
 

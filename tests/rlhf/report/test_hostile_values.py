@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+import rlhf.report.__main__ as command
+from rlhf.report import charts
+from rlhf.report.comparison_page import write_comparison
 from rlhf.report.html import Html, cell, markup, together
-from rlhf.report.pages import charts
-from rlhf.report.pages import pages as report
+from rlhf.report.run_page import write_report
 
 ATTACK = '</script><script>xss()</script><xss-tag onload=xss()>"\' onmouseover="xss()" <!-- {0} $body \ud83d'
 
@@ -109,9 +111,9 @@ KEYS = [path for path in INSIDE if isinstance(path[-1], str)]
 
 
 def pages(folder: Path) -> Iterator[str]:
-    yield report.write_report(folder).read_text()
+    yield write_report(folder).read_text()
     other = write(folder.parent / "other", replaced(RUN, ("config.yaml", "lr"), 2.0))
-    yield report.write_comparison([folder, other], folder.parent / "both.html").read_text()
+    yield write_comparison([folder, other], folder.parent / "both.html").read_text()
 
 
 def test_an_attack_in_place_of_any_value_or_key_stays_text(no_libraries: None, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_an_attack_in_place_of_any_value_or_key_stays_text(no_libraries: None, t
         for html in pages(write(tmp_path / "run", replaced(RUN, path, ATTACK))):
             assert_harmless(html)
     for path in KEYS:
-        html = report.write_report(write(tmp_path / "run", replaced(RUN, path, ATTACK, as_key=True))).read_text()
+        html = write_report(write(tmp_path / "run", replaced(RUN, path, ATTACK, as_key=True))).read_text()
         assert_harmless(html)
 
 
@@ -139,9 +141,7 @@ def test_attacks_everywhere_at_once_and_in_the_name_of_the_run(tmp_path: Path) -
     for html in pages(write(tmp_path / name, files)):
         assert_harmless(html)
         assert "xss()" in html, "shown, and not left out"
-    html = report.write_comparison(
-        [tmp_path / name, tmp_path / "other"], tmp_path / "both.html", ["algorithm"]
-    ).read_text()
+    html = write_comparison([tmp_path / name, tmp_path / "other"], tmp_path / "both.html", ["algorithm"]).read_text()
     assert_harmless(html)
 
 
@@ -153,7 +153,7 @@ def test_no_odd_value_in_any_place_breaks_the_page(odd: Any, no_libraries: None,
     for path in INSIDE:
         folder = write(tmp_path / "run", replaced(RUN, path, odd))
         compared = path[0] in ("config.yaml", "eval.jsonl")
-        for html in pages(folder) if compared else [report.write_report(folder).read_text()]:
+        for html in pages(folder) if compared else [write_report(folder).read_text()]:
             assert_harmless(html)
             json.loads(html.split('id="data">')[1].split("</script>")[0])
 
@@ -163,7 +163,7 @@ def test_contents_of_another_kind_are_named(name: str, no_libraries: None, tmp_p
     folder = write(tmp_path / "run", RUN)
     for text in ("[" * 100_000, "\x00", "1", "[1, 2]", '{"a": ' + "9" * 5000 + "}", "null"):
         (folder / name).write_text(text)
-        html = report.write_report(folder).read_text()
+        html = write_report(folder).read_text()
         assert_harmless(html)
         assert f"{name}" in html.split("<footer>")[1]
 
@@ -194,7 +194,7 @@ def test_what_is_no_file_is_not_read(make: Any, name: str, no_libraries: None, t
     folder = write(tmp_path / "run", RUN)
     (folder / name).unlink()
     make(folder / name)
-    assert f"{name} could not be read" in report.write_report(folder).read_text()
+    assert f"{name} could not be read" in write_report(folder).read_text()
 
 
 def test_a_config_that_grows_without_end_is_not_read(no_libraries: None, tmp_path: Path) -> None:
@@ -202,16 +202,16 @@ def test_a_config_that_grows_without_end_is_not_read(no_libraries: None, tmp_pat
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     (folder / "config.yaml").write_text("\n".join(lines))
-    assert "config.yaml could not be read" in report.write_report(folder).read_text()
+    assert "config.yaml could not be read" in write_report(folder).read_text()
 
 
 def test_a_page_replaces_no_other_file(no_libraries: None, tmp_path: Path) -> None:
     folder = write(tmp_path / "run", RUN)
     before = (folder / "metrics.jsonl").read_text()
-    assert report.main([str(folder), "--output", str(folder / "metrics.jsonl")]) == 2
+    assert command.main([str(folder), "--output", str(folder / "metrics.jsonl")]) == 2
     assert (folder / "metrics.jsonl").read_text() == before
     for _ in range(2):
-        assert report.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
+        assert command.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
 
 
 def test_whole_numbers_larger_than_any_float_are_no_numbers_of_a_chart() -> None:

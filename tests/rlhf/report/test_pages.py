@@ -16,23 +16,15 @@ import pytest
 import yaml
 from commands import cpu_seconds_below
 
+import rlhf.report.__main__ as command
 from rlhf.errors import UserError
-from rlhf.report.pages import charts
-from rlhf.report.pages import html as report_page
-from rlhf.report.pages import pages as report
-from rlhf.report.runs import (
-    Estimate,
-    Point,
-    Target,
-    area_under,
-    group_runs,
-    held_out_over_seeds,
-    over_seeds,
-    read_run,
-    smooth,
-    t_interval,
-    thin,
-)
+from rlhf.report import charts, numbers, run_page
+from rlhf.report.comparison_page import write_comparison
+from rlhf.report.over_seeds import area_under, group_runs, held_out_over_seeds, over_seeds, smooth, thin
+from rlhf.report.picture import write_png
+from rlhf.report.run_page import write_report
+from rlhf.report.runs import Point, Target, read_run
+from rlhf.statistics import Estimate, t_interval
 
 HOSTILE = (
     "<think>\n  two  spaces\n</think>\n</script><script>alert(1)</script><!-- <img src=https://x.test/a.png> & \u2028"
@@ -194,7 +186,7 @@ def test_runs_without_config_stay_apart(tmp_path: Path) -> None:
 
 def test_unknown_label_key(make_run: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as error:
-        report.write_comparison([make_run()], Path("unused.html"), "algoritm")
+        write_comparison([make_run()], Path("unused.html"), "algoritm")
     assert "algorithm" in str(error.value.hint)
 
 
@@ -229,7 +221,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture
 def one_page(make_run: Callable[..., Path]) -> str:
-    written = report.write_report(make_run())
+    written = write_report(make_run())
     assert written.name == "report.html"
     return written.read_text()
 
@@ -237,7 +229,7 @@ def one_page(make_run: Callable[..., Path]) -> str:
 @pytest.fixture
 def two_pages(one_page: str, make_run: Callable[..., Path], tmp_path: Path) -> list[str]:
     runs = [make_run("<b>&", algorithm="</script><script>alert(1)</script>", seed=1), make_run("c", seed=2)]
-    return [one_page, report.write_comparison(runs, tmp_path / "comparison.html").read_text()]
+    return [one_page, write_comparison(runs, tmp_path / "comparison.html").read_text()]
 
 
 def test_hostile_samples_stay_text(one_page: str) -> None:
@@ -301,7 +293,7 @@ def test_vega_lite_accepts_every_spec(make_run: Callable[..., Path]) -> None:
     """vl-convert compiles with the same Vega-Lite that the page uses."""
     import vl_convert
 
-    page = report._report(read_run(make_run()))
+    page = run_page._report(read_run(make_run()))
     page.specs["many"] = charts.curves(
         [{"g": str(i), "s": 1, "v": 0.5, "l": -1, "h": 1} for i in range(13)], list("ab")
     )
@@ -326,7 +318,7 @@ def test_comparison_table(make_run: Callable[..., Path], tmp_path: Path) -> None
     0.2, (0.2+f)/2, f is (0.2+f)/2: 0.45, 0.5, 0.55, so 0.50 with half the interval, [0.38, 0.62].
     """
     runs = [make_run(f"r{i}", final=final, seed=i) for i, final in enumerate((0.7, 0.8, 0.9))]
-    html = report.write_comparison(runs, tmp_path / "deep" / "c.html").read_text()
+    html = write_comparison(runs, tmp_path / "deep" / "c.html").read_text()
     text = re.sub(r"<[^>]+>", "|", html)
     row = re.sub(r"[|\s]+", " ", text[text.index("grpo", text.index("pooled")) :])
     assert row.startswith("grpo 3 0.80 [0.55, 1.05] 300 20 0.50 [0.38, 0.62] 40 s 4k")
@@ -342,15 +334,15 @@ def test_a_cut_off_last_line_is_left_out_and_said(make_run: Callable[..., Path])
     read = read_run(run)
     assert read.last_step == 20
     assert read.notes == ["The last line of metrics.jsonl is cut off and was left out."]
-    assert read.notes[0] in report.write_report(run).read_text()
+    assert read.notes[0] in write_report(run).read_text()
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "provenance.json", "metrics.jsonl", "samples.jsonl", "eval.jsonl"])
 def test_missing_files(make_run: Callable[..., Path], tmp_path: Path, missing: str) -> None:
     run, whole = make_run(), make_run("whole")
     (run / missing).unlink()
-    assert f"{missing} is missing." in report.write_report(run).read_text()
-    assert report.write_comparison([run, whole], tmp_path / "c.html").stat().st_size > 10_000
+    assert f"{missing} is missing." in write_report(run).read_text()
+    assert write_comparison([run, whole], tmp_path / "c.html").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("only", ["config.yaml", "provenance.json", "metrics.jsonl", "samples.jsonl", "eval.jsonl"])
@@ -359,8 +351,8 @@ def test_nearly_everything_missing(make_run: Callable[..., Path], tmp_path: Path
     for path in run.iterdir():
         if path.name != only:
             path.unlink()
-    assert "<h1>" in report.write_report(run).read_text()
-    assert "<h1>" in report.write_comparison([run], tmp_path / "c.html").read_text()
+    assert "<h1>" in write_report(run).read_text()
+    assert "<h1>" in write_comparison([run], tmp_path / "c.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -370,7 +362,7 @@ def test_odd_contents(make_run: Callable[..., Path], text: str) -> None:
     run = make_run()
     for path in run.iterdir():
         path.write_text(text)
-    assert "<h1>" in report.write_report(run).read_text()
+    assert "<h1>" in write_report(run).read_text()
 
 
 def test_odd_rows(make_run: Callable[..., Path]) -> None:
@@ -385,7 +377,7 @@ def test_odd_rows(make_run: Callable[..., Path]) -> None:
     read = read_run(run)
     assert read.metric_names() == ["d"]
     assert read.unmeasured() == ["a", "b", "c"]
-    assert "&lt;i&gt;" in report.write_report(run).read_text()
+    assert "&lt;i&gt;" in write_report(run).read_text()
 
 
 def test_a_step_logged_twice_counts_once(make_run: Callable[..., Path]) -> None:
@@ -400,7 +392,7 @@ def test_a_step_logged_twice_counts_once(make_run: Callable[..., Path]) -> None:
 def test_png(make_run: Callable[..., Path], tmp_path: Path) -> None:
     runs = [make_run("a"), make_run("b", algorithm="rloo", final=0.6)]
     for chosen in (runs[:1], runs):
-        picture = report.write_png(chosen, tmp_path / f"{len(chosen)}.png").read_bytes()
+        picture = write_png(chosen, tmp_path / f"{len(chosen)}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert len(picture) > 10_000
         assert int.from_bytes(picture[16:20]) > 1200, "wide enough for a README on a sharp screen"
@@ -408,11 +400,11 @@ def test_png(make_run: Callable[..., Path], tmp_path: Path) -> None:
 
 def test_cli(make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, other = make_run(), make_run("other", algorithm="rloo")
-    assert report.main([str(run)]) == 0
+    assert command.main([str(run)]) == 0
     assert (run / "report.html").exists()
     page, picture = tmp_path / "out" / "c.html", tmp_path / "out" / "c.png"
     assert (
-        report.main([str(run), str(other), "--output", str(page), "--png", str(picture), "--label", "algorithm,lr"])
+        command.main([str(run), str(other), "--output", str(page), "--png", str(picture), "--label", "algorithm,lr"])
         == 0
     )
     assert capsys.readouterr().out.split() == [str(run / "report.html"), str(page), str(picture)]
@@ -431,16 +423,14 @@ def test_cli_says_what_is_wrong(
         ([str(run), str(tmp_path / "nowhere")], "no such run directory"),
         ([str(run), "--label", "lrr"], "did you mean 'lr'"),
     ):
-        assert report.main(arguments) == 2
+        assert command.main(arguments) == 2
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:
-    code = (
-        "import sys; from rlhf.report import pages; print(sorted({'torch', 'vl_convert', 'scipy'} & set(sys.modules)))"
-    )
+    code = "import sys; import rlhf.report.__main__; print(sorted({'torch', 'vl_convert', 'scipy'} & set(sys.modules)))"
     with cpu_seconds_below(2):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -462,11 +452,11 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     ],
 )
 def test_numbers(value: object, text: str) -> None:
-    assert report_page.number(value) == text
+    assert numbers.number(value) == text
 
 
 def test_durations() -> None:
-    assert [report_page.duration(s) for s in (None, 1.23, 74, 600, 12_000)] == [
+    assert [numbers.duration(s) for s in (None, 1.23, 74, 600, 12_000)] == [
         "–",
         "1.2 s",
         "74 s",

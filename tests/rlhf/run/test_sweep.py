@@ -394,8 +394,8 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
         make_run("r0", {0: 0.3, 10: 0.4}, algorithm="rloo", metric="reward"),
     ]
     written: list[tuple] = []
-    monkeypatch.setattr("rlhf.report.pages.write_comparison", lambda *given: written.append(given))
-    monkeypatch.setattr("rlhf.report.pages.write_png", lambda *given: written.append(given))
+    monkeypatch.setattr("rlhf.report.comparison_page.write_comparison", lambda *given: written.append(given))
+    monkeypatch.setattr("rlhf.report.picture.write_png", lambda *given: written.append(given))
     planned = [Planned(path.name, path, "toy.train", []) for path in paths]
     text = write_all(planned, tmp_path, key="algorithm", metric="reward")
     assert written == [

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf.run.tracking import Run, Trackers, command_line, for_shell, read_records, wanted_trackers, write_whole
+from rlhf.atomic import write_whole
+from rlhf.run.tracking import Run, Trackers, command_line, for_shell, read_records, wanted_trackers
 
 
 @contextmanager

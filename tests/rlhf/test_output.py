@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from rlhf.errors import UserError, run_main
-from rlhf.run.output import lossy
+from rlhf.output import lossy
 
 
 def stream_to(descriptor: int, encoding: str = "utf-8") -> io.TextIOWrapper:

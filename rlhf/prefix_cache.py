@@ -1,0 +1,111 @@
+"""A key-value cache that keeps each prompt once for all its completions, and the attention that reads it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AttentionInterface
+
+
+class PrefixCache:
+    """Keys and values of prompts, once each, and of their completions, written in place.
+
+    It has the methods of transformers' caches that a forward pass calls. The first forward pass (of the right-padded
+    prompts, causal) fills `prompt`; every later one adds one token to each completion.
+
+    Shapes: b prompts of up to p tokens, g completions of each, n = b * g rows at first, fewer after `keep`.
+    """
+
+    def __init__(self, lengths: Int[Tensor, " b"], group_size: int, max_new_tokens: int):
+        self.prompt: list[tuple[Tensor, Tensor]] = []  # for each layer, (b, kv heads, p, d)
+        self.completion: list[tuple[Tensor, Tensor]] = []  # for each layer, (n, kv heads, max_new_tokens, d)
+        self.length = 0  # tokens of each completion in `completion`
+        self.max_new_tokens = max_new_tokens
+        self.group_size = group_size
+        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there.
+        self.slot: Tensor | None = None
+        padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
+        self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of new tokens; returns those that the layer attends to beside the prompt's."""
+        if layer_idx == len(self.prompt):  # prefill
+            self.prompt.append((key, value))
+            return key, value
+        if layer_idx == len(self.completion):  # first new token
+            shape = (key.shape[0], key.shape[1], self.max_new_tokens, key.shape[3])
+            self.completion.append((key.new_empty(shape), value.new_empty(shape)))
+        if layer_idx == 0:
+            self.length += 1
+        for stored, new in zip(self.completion[layer_idx], (key, value), strict=True):
+            stored[:, :, self.length - 1] = new[:, :, 0]
+        key, value = self.completion[layer_idx]
+        return key[:, :, : self.length], value[:, :, : self.length]
+
+    def keep(self, rows: Int[Tensor, " m"]) -> None:
+        """Keep these rows of the batch and drop the others, whose completions have ended."""
+        self.slot = rows if self.slot is None else self.slot[rows]
+        for layer, pair in enumerate(self.completion):
+            kept = []
+            for stored in pair:
+                fresh = stored.new_empty((len(rows), *stored.shape[1:]))
+                fresh[:, :, : self.length] = stored[rows, :, : self.length]
+                kept.append(fresh)
+            self.completion[layer] = (kept[0], kept[1])
+
+    def get_seq_length(self, _layer_idx: int = 0) -> int:
+        return self.bias.shape[1] + self.length if self.prompt else 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.get_seq_length(layer_idx)
+
+    def get_mask_sizes(self, query_length, _layer_idx: int = 0) -> tuple[int, int]:
+        return self.get_seq_length() + int(query_length), 0
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    is_sliding = (False,)
+
+
+def prefix_decode_attention(
+    module: Any,  # the attention layer, which knows its layer_idx
+    query: Float[Tensor, "n h 1 d"],
+    key: Float[Tensor, "n k s d"],
+    value: Float[Tensor, "n k s d"],
+    _attention_mask: None,
+    scaling: float,
+    prefix_cache: PrefixCache,
+    **_unused,
+) -> tuple[Float[Tensor, "n 1 h d"], None]:
+    """Attention of one new token of each completion over [keys of its prompt, its own keys].
+
+    The queries of a prompt's g completions, and of the heads that share a key head, are multiplied with the prompt's
+    keys in one matrix product, so these keys are read once.
+    """
+    n, h, _, d = query.shape
+    k = key.shape[1]
+    prompt_key, prompt_value = prefix_cache.prompt[module.layer_idx]  # (b, k, p, d)
+    b, p = prefix_cache.bias.shape
+    g = prefix_cache.group_size
+    slot = prefix_cache.slot
+    heads = query.view(n, k, h // k, d) * scaling  # (n, k, rep, d)
+
+    def to_prompts(x: Tensor) -> Tensor:  # (n, k, rep, *) -> (b, k, g * rep, *)
+        grid = x if slot is None else x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, slot, x)
+        return grid.unflatten(0, (b, g)).transpose(1, 2).flatten(2, 3)
+
+    def to_completions(x: Tensor) -> Tensor:  # the inverse
+        grid = x.unflatten(2, (g, h // k)).transpose(1, 2).flatten(0, 1)
+        return grid if slot is None else grid[slot]
+
+    on_prompt = to_completions(to_prompts(heads) @ prompt_key.transpose(-1, -2) + prefix_cache.bias[:, None, None])
+    on_completion = heads @ key.transpose(-1, -2)
+    weight = torch.cat([on_prompt, on_completion], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    out = to_completions(to_prompts(weight[..., :p]) @ prompt_value) + weight[..., p:] @ value
+    return out.reshape(n, 1, h, d), None
+
+
+AttentionInterface.register("prefix_decode", prefix_decode_attention)
