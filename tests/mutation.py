@@ -47,7 +47,7 @@ NOT_MUTATED = (
     *(cst.Raise, cst.Assert, cst.ConcatenatedString, cst.FormattedString),
 )
 SCRIPT = cst.parse_expression('__name__ == "__main__"')
-UNFELT = {"strict", "hint", "description", "device", "fused", "non_blocking"}
+UNFELT = {"strict", "hint", "help", "description", "device", "fused", "non_blocking"}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""Rows of many shapes to rankings, and whole questions kept apart."""
+"""Rows of many shapes to rankings."""
 
 import pytest
 
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, read_prompt
-from rlhf.data.splits import split_by_question
-from rlhf.errors import UserError
 from rlhf.text.answers import Answer
 
 USER = {"role": "user", "content": "2+2?"}
@@ -74,35 +72,19 @@ def test_implicit_prompts_of_several_turns():
         ({"prompt": "q", "completions": ["4", "5"], "scores": [1]}, "list of 2 numbers"),
         ({"prompt": "q", "completions": ["4", "5"], "scores": [1, True]}, "wanted a number"),
         ({"prompt": "q", "completions": ["4", None]}, "completion 1"),
+        ({"prompt": "q", "completions": [{"text": "4"}, {"other": "5"}]}, "completion 1: wanted text"),
+        ({"prompt": "q", "completions": ["4", "5"], "scores": [1, "x"]}, "scores: wanted a number"),
+        ({"prompt": "q", "completions": ["4", "5"], "ranks": [1, "x"]}, "ranks: wanted a number"),
+        ({"prompt": "q", "completions": ["4", "5"], "scores": 3}, "scores: wanted a list of 2 numbers"),
+        ({"prompt": "q", "chosen": [FOUR, AGAIN], "rejected": "5"}, "chosen does not begin and end with the assistant"),
+        ({"prompt": "q", "chosen": "4", "rejected": [FOUR, AGAIN]}, "rejected does not begin and end"),
+        ({"prompt": "q", "completions": ["4", "5", "4"]}, "completion 0 and completion 2 are identical"),
         ({"completions": ["4", "5"]}, "need a prompt"),
     ],
 )
 def test_odd_rows_are_refused_with_the_reason(row, reason):
     with pytest.raises(ValueError, match=reason):
         parse_preference(row)
-
-
-def test_split_by_question():
-    """Whole questions, the same ones in any order and for any number of the others; two names, two choices."""
-    items = [(f"q{i % 40}", i) for i in range(120)]
-    train, held = split_by_question(items, lambda item: item[0], held_out=20)
-    assert len(held) == 18  # questions of three items each
-    assert not {q for q, _ in train} & {q for q, _ in held}
-    assert sorted(train + held) == sorted(items)
-    _, again = split_by_question(items[::-1], lambda item: item[0], held_out=20)
-    assert {q for q, _ in again} == {q for q, _ in held}
-    _, other = split_by_question(items, lambda item: item[0], held_out=20, name="validation")
-    assert {q for q, _ in other} != {q for q, _ in held}
-    with pytest.raises(UserError, match="too few"):
-        split_by_question(items[:1], lambda item: item[0], held_out=20)
-
-
-def test_questions_that_differ_in_white_space_are_one():
-    items = [f"what{space}is {i}?" for i in range(20) for space in (" ", "  ", "\n")]
-    train, held = split_by_question(items, lambda item: item, held_out=6)
-    assert len(held) == 6
-    assert not {" ".join(item.split()) for item in train} & {" ".join(item.split()) for item in held}
-    assert sorted(train + held) == sorted(items)
 
 
 # ---------------------------------------------------------------------------------- columns that change the meaning
@@ -217,6 +199,12 @@ def test_answers_as_they_were_sampled():
 # --------------------------------------------------------------------------------------- details, each by hand
 
 
+def test_a_ranking_of_what_a_policy_sampled():
+    answers = [Answer("4", (7, 0), True, "v"), Answer("5", ended=False)]
+    assert Ranking.of_answers([USER], answers, 0.5) == Ranking([USER], [[FOUR], [FIVE]], 0.5, tuple(answers))
+    assert Ranking.of_answers([USER], answers).margin is None
+
+
 def test_a_conversation_without_a_user_has_no_question():
     assert Ranking([{"role": "system", "content": "S"}], [[FOUR], [FIVE]], None).question == ""
     assert Ranking([{"role": "system", "content": "S"}, USER, FOUR, AGAIN], [[FOUR], [FIVE]], None).question == "2+2?"
@@ -319,8 +307,11 @@ def test_dialogues_of_text():
     found = parse_preference({"chosen": chosen, "rejected": rejected})
     assert found.prompt == [{"role": "user", "content": "Hi\n\n2+2?"}]
     assert found.completions == [[{"role": "assistant", "content": "See: 4\n\nfour"}], [FIVE]]
+    answers = {"chosen": "4", "rejected": "5"}
     whole = parse_preference({"prompt": "Human: 2+2?\n\nAssistant: 4\n\nHuman: Sure?", "chosen": "4", "rejected": "5"})
     assert whole.prompt == [USER, FOUR, AGAIN]
+    opened = parse_preference({"prompt": "Human: 2+2?\n\nAssistant: 4\n\nHuman: Sure?\n\nAssistant:", **answers})
+    assert opened.prompt == [USER, FOUR, AGAIN]
     opened = parse_preference({"prompt": " Human: 2+2?\n\nAssistant: ", "chosen": "4", "rejected": "5"})
     assert opened.prompt == [USER]
     with pytest.raises(ValueError, match="ends with the assistant"):
@@ -347,27 +338,3 @@ def test_read_prompt_takes_what_is_there():
     assert read_prompt({"prompt": [USER, FOUR, AGAIN]}) == [USER, FOUR, AGAIN]
     assert read_prompt({"prompt": "Human: 2+2?\n\nAssistant:"}) == [USER]
     assert read_prompt({"prompt": None, "instruction": "2+2?", "question": "no"}) == [USER]
-
-
-def test_a_fifth_of_all_is_the_most_that_is_kept_apart():
-    """10 questions of one item: 2 of 10 at most. A question of more items than there is room for is passed over."""
-    items = [f"q{i}" for i in range(10)]
-    train, held = split_by_question(items, lambda item: item, held_out=9)
-    assert (len(train), len(held)) == (8, 2)
-    assert train == [item for item in items if item not in held], "the others stay in their order"
-    assert split_by_question(items, lambda item: item, held_out=1)[1] == held[:1], "fewer are the first of more"
-    crowded = [*items, *[held[0]] * 5]  # 3 of 15 at most, and this question has six
-    others, kept = split_by_question(crowded, lambda item: item, held_out=9)
-    assert held[0] not in kept
-    assert len(kept) == 3
-    assert sorted(others + kept) == sorted(crowded)
-
-
-def test_which_questions_are_kept_apart_never_changes():
-    """Numbers that were published are of this choice."""
-    items = [f"question {i}" for i in range(20)]
-    kept = split_by_question(items, lambda item: item, held_out=4)[1]
-    assert sorted(kept) == ["question 11", "question 15", "question 16", "question 9"]
-    spaced = [item.replace(" ", space) for item in items for space in (" ", "  ")]
-    (_, forward), (_, backward) = (split_by_question(way, lambda it: it, held_out=8) for way in (spaced, spaced[::-1]))
-    assert sorted(forward) == sorted(backward)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from commands import cpu_seconds_below
@@ -20,7 +18,7 @@ import rlhf.report.__main__ as command
 from rlhf.errors import UserError
 from rlhf.report import charts, numbers, run_page
 from rlhf.report.comparison_page import write_comparison
-from rlhf.report.over_seeds import area_under, group_runs, held_out_over_seeds, over_seeds, smooth, thin
+from rlhf.report.over_seeds import group_runs, held_out_over_seeds
 from rlhf.report.picture import write_png
 from rlhf.report.run_page import write_report
 from rlhf.report.runs import Point, Target, read_run
@@ -66,65 +64,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-# ------------------------------------------------------------------------------------------------------- statistics
-
-
-def test_t_interval_by_hand() -> None:
-    """0.7, 0.8, 0.9: mean 0.8; s = √(((-0.1)² + 0² + 0.1²) / 2) = 0.1; t(0.975, 2) = 4.302653 (its closed form is
-    (2p-1)·√(2 / (4p(1-p))) = 0.95·√(2 / 0.0975)); half width = 4.302653 · 0.1 / √3 = 0.248414.
-    """
-    t = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025))
-    assert t == pytest.approx(4.302653, abs=1e-6)
-    found = t_interval([0.7, 0.8, 0.9])
-    assert found.low is not None
-    assert found.high is not None
-    assert found.value == pytest.approx(0.8)
-    assert found.high - 0.8 == pytest.approx(t * 0.1 / math.sqrt(3))
-    assert 0.8 - found.low == pytest.approx(0.248414, abs=1e-6)
-    assert found.n == 3
-
-
-def test_t_interval_of_two_uses_the_cauchy_quantile() -> None:
-    """With k = 2, t(0.975, 1) = tan(0.475 π) = 12.7062; s = |a-b| / √2, so the half width is 12.7062 · |a-b| / 2."""
-    found = t_interval([0.4, 0.6])
-    assert found.high == pytest.approx(0.5 + math.tan(0.475 * math.pi) * 0.1)
-
-
-def test_a_single_seed_has_no_interval() -> None:
-    assert t_interval([0.5]) == Estimate(0.5, None, None, 1)
-
-
-def test_over_seeds_stops_where_a_run_was_cut_short() -> None:
-    """The second run has no step 20: a mean there would be one over other seeds."""
-    found = over_seeds([{0: 0.2, 10: 0.5, 20: 0.8}, {0: 0.4, 10: 0.7}])
-    assert [point.step for point in found] == [0, 10]
-    assert found[1].estimate.value == pytest.approx(0.6)
-
-
-def test_area_under_by_hand() -> None:
-    """Up to step 15: ½·(0.2+0.6)·10 = 4, then from 0.6 at 10 to 0.7 at 15: ½·1.3·5 = 3.25; 7.25 / 15."""
-    curve = [(0.0, 0.2), (10.0, 0.6), (20.0, 0.8)]
-    assert area_under(curve, 15) == pytest.approx(7.25 / 15)
-    assert area_under(curve, 20) == pytest.approx((4 + 7) / 20)
-    assert area_under(curve[:1], 20) is None
-
-
-def test_smoothing_keeps_a_line_and_takes_noise_away() -> None:
-    steps = np.arange(1.0, 201)
-    noise = np.random.default_rng(0).normal(0, 0.3, 200)
-    line = 3 + 0.05 * steps
-    smoothed = smooth(steps, line + noise, steps)
-    assert np.abs(smoothed - line).mean() < 0.35 * np.abs(noise).mean()
-    schedule = np.minimum(steps / 20, 1)
-    assert np.array_equal(smooth(steps, schedule, steps), schedule)
-
-
-def test_thinning_keeps_spikes() -> None:
-    values = np.zeros(10_000)
-    values[1234], values[5678] = 9, -9
-    kept = thin(values, 100)
-    assert len(kept) <= 100
-    assert {1234, 5678} <= set(kept.tolist())
+# ---------------------------------------------------------------------------------------------------------- reading
 
 
 def test_tokens_are_speed_times_time(make_run: Callable[..., Path]) -> None:
@@ -149,39 +89,6 @@ def test_runs_that_differ_only_in_seed_are_one_group(make_run: Callable[..., Pat
     # A single run keeps the interval over its problems.
     alone = held_out_over_seeds(groups[1], Target("words", "accuracy"))[-1]
     assert alone == Point(20, Estimate(0.8, 0.8 - 0.1, 0.8 + 0.1, 100))
-
-
-@pytest.mark.parametrize(
-    ("configs", "keys", "labels"),
-    [
-        ([{"lr": 1e-5}, {"lr": 1e-6}], [], ["lr=1e-05", "lr=1e-06"]),
-        # No key tells all three apart, so two are needed.
-        (
-            [{"algorithm": "a", "lr": 1}, {"algorithm": "b", "lr": 1}, {"algorithm": "b", "lr": 2}],
-            [],
-            ["algorithm=a, lr=1", "algorithm=b, lr=1", "algorithm=b, lr=2"],
-        ),
-        ([{"lr": 1}, {"lr": 1, "beta": 2}], ["beta"], ["beta=default", "beta=2"]),
-        # A chosen label that leaves two groups the same is completed: two lines must not have one name.
-        ([{"loss": "a", "lr": 1}, {"loss": "a", "lr": 2}], ["loss"], ["loss=a, lr=1", "loss=a, lr=2"]),
-        ([{"data": {"size": 1}}, {"data": {"size": 2}}], [], ["data.size=1", "data.size=2"]),
-        ([{"algorithm": "a"}], [], ["a"]),
-    ],
-)  # fmt: skip
-def test_labels(tmp_path: Path, configs: list[dict], keys: list[str], labels: list[str]) -> None:
-    for i, config in enumerate(configs):
-        (tmp_path / str(i)).mkdir()
-        (tmp_path / str(i) / "config.yaml").write_text(yaml.safe_dump(config))
-    runs = [read_run(tmp_path / str(i)) for i in range(len(configs))]
-    assert [group.label for group in group_runs(runs, keys)] == labels
-
-
-def test_runs_without_config_stay_apart(tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-        jsonl(tmp_path / name / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
-    groups = group_runs([read_run(tmp_path / name) for name in ("x", "y")])
-    assert [group.label for group in groups] == ["x", "y"]
 
 
 def test_unknown_label_key(make_run: Callable[..., Path]) -> None:

@@ -396,6 +396,13 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
     written: list[tuple] = []
     monkeypatch.setattr("rlhf.report.comparison_page.write_comparison", lambda *given: written.append(given))
     monkeypatch.setattr("rlhf.report.picture.write_png", lambda *given: written.append(given))
+    encodings: list[str | None] = []
+
+    def write_text(file: Path, text: str, encoding: str | None = None) -> None:
+        encodings.append(encoding)
+        file.write_bytes(text.encode("utf-8"))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
     planned = [Planned(path.name, path, "toy.train", []) for path in paths]
     text = write_all(planned, tmp_path, key="algorithm", metric="reward")
     assert written == [
@@ -405,6 +412,7 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
     assert text == table(paths, key="algorithm", metric="reward")
     assert rows_of(text)[2][0] == "größer"
     assert (tmp_path / "comparison.md").read_bytes().decode("utf-8") == text
+    assert encodings == ["utf-8"], "whatever the system's is"
     assert write_all(planned, tmp_path, key="algorithm") == "", "accuracy is what is looked for, and nobody measured it"
 
 
