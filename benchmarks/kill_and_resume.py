@@ -112,8 +112,8 @@ def start(module: str, arguments: list[str], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)  # pytest's is another file
-        sys.stderr = open(2, "w", buffering=1, closefd=False)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)  # pytest's is another file
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         from rlhf.errors import run_main
 
         sys.argv = [module, *arguments]

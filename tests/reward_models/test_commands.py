@@ -1,10 +1,8 @@
 """The commands: training, evaluation, scoring, sampling; what they leave behind; bad input."""
 
-import hashlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import commands as commands_of_all
@@ -14,6 +12,7 @@ import torch
 from rm_commands import MODULES, SMALL
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
+from benchmarks.kill_and_resume import start, wait
 from reward_models.scoring import RewardModel
 from rlhf.run.tracking import read_records
 
@@ -35,23 +34,14 @@ def test_configs_are_valid(commands, kind, profile):
     assert outcome.code == 0, outcome.err
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in KINDS])
 def run(request, tmp_path_factory) -> tuple[str, Path]:
-    """A finished run of each kind, started as a user would."""
+    """A finished run of each kind, in a process of its own."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    finish(start(request.param, folder))
+    arguments = [*SMALL, "--output_dir", str(folder)]
+    log = folder.parent / "log"
+    assert wait(start(f"reward_models.{MODULES[request.param]}", arguments, log)) == 0, log.read_text()
     return request.param, folder
-
-
-def start(kind: str, folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"reward_models.{MODULES[kind]}", *SMALL, "--output_dir", str(folder), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
 
 
 def test_run_directory(run):
@@ -71,32 +61,6 @@ def test_run_directory(run):
     for page in ("report.html", "evaluation.html"):
         assert "<html" in (folder / page).read_text()
     assert not (folder / "best.safetensors").exists()
-
-
-def test_killed_and_resumed(run, tmp_path):
-    """Weights and everything logged, but for the clock, are those of the run that was never interrupted."""
-    kind, whole = run
-    again = tmp_path / "run"
-    process = start(kind, again)
-    for _ in range(1200):
-        if len(read_records(again / "metrics.jsonl")) >= 3:
-            break
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert not (again / "final").exists(), "it was to be killed before its end"
-    finish(start(kind, again, "--resume"))
-
-    def weights(folder: Path) -> str:
-        return hashlib.sha256((folder / "final" / "model.safetensors").read_bytes()).hexdigest()
-
-    def records(folder: Path) -> list[dict]:
-        clock = ("wall_s", "speed/", "time/", "memory/")
-        rows = [r for s in ("metrics", "eval", "samples") for r in read_records(folder / f"{s}.jsonl")]
-        return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
-
-    assert weights(again) == weights(whole)
-    assert records(again) == records(whole)
 
 
 def test_saved_models_serve(run, commands, tmp_path):
