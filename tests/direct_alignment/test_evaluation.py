@@ -1,5 +1,7 @@
 """Held-out measurements by hand: what a policy prefers, over questions; and what it writes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -134,6 +136,20 @@ def test_completions_are_judged_by_the_losses_own_threshold(says, monkeypatch, n
     assert found["chosen", "logp"]["n"] == found["rejected", "logp"]["n"] == 3
     expected = t_interval([-9.0, -7.0, -5.0], [0, 0, 1])
     assert found["chosen", "logp"]["low"] == pytest.approx(expected.low)
+
+
+def test_ktos_threshold_is_that_of_the_held_out_examples(says):
+    """Each example has a mismatched group, number 100 behind its own: log-ratios 3, 1, 2, 2, 4, 0, of mean 2. At that
+    threshold the wanted 3 and 5 are right and 1 is wrong; the unwanted 0 is right, 3 is wrong and 2 is a tie."""
+    ratios = [3.0, 1.0, 2.0, 2.0, 4.0, 0.0]
+    made = [
+        replace(one, mismatched=example("x", 3, ref=(0.0,), number=100 + i).group, logp_ref_mismatched=(-20.0,))
+        for i, one in enumerate(LABELLED)
+    ]
+    says(dict(enumerate((-10.0 + s,) for s in RATIOS)) | {100 + i: (-20.0 + s,) for i, s in enumerate(ratios)})
+    settings = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    found = evaluated(made, "kto", settings)["held-out completions", "reward_accuracy"]
+    assert found["value"] == pytest.approx((0 + 1 + 1 + 1 + 0 + 0.5) / 6)
 
 
 def test_pairs_are_judged_against_each_other_whatever_the_threshold(says, monkeypatch):

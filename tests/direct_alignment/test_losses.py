@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -168,6 +169,57 @@ def test_names_and_settings_are_the_config_s() -> None:
     for loss in ALL.values():
         assert set(loss.settings) <= set(DirectAlignmentConfig.model_fields)
     assert {key for loss in losses.values() for key in loss.variants} <= set(DirectAlignmentConfig.model_fields)
+
+
+PUBLISHED = {
+    "dpo": {"beta": 0.1},
+    "dpo_norm": {"beta": 2.0},
+    "cdpo": {"beta": 0.1, "label_smoothing": 0.1},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1},
+    "ipo": {"beta": 0.1},
+    "ipo_sum": {"beta": 0.1},
+    "hinge": {"beta": 0.05},
+    "simpo": {"beta": 2.0, "gamma_beta_ratio": 0.5},
+    "orpo": {"orpo_lambda": 0.1},
+    "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "apo_zero": {"beta": 0.1},
+    "apo_down": {"beta": 0.1},
+    "exo": {"beta": 0.1, "label_smoothing": 1e-3},
+    "nca": {"beta": 0.01},
+    "bco": {"beta": 0.01},
+    "sppo_hard": {"beta": 0.001},
+    "aot": {"beta": 0.01, "label_smoothing": 0.0},
+    "discopop": {"beta": 0.05, "discopop_tau": 0.05},
+}
+
+
+@EVERY
+def test_published_values_are_the_defaults(name: str) -> None:
+    """Written out once more: a loss learns with other values all the same, and nothing would be seen."""
+    assert ALL[name].settings == PUBLISHED[name]
+
+
+@EVERY
+def test_defaults_are_what_a_loss_computes_with(name: str) -> None:
+    it = completions(torch.tensor([3.0, -1.0, -4.0, 2.0]), logp_ref=torch.tensor([-1.0, -9.0, -3.0, -2.0]), length=7.0)
+    torch.testing.assert_close(ALL[name](it), ALL[name](it, **PUBLISHED[name]), atol=0, rtol=0)
+
+
+def test_thresholds_part_the_wanted_from_the_unwanted() -> None:
+    """KTO: beta times the mean log-ratio of the mismatched, 0 at least. BCO: the middle of the mean rewards of the two
+    classes, here of 2 and 4, and of 1. The others: 0."""
+    it = Completions(
+        logp=tensor(2.0, 4.0, 1.0),
+        logp_ref=tensor(0.0, 0.0, 0.0),
+        length=tensor(1.0, 1.0, 1.0),
+        desirable=torch.tensor([True, True, False]),
+        s_mismatched=tensor(5.0, 7.0),
+    )
+    settings = {"beta": 0.5, "desirable_weight": 3.0, "undesirable_weight": 2.0}
+    assert losses["kto"].threshold(it, settings) == pytest.approx(0.5 * 6)
+    assert losses["kto"].threshold(replace(it, s_mismatched=tensor(-5.0)), settings) == 0
+    assert losses["bco"].threshold(it, {"beta": 0.5}) == pytest.approx((0.5 * 3 + 0.5 * 1) / 2)
+    assert losses["dpo"].threshold(it, {"beta": 0.5}) == 0
 
 
 # ---------------------------------------------------------------------------------------------- limits

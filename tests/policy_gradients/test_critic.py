@@ -83,6 +83,47 @@ def test_explained_variance() -> None:
     assert explained_variance(noise, torch.ones(3, 6), MASK, accelerator) == 0
 
 
+def test_one_token_or_none_is_whitened_to_0() -> None:
+    """No token counts where all completions were cut and are left out: nothing is divided by 0."""
+    x, accelerator = torch.full((1, 2), 5.0), Accelerator(cpu=True)
+    for mask in ([[True, False]], [[False, False]]):
+        assert whiten(x, torch.tensor(mask), accelerator).tolist() == [[0.0, 0.0]]
+    assert whiten(x, torch.tensor([[True, True]]), accelerator).tolist() == [[0.0, 0.0]]
+
+
+def test_variance_of_one_token_or_none_is_not_explained() -> None:
+    accelerator = Accelerator(cpu=True)
+    for mask in ([[True, False]], [[False, False]]):
+        found = explained_variance(torch.zeros(1, 2), torch.full((1, 2), 5.0), torch.tensor(mask), accelerator)
+        assert found == 0
+
+
+def test_small_outcomes_are_explained_like_large_ones() -> None:
+    """Down to a spread of 1e-12, which is rounding: outcomes of +-1e-5 have 1e-10, of +-1e-7 1e-14."""
+    accelerator, mask = Accelerator(cpu=True), torch.ones(1, 2, dtype=torch.bool)
+    outcome = torch.tensor([[1.0, -1.0]])
+    for scale, explained in ((1.0, 0.75), (1e-5, 0.75), (1e-7, 0.0)):
+        found = explained_variance(0.5 * scale * outcome, scale * outcome, mask, accelerator)
+        assert found == pytest.approx(explained)
+
+
+def test_sums_are_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whitened by mean and spread of the tokens of both: here (1, 3), there (5, 7): mean 4, variance 5."""
+    accelerator, mask = Accelerator(cpu=True), torch.ones(1, 2, dtype=torch.bool)
+    here, there = torch.tensor([[1.0, 3.0]]), torch.tensor([[5.0, 7.0]])
+
+    def both(numbers: list[float], _accelerator: Accelerator) -> list[float]:
+        assert len(numbers) in (3, 5)
+        other = [2.0, 12.0, 74.0] if len(numbers) == 3 else [2.0, 0.0, 0.0, 12.0, 74.0]
+        return [a + b for a, b in zip(numbers, other, strict=True)]
+
+    monkeypatch.setattr("policy_gradients.critic.total", both)
+    assert whiten(here, mask, accelerator)[0].tolist() == pytest.approx([-3 / 5**0.5, -1 / 5**0.5])
+    # Values are right there, and 0 here: errors (1, 3, 0, 0) have variance 10/4 - 1, outcomes 5.
+    assert explained_variance(torch.zeros(1, 2), here, mask, accelerator) == pytest.approx(1 - 1.5 / 5)
+    assert there.square().sum() == 74
+
+
 @pytest.mark.parametrize("backbone", ["own", "policy"])
 def test_values_are_those_of_the_states_before_each_token(backbone: str) -> None:
     """In shared-prefix rows as in padded ones: the head on the hidden state that predicts the token."""

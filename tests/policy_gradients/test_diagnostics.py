@@ -200,6 +200,19 @@ def test_a_clip_without_a_lower_bound_holds_from_above_alone(accelerator) -> Non
     assert "policy/clip_fraction" not in sums.means(accelerator, has_ratio=True)
 
 
+def test_a_ratio_at_the_clip_is_not_held_back(accelerator) -> None:
+    """Bounds of 1/2 and 3/2, which fp32 has exactly: at them the gradient still flows, one step beyond it does not."""
+    at, beyond = [[1.5, 0.5]], [[1.5 + 2**-20, 0.5 - 2**-20]]
+    for clip_low, adv in ((0.5, [[1.0, -1.0]]), (None, [[1.0, 1.0]])):
+        for ratio, held in ((at, 0), (beyond, 2 if clip_low else 1)):
+            sums = UpdateSums()
+            add(sums, [[0.0] * 2], [[True] * 2], ratio=ratio, adv=adv, clip_low=clip_low, clip_high=0.5)
+            assert sums.means(accelerator, has_ratio=True)["policy/clip_fraction"] == held / 2
+    sums = UpdateSums()
+    add(sums, [[0.0] * 2], [[True] * 2], ratio=[[9.0, 0.1]], adv=[[0.0, 0.0]], clip_low=0.5, clip_high=0.5)
+    assert sums.means(accelerator, has_ratio=True)["policy/clip_fraction"] == 0, "an advantage of 0 pushes nowhere"
+
+
 def test_importance_weights_are_averaged_over_tokens(accelerator) -> None:
     sums = UpdateSums()
     add(sums, [[0.0, 0.0]], [[True, False]], weight=torch.tensor([[2.0, 9.0]]))

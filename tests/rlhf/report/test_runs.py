@@ -48,6 +48,16 @@ def test_a_title_is_given_or_the_algorithm_or_the_folder() -> None:
     assert Run(Path("x"), {"algorithm": "grpo"}, {"seed": 4}).seed == 4
 
 
+def test_a_commit_is_shown_short_and_says_what_was_changed() -> None:
+    def commit(**provenance: Any) -> str:
+        return Run(Path("x"), provenance=provenance).commit
+
+    assert commit(git_commit="0123456789abcdef") == "0123456789ab"
+    assert commit(git_commit="0123456789abcdef", git_dirty=False) == "0123456789ab"
+    assert commit(git_commit="0123456789abcdef", git_dirty=True) == "0123456789ab with uncommitted changes"
+    assert commit() == commit(git_commit=None, git_dirty=True) == ""
+
+
 def test_numbers_of_a_run_by_hand() -> None:
     """Seconds 0 to 2, 2 to 3, 3 to 7; the clock that went back costs nothing. Tokens 2*10 + 4*5."""
     metrics: list[dict[str, Any]] = [
