@@ -95,3 +95,105 @@ def test_what_is_not_there_has_no_section(tmp_path: Path, part: str):
     page = write_evaluation(tmp_path, Result([record], lambda items: 0.0), title="RM").read_text()
     assert f'id="{part}"' not in page or part == "pictures"
     assert 'id="numbers"' in page
+
+
+def test_the_histogram_is_drawn_as_overlaid_bars():
+    """Vega-Lite's words for it: another word draws another picture, or none."""
+    spec = histogram({"a": [0.0, 30.0]})
+    rows = spec.pop("data")["values"]
+    assert [set(row) for row in rows] == [{"g", "a", "b", "v"}] * 30
+    assert spec == {
+        "width": "container",
+        "height": 260,
+        "params": [{"name": "focus", "value": None}],
+        "mark": {"type": "bar", "opacity": 0.55},
+        "encoding": {
+            "x": {"field": "a", "type": "quantitative", "title": "score", "bin": "binned"},
+            "x2": {"field": "b"},
+            "y": {"field": "v", "type": "quantitative", "title": "share", "stack": None},
+            "color": {"field": "g", "type": "nominal", "scale": {"domain": ["a"]}, "legend": None},
+        },
+    }
+
+
+def test_calibration_is_drawn_as_a_line_beside_the_diagonal():
+    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    assert calibration([]) == {
+        "width": "container",
+        "height": 260,
+        "encoding": {
+            "x": {"field": "predicted", "title": "predicted", **axis},
+            "y": {"field": "observed", "title": "observed", **axis},
+        },
+        "layer": [
+            {
+                "data": {"values": [{"predicted": 0, "observed": 0}, {"predicted": 1, "observed": 1}]},
+                "mark": {"type": "line", "strokeDash": [4, 4], "opacity": 0.5},
+            },
+            {
+                "data": {"values": []},
+                "mark": {"type": "line", "point": {"filled": True, "size": 50}},
+                "encoding": {"tooltip": [{"field": "predicted"}, {"field": "observed"}, {"field": "n"}]},
+            },
+        ],
+    }
+
+
+def test_a_step_shows_its_probability_in_full_and_in_short():
+    page = trace({"steps": ["a", "b"], "labels": [0, -1], "wrong": [0.12345, 0.996]})
+    assert re.findall(r'title="([^"]*)"', page) == ["0.123", "0.996"]
+    assert re.findall(r"<small>([^<]*)</small>", page) == ["0.12", "1.00"]
+    assert re.findall(r"var\(--bad\) (\d+)%", page) == ["9", "70"]
+    assert page.startswith('<article><pre tabindex="0"><span style="background: color-mix(in srgb, var(--bad) 9%')
+    assert page.count("<br>") == 1
+    assert page.index("b</span> ✗") > page.index("<br>")
+    with pytest.raises(ValueError, match="zip"):
+        trace({"steps": ["a"], "labels": [0, 1], "wrong": [0.5]})
+
+
+def test_a_page_has_its_parts_in_order_and_says_what_they_are(tmp_path: Path):
+    record = {"data": "held-out", "metric": "auc", "value": 0.875, "n": 40}
+    result = Result(
+        [record],
+        lambda items: 0.0,
+        [record],
+        histograms={"right": [1.0, 2.0], "wrong": [0.0]},
+        reliability=[{"predicted": 0.2, "observed": 0.4, "n": 3}],
+        best_of={"model": [{"of": 2, "value": 0.5, "n": 9}], "majority": [{"of": 2, "value": 0.25, "n": 9}]},
+        traces=[{"steps": ["1+1=3"], "labels": [-1], "wrong": [0.9]}, {"steps": ["4"], "labels": [1], "wrong": [0.1]}],
+    )
+    page = write_evaluation(tmp_path, result, title="ORM & co").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL))
+    said = [
+        *("ORM &amp; co: evaluation", "RLHF Lab · reward model", "Held-out evaluation with 95 % intervals."),
+        *("Numbers", "Data Metric Value n", "held-out auc 0.875 40", "Baselines"),
+        "What needs no reward model: a model is worth what it is better than these.",
+        *("Data Metric Value n", "Pictures", "right", "wrong", "Scores", "model", "majority", "Best of n"),
+        "Share of questions answered rightly by the best-scored of n answers; exact over all subsets of n",
+        *("Calibration", "Predicted against observed frequency; on the dashed line predictions are what they say"),
+        "Steps",
+        "Each step on the colour of its probability of being wrong; ✗ marks the steps that are labelled wrong.",
+        *("1+1=3 ✗ 0.90", "4 0.10"),
+    ]
+    at = 0
+    for words in said:
+        found = text.find(words, at)
+        assert found >= 0, f"{words!r} is not there, or not in its place"
+        at = found + len(words)
+    assert re.findall(r'<section[^>]*id="(\w+)"', page) == ["numbers", "baselines", "pictures", "steps"]
+    for alt in (
+        *("Histogram of scores. right: mean 1.50; wrong: mean 0.00", "Best-of-n accuracy by n", "Reliability diagram"),
+    ):
+        assert f'aria-label="{alt}"' in page
+    charts = json.loads(re.search(r"<script[^>]*>(\{.*?)</script>", page, re.DOTALL)[1])["charts"]
+    scores, best, calibrated = charts.values()
+    assert scores == histogram(result.histograms)
+    assert calibrated == calibration(result.reliability)
+    assert best["height"] == 300
+    assert '{"g": "majority", "s": 2, "v": 0.25, "n": "9 questions"}' in json.dumps(best)
+
+
+def test_a_page_of_numbers_alone_has_no_picture(tmp_path: Path):
+    page = write_evaluation(tmp_path, Result([], lambda items: 0.0), title="RM").read_text()
+    assert json.loads(re.search(r"<script[^>]*>(\{.*?)</script>", page, re.DOTALL)[1])["charts"] == {}
+    assert not re.search(r'id="(baselines|steps)"', page)

@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 
 from rlhf import logprobs as scoring
 from rlhf.groups import Group, micro_batches
-from rlhf.logprobs import Scorer, attention_kernel
+from rlhf.logprobs import Scorer, attention_kernel, score
 from rlhf.models.recomputing import checkpoint_activations
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10, 1], [11, 1]]), Group([5, 9], [[12, 13, 1], [7, 1]])]
@@ -41,3 +41,29 @@ def test_only_short_rows_without_checkpointing_get_matrix_products() -> None:
     assert not products_alone(scoring.SHORT)
     (rows,) = micro_batches(GROUPS, token_budget=1000)
     Scorer(model)(rows).logp.sum().backward()
+
+
+@pytest.mark.parametrize("token_budget", [6, 1000])
+def test_batches_are_scored_in_the_order_of_the_completions(token_budget: int) -> None:
+    """As wide as the longest completion, zero behind each end, by plain rows; without gradient."""
+    model = tiny_model("qwen3")
+    groups = [*GROUPS, Group([7], [[8], [9, 10, 11, 12, 1]])]
+    found = score(Scorer(model), groups, token_budget=token_budget, device=torch.device("cpu"), temperature=0.7)
+    said = [(group.prompt, completion) for group in groups for completion in group.completions]
+    assert found.logp.shape == found.entropy.shape == found.mask.shape == (6, 5)
+    assert not found.logp.requires_grad
+    for i, (prompt, tokens) in enumerate(said):
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1] / 0.7
+        logp = logits.log_softmax(-1)
+        wanted = logp.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        torch.testing.assert_close(found.logp[i, : len(tokens)], wanted, atol=1e-4, rtol=0)
+        entropy = -(logp.exp() * logp).sum(-1)
+        torch.testing.assert_close(found.entropy[i, : len(tokens)], entropy, atol=1e-4, rtol=0)
+        assert found.mask[i].tolist() == [k < len(tokens) for k in range(5)]
+        assert not found.logp[i, len(tokens) :].any()
+        assert not found.entropy[i, len(tokens) :].any()
+
+
+def test_nothing_to_score_is_an_empty_batch() -> None:
+    found = score(Scorer(tiny_model("qwen3")), [], token_budget=10, device=torch.device("cpu"))
+    assert [part.shape for part in found] == [(0, 0)] * 3
