@@ -1,14 +1,14 @@
-"""Shared-prefix rows: completions of one prompt laid in one row, the prompt once.
+"""Shared-prefix rows: all completions of a prompt in one row, with the prompt once.
 
     row        p p p p a a a b b c c c c      tokens: P + sum(L), instead of G * P + sum(L)
     position   0 1 2 3 4 5 6 4 5 4 5 6 7      restarts after the prompt for each completion
     branch     0 0 0 0 1 1 1 2 2 3 3 3 3      0 = the prompt
 
-A token sees what came before it in the row if that is the prompt or its own branch. Log-probabilities are those of
-separate rows. Several groups may share a row (packing): then a token also sees its own group alone.
+A token attends to the earlier tokens of the prompt and of its own branch, so log-probabilities are those of separate
+rows. Several groups may share a row (packing): a token attends only to its own group.
 
-A padded row is the special case of one group with one completion: plain causal attention, no mask to build. It is what
-architectures without custom masks fall back to, and the oracle of the tests.
+A padded row is the special case of one group with one completion: plain causal attention, without a mask. Architectures
+that take no custom masks use padded rows, and the tests compare with them.
 """
 
 import math
@@ -46,15 +46,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Rows:
-    """A micro-batch on its way through a model: r rows of length l that hold n completions of at most t tokens."""
+    """A micro-batch as the input of a model: r rows of length l that hold n completions of at most t tokens."""
 
     input_ids: Int[Tensor, "r l"]
     position_ids: Int[Tensor, "r l"]
     visible: Bool[Tensor, "r 1 l l"] | None  # None: plain causal
-    source: Int[Tensor, "n t"]  # where in the flattened rows the state stands that predicts each token
+    source: Int[Tensor, "n t"]  # index, in the flattened rows, of the state that predicts each token
     target: Int[Tensor, "n t"]  # the tokens of the completions
-    mask: Bool[Tensor, "n t"]  # True = the token counts
-    sequence: Int[Tensor, " n"]  # which completion of the whole batch this is, counted through the groups in order
+    mask: Bool[Tensor, "n t"]  # True: the token is in the loss
+    sequence: Int[Tensor, " n"]  # number of the completion in the whole batch, counted through the groups in order
 
     def to(self, device: torch.device) -> "Rows":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -63,7 +63,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Part of a group that goes into one row."""
+    """Completions of one group that share a row."""
 
     group: Group
     sequence: list[int]
@@ -76,12 +76,12 @@ class _Piece:
 class Part(NamedTuple):
     """A micro-batch of whole groups."""
 
-    numbers: list[int]  # of the groups that it holds, in the order in which its rows count completions
+    numbers: list[int]  # of its groups, in the order in which `rows.sequence` counts completions
     rows: Rows
 
 
 class Layout(TypedDict):
-    """How groups become rows, as `micro_batches` and `score` take it."""
+    """How groups become rows: arguments of `micro_batches` and `score`."""
 
     token_budget: int
     shared_prefix: bool
@@ -92,10 +92,10 @@ def micro_batches(
 ) -> list[Rows]:
     """Cut groups into micro-batches of at most `token_budget` tokens, padding included, longest first.
 
-    Sorting by length keeps padding low, and the longest first makes an out-of-memory error come at once. A group too
-    long for the budget is split (its prompt is repeated); a single completion too long for it goes alone.
-    `pack_to` > 0 also puts short groups together in rows of up to that many tokens. A model that takes no shared rows
-    takes no packed ones either, which ask for the same: a mask of their own, and positions that begin again.
+    Sorting by length reduces padding; with the longest first, an out-of-memory error comes at once. A group longer than
+    the budget is split, and its prompt repeated; a completion longer than the budget gets a micro-batch of its own.
+    `pack_to` > 0 puts several short groups in one row of up to that many tokens. This needs what shared rows need, a
+    custom mask and positions that restart, so without `shared_prefix` nothing is packed.
     """
     pieces = sorted(_pieces(groups, token_budget, shared_prefix), key=lambda piece: -piece.tokens)
     packed = _pack(pieces, pack_to if shared_prefix else 0)
@@ -104,7 +104,7 @@ def micro_batches(
 
 
 def whole_micro_batches(groups: Sequence[Group], *, token_budget: int, shared_prefix: bool = True) -> list[Part]:
-    """`micro_batches` that never split a group, for losses that compare its completions. One too long goes alone."""
+    """`micro_batches` that never split a group, for losses that compare the completions of a group."""
 
     def size(group: Group) -> tuple[int, int]:
         lengths = [len(completion) for completion in group.completions]
@@ -120,16 +120,18 @@ def whole_micro_batches(groups: Sequence[Group], *, token_budget: int, shared_pr
 
 
 def _cut(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Which of these (rows, width) go through the model together: the cut of them, by width, that costs least.
+    """Cut items of (rows, width), sorted by width, into the micro-batches of the least total cost.
 
-    A micro-batch costs its rows times its widest width, so padding counts, and a sixteenth of the budget besides: its
-    calls, and its pass over all gradients. Without that each would go alone. The cheapest cut of what comes from
-    `start` on is found from the last to the first.
+    The cost of a micro-batch is its rows times its largest width (so padding counts), plus a sixteenth of the budget
+    for its calls and its pass over all gradients; without that, every item would be a micro-batch. Dynamic programming
+    from the last item to the first: `cheapest[start]` is the least cost of the items from `start` on.
     """
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i][1])
-    cheapest, stop = [0.0] * (len(order) + 1), [0] * len(order)
+    cheapest = [0.0] * (len(order) + 1)
+    stop = [0] * len(order)
     for start in reversed(range(len(order))):
-        rows, width = 0, sizes[order[start]][1]
+        rows = 0
+        width = sizes[order[start]][1]
         cheapest[start] = math.inf
         for end in range(start + 1, len(order) + 1):
             rows += sizes[order[end - 1]][0]
@@ -137,8 +139,10 @@ def _cut(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
                 break
             cost = rows * width + budget / 16 + cheapest[end]
             if cost <= cheapest[start]:
-                cheapest[start], stop[start] = cost, end
-    cut, start = [], 0
+                cheapest[start] = cost
+                stop[start] = end
+    cut = []
+    start = 0
     while start < len(order):
         cut.append(order[start : stop[start]])
         start = stop[start]
@@ -167,7 +171,7 @@ def _pieces(groups: Sequence[Group], budget: float, shared_prefix: bool) -> Iter
 
 
 def _pack(pieces: list[_Piece], pack_to: int) -> list[list[_Piece]]:
-    """First fit, longest first. Returns rows, the longest first."""
+    """First-fit packing, longest piece first. Returns the rows, the longest first."""
     rows: list[list[_Piece]] = []
     room: list[int] = []
     for piece in pieces:
@@ -182,9 +186,10 @@ def _pack(pieces: list[_Piece], pack_to: int) -> list[list[_Piece]]:
 
 
 def _rows(packed: list[list[_Piece]]) -> Rows:
-    r, length = len(packed), sum(piece.tokens for piece in packed[0])
+    r = len(packed)
+    length = sum(piece.tokens for piece in packed[0])
     input_ids = torch.zeros(r, length, dtype=torch.long)
-    position_ids = torch.arange(length).repeat(r, 1)  # of padding too: transformers reads a restart as packing
+    position_ids = torch.arange(length).repeat(r, 1)  # a restart, even in padding, means packing to transformers
     group_of = torch.full((r, length), -1)  # -1 = padding
     branch = torch.zeros(r, length, dtype=torch.long)
     completions: list[tuple[Sequence[int], Sequence[bool] | None, int, int, int]] = []
@@ -206,7 +211,8 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
                 at = end
             group_of[row, start:at] = number
 
-    n, t = len(completions), max(len(tokens) for tokens, *_ in completions)
+    n = len(completions)
+    t = max(len(tokens) for tokens, *_ in completions)
     source = torch.zeros(n, t, dtype=torch.long)
     target = torch.zeros(n, t, dtype=torch.long)
     mask = torch.zeros(n, t, dtype=torch.bool)
@@ -230,7 +236,7 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
 
 
 def _visible(group_of: Int[Tensor, "r l"], branch: Int[Tensor, "r l"]) -> Bool[Tensor, "r 1 l l"]:
-    """Query i sees key j: not later, same group, and j in the prompt or in i's own branch."""
+    """Whether query i attends to key j: j is not later, in the same group, and in the prompt or in the branch of i."""
     length = group_of.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same_group = group_of[:, :, None] == group_of[:, None, :]

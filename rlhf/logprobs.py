@@ -1,4 +1,4 @@
-"""Groups through a model: log-probabilities, right-padded (n, t), whatever the rows looked like."""
+"""Log-probabilities of the completions of groups: right-padded (n, t), whatever the layout of the rows."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +14,14 @@ from rlhf.groups import Group, Rows, micro_batches
 from rlhf.models.recomputing import recomputes
 from rlhf.tensors import token_logp
 
-SHORT = 128  # tokens of a row up to which attention on a CPU is faster without PyTorch's blocked kernel
+SHORT = 128  # up to this row length in tokens, attention on a CPU is faster without PyTorch's blocked kernel
 
 
 class Scores(NamedTuple):
-    """Of n completions of at most t tokens. Zero where the mask is False."""
+    """Log-probabilities and entropies of n completions of at most t tokens; zero where the mask is False."""
 
     logp: Float[Tensor, "n t"]  # log-probability of the sampled token, nats
-    entropy: Float[Tensor, "n t"]  # of the distribution it was sampled from, nats, without gradient
+    entropy: Float[Tensor, "n t"]  # of the distribution over the vocabulary, nats, without gradient
     mask: Bool[Tensor, "n t"]
 
 
@@ -37,7 +37,7 @@ class Scorer(nn.Module):
 
     def forward(self, rows: Rows, temperature: float = 1.0) -> Scores:
         states = hidden_states(self.model, rows)
-        # Only the states that predict a completion's token that counts reach the vocabulary projection.
+        # Only states that predict a token in the loss mask reach the vocabulary projection.
         logp = states.new_zeros(rows.mask.shape, dtype=torch.float32)
         entropy = torch.zeros_like(logp)
         picked, picked_entropy = token_logp(
@@ -52,11 +52,11 @@ class Scorer(nn.Module):
 
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
-    """The last hidden states of the backbone, the vocabulary projection left out."""
+    """The last hidden states of the backbone, before the vocabulary projection."""
     inputs = {"input_ids": rows.input_ids}
-    if rows.visible is not None:  # plain causal rows are what every architecture takes, without more arguments
+    if rows.visible is not None:  # causal rows need no further arguments, and every architecture takes them
         mask = rows.visible
-        if model.config._attn_implementation == "eager":  # adds numbers to its scores; kernels take booleans
+        if model.config._attn_implementation == "eager":  # eager attention adds its mask; the kernels take booleans
             mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
         inputs |= {"position_ids": rows.position_ids, "attention_mask": mask}
     with attention_kernel(model, rows):
@@ -64,11 +64,11 @@ def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
 
 
 def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManager[None]:
-    """Which of PyTorch's attention kernels takes these rows: its own choice, but for short ones on a CPU.
+    """Use PyTorch's default attention kernel, except for short rows on a CPU.
 
-    Its blocked kernel there works in blocks of hundreds of tokens, whatever the rows have: of 64 tokens, forward and
-    backward take 3 times as long as plain matrix products, of 256 as long. Checkpointed layers run again in the
-    backward pass, where this choice holds no more, and both runs must be alike; so they keep PyTorch's.
+    There its blocked kernel is slower than plain matrix products: 3 times at 64 tokens, equal at 256. With gradient
+    checkpointing the default stays: the recomputation in backward runs outside this context and would use another
+    kernel than the forward pass.
     """
     short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
     return sdpa_kernel(SDPBackend.MATH) if short and not recomputes(model) else nullcontext()
@@ -84,10 +84,11 @@ def score(
     temperature: float = 1.0,
     shared_prefix: bool = True,
 ) -> Scores:
-    """Score whole batches without gradient, in the order of the groups' completions."""
+    """`Scores` of all completions without gradient, in the order of the groups and their completions."""
     longest = max((len(c) for group in groups for c in group.completions), default=0)
     n = sum(len(group.completions) for group in groups)
-    logp, entropy = torch.zeros(n, longest, device=device), torch.zeros(n, longest, device=device)
+    logp = torch.zeros(n, longest, device=device)
+    entropy = torch.zeros(n, longest, device=device)
     mask = torch.zeros(n, longest, dtype=torch.bool, device=device)
     for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
         rows = rows.to(device)

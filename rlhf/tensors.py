@@ -1,13 +1,20 @@
 """Token log-probabilities from hidden states, and sums over masked tokens.
 
 Shapes: n sequences, t tokens, m selected tokens, d hidden size, v vocabulary.
+
+    >>> x = torch.tensor([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0]])
+    >>> mask = torch.tensor([[True, True, False], [False, False, False]])
+    >>> masked_sum(x, mask)
+    tensor([3., 0.])
+    >>> masked_mean(x, mask)
+    tensor([1.5000, 0.0000])
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Logits of this many numbers are held at a time (256 MB in fp32), whatever the vocabulary.
+# At most this many logits are held at a time (256 MB in fp32), whatever the size of the vocabulary.
 LOGITS_AT_ONCE = 64 * 1024 * 1024
 
 
@@ -20,9 +27,15 @@ def token_logp(
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """log softmax(hidden @ head.T / temperature) at `target`, and the entropy of that distribution, in nats.
 
-    The logits of all tokens at once would be the largest tensor of a training step (m * v), so they are made in chunks
-    and made again in the backward pass instead of being kept. Everything is fp32, whatever the precision of the
-    backbone: logits rounded to bf16 are off by up to 0.06 nats at a value of 20, more than a policy moves in a step.
+    The logits of all tokens (m, v) would be the largest tensor of a training step, so they are computed in chunks, and
+    again in the backward pass instead of being kept. Everything is fp32, whatever the precision of the backbone: at a
+    value of 20, a logit rounded to bf16 is off by up to 0.06 nats, more than a policy moves in a step.
+
+    A uniform distribution over 4 tokens has log-probabilities -log 4 and the entropy log 4:
+
+        >>> logp, entropy = token_logp(torch.zeros(1, 8), torch.ones(4, 8), torch.tensor([2]))
+        >>> logp, entropy
+        (tensor([-1.3863]), tensor([1.3863]))
 
     Returns:
         logp: differentiable in `hidden` and `head`.
@@ -52,7 +65,7 @@ class _TokenLogp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        grad_logp = gradients[0]  # the entropy's is of no interest
+        grad_logp = gradients[0]  # entropy is a diagnostic; its gradient is dropped
         hidden, head, target, log_z = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
@@ -75,10 +88,10 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
 
 
 def masked_sum(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n"]:
-    """Sum over the tokens that count. Tokens that do not count may hold anything, even inf."""
+    """Sum over the tokens in the mask. The others may hold anything, even inf or nan."""
     return torch.where(mask, x, 0.0).sum(-1)
 
 
 def masked_mean(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n"]:
-    """Mean over the tokens that count; 0 for a sequence with none."""
+    """Mean over the tokens in the mask; 0 for a sequence without any."""
     return masked_sum(x, mask) / mask.sum(-1).clamp(min=1)

@@ -1,8 +1,8 @@
-"""Numbers as people and models write them: the number that was said, or none, never another one.
+"""Numbers as people and models write them. A reader returns the number that is meant, or None, never another one.
 
 Numbers: `$1,000.50`, `15 dollars`, `42%`, `.5`, `1/2`, `1 1/2`, `−3` (a typographic minus), `1e3`, `\\frac{1}{2}`,
-`\\boxed{12{,}500}`. None of them: `1,2` (a list), `3-4` (a range or a difference), `10:30`, `2020-01-02`, `1.2.3`,
-`2^5`, `3rd`, `5k`, `x2`. Each of these could mean several, and whoever guesses calls a wrong answer right. Numbers in
+`\\boxed{12{,}500}`. Not a number: `1,2` (a list), `3-4` (a range or a difference), `10:30`, `2020-01-02`, `1.2.3`,
+`2^5`, `3rd`, `5k`, `x2`. Each of these has several meanings, and a guess could call a wrong answer right. Numbers in
 words are not read.
 """
 
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-# A longer number, or a larger exponent, is nobody's answer, and exact arithmetic with it takes for ever.
+# Longer numbers and larger exponents are no answers, and exact arithmetic with them never ends.
 LONGEST = 400
 
 _PLUS = "\u2064"  # Unicode's invisible plus: between the two parts of a mixed number, 1 1/2
@@ -42,7 +42,7 @@ _PARTS = {"halves", "thirds", "fourths", "fifths", "tenths"}  # quarters may be 
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that a text says, with whatever words around it; None if it says none, several, or an unclear one.
+    """The only number of a text, with any words around it; None if there is none, several, or an ambiguous one.
 
     >>> read_number("15 dollars"), read_number("$1,000.50"), read_number("1,2"), read_number("-1 1/2")
     (Fraction(15, 1), Fraction(2001, 2), None, Fraction(-3, 2))
@@ -53,7 +53,7 @@ def read_number(text: str) -> Fraction | None:
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number of a text; None if there is none or the last one is unclear.
+    """The last number of a text; None if there is none or the last one is ambiguous.
 
     >>> last_number("2 + 3 = 5, so the answer is **5**."), last_number("The answer is 3-4")
     (Fraction(5, 1), None)
@@ -183,6 +183,7 @@ def _parse(word: str) -> Fraction | None:
     if re.search(r"\.\d+(\.\.+|…)", word):  # 0.333...: it goes on
         return None
     word = re.sub(r"^[A-Za-z]+:", "", word)
+    word = re.sub(r"(?<=[)\]}\"'*_`”’»])\.+$", "", word)  # **5**. and (5). end a sentence
     word = word.lstrip("([{\"'*_`≈:#“‘«").rstrip(")]}\"'*_`,;:!?”’»")
     word = re.sub(r"^–(?=[\d.$])", "-", word)
     found = _NUMBER.fullmatch(word.rstrip(".") if re.search(r"\d\.+$", word) else word)
