@@ -144,6 +144,99 @@ def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest
     assert [example.group.completions for example in data.train] == [[[y, x, end], [x]]] * len(data.train)
 
 
+# --------------------------------------------------------------------------------------------------- the policy's own
+
+
+class Task:
+    """Problems by number; of problem 2 all answers are right."""
+
+    name, fingerprint = "numbered", "f"
+
+    def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
+        return [Problem(f"train {seed}: {i}", str(i), {}) for i in range(first, first + count)]
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        return [Problem(f"held out {i}", str(i), {}) for i in range(count)]
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        raise AssertionError("nothing is verified here")
+
+
+def own_pairs(monkeypatch: pytest.MonkeyPatch, *, exact: Any = None, said: list[str] | None = None, **settings: Any):
+    """The data, and how candidates were asked for: four a problem, of which the second and the fourth are right."""
+    asked: list[tuple] = []
+
+    def sampled(model_name: str, task: Any, problems: list[Problem], **how: Any) -> list[Candidates]:
+        asked.append((model_name, task, [problem.question for problem in problems], how))
+        texts = [Answer(f"answer {j}") for j in range(how["count"])]
+        verdicts = [Verdict(float(j % 2) if exact is None else exact, 1.0, 0.0) for j in range(how["count"])]
+        return [
+            Candidates(it, texts, [Verdict(1.0, 1.0, 0.0)] * len(texts) if it.answer == "2" else verdicts)
+            for it in problems
+        ]
+
+    monkeypatch.setattr("direct_alignment.data.sample_candidates", sampled)
+    data = {"path": "on_policy", "held_out": 4, "problems": 6, "candidates": 4, "per_problem": 2}
+    fixed = {"max_steps": 1, "batch_size": 2, "task": "step_arithmetic", "max_new_tokens": 17, "seed": 5}
+    config = DirectAlignmentConfig(**{**fixed, "system_prompt": "Be brief.", "data": data, **settings})
+    task, heard = Task(), [] if said is None else said
+    return load(config, losses[config.loss], task, TOKENIZER, say=heard.append), asked, task
+
+
+def test_own_pairs_are_of_training_and_of_held_out_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two a problem that has both kinds: five of six, and three of four. Held-out ones are the same for every seed."""
+    said: list[str] = []
+    data, asked, task = own_pairs(monkeypatch, said=said)
+    how = {"count": 4, "max_new_tokens": 17, "system_prompt": "Be brief."}
+    assert asked == [
+        ("embedded", task, [f"train 5: {i}" for i in range(6)], how | {"seed": 5}),
+        ("embedded", task, [f"held out {i}" for i in range(4)], how | {"seed": 0}),
+    ]
+    assert (len(data.train), len(data.held_out), data.seed) == (10, 6, 5)
+    assert {e.question for e in data.train} == {f"train 5: {i}" for i in (0, 1, 3, 4, 5)}
+    assert {e.question for e in data.held_out} == {f"held out {i}" for i in (0, 1, 3)}
+    assert [e.question for e in data.train] != sorted(e.question for e in data.train), "shuffled"
+    for example in [*data.train, *data.held_out]:
+        chosen, rejected = (TOKENIZER.decode(c, skip_special_tokens=True) for c in example.group.completions)
+        assert (int(chosen[-1]) % 2, int(rejected[-1]) % 2) == (1, 0)
+        asked_as = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": example.question}]
+        assert example.group.prompt == encode_prompt(TOKENIZER, asked_as)
+    assert said[0] == "data: sampling 4 completions of 6 problems, or taking them from the cache"
+    assert [e.group for e in own_pairs(monkeypatch)[0].train] == [e.group for e in data.train]
+    few, _, _ = own_pairs(monkeypatch, max_samples=3)
+    assert [e.group for e in few.train] == [e.group for e in data.train[:3]]
+    assert len(few.held_out) == 6
+
+
+@pytest.mark.parametrize("exact", [0.0, 1.0])
+def test_own_pairs_need_both_kinds(monkeypatch: pytest.MonkeyPatch, exact: float) -> None:
+    with pytest.raises(UserError, match="embedded has all completions of a problem right or all wrong on step_arith"):
+        own_pairs(monkeypatch, exact=exact)
+
+
+def test_a_fingerprint_follows_tokens_and_labels(tmp_path: Path) -> None:
+    """Of all examples, in their order."""
+    rows = [{"prompt": f"question {i}", "completion": f"answer {i}", "label": i % 2 == 0} for i in range(20)]
+    first = read(tmp_path, rows, loss="kto").fingerprint
+    assert read(tmp_path, rows, loss="kto").fingerprint == first
+    assert len(first) == 16
+    others = [
+        read(tmp_path, [{**rows[0], "label": False}, *rows[1:]], loss="kto"),
+        read(tmp_path, [{**rows[0], "completion": "another"}, *rows[1:]], loss="kto"),
+        read(tmp_path, rows, loss="kto", seed=1),
+    ]
+    assert len({first, *(data.fingerprint for data in others)}) == 4
+
+
+def test_which_rows_are_trained_on_follows_the_seed(tmp_path: Path) -> None:
+    """What is held out does not."""
+    one, two = (read(tmp_path, [pair(i) for i in range(40)], seed=seed, max_samples=10) for seed in (0, 1))
+    assert [e.question for e in one.held_out] == [e.question for e in two.held_out]
+    assert [e.question for e in one.train] != [e.question for e in two.train]
+    assert len(one.train) == len(two.train) == 10
+    assert len(read(tmp_path, [pair(i) for i in range(40)]).train) == 32
+
+
 # ---------------------------------------------------------------------------------------------- KTO's mismatched texts
 
 
