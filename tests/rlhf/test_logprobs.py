@@ -67,3 +67,18 @@ def test_batches_are_scored_in_the_order_of_the_completions(token_budget: int) -
 def test_nothing_to_score_is_an_empty_batch() -> None:
     found = score(Scorer(tiny_model("qwen3")), [], token_budget=10, device=torch.device("cpu"))
     assert [part.shape for part in found] == [(0, 0)] * 3
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_attention_by_the_models_own_code_gives_the_same(shared_prefix: bool) -> None:
+    """Eager attention adds a mask of numbers to its scores, where kernels take booleans."""
+    model = tiny_model("qwen3")
+    (rows,) = micro_batches(GROUPS, token_budget=1000, shared_prefix=shared_prefix)
+    wanted = Scorer(model)(rows)
+    model.set_attn_implementation("eager")
+    try:
+        found = Scorer(model)(rows)
+    finally:
+        model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(found.logp, wanted.logp, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.entropy, wanted.entropy, atol=1e-5, rtol=1e-4)
