@@ -12,6 +12,8 @@ from fractions import Fraction
 
 # Longer numbers and larger exponents are no answers, and exact arithmetic with them never ends.
 LONGEST = 400
+# Characters, from its end, in which a text's last number is looked for; a longer text is not one number.
+MOST = 50_000
 
 _PLUS = "\u2064"  # Unicode's invisible plus: between the two parts of a mixed number, 1 1/2
 _BORDER = "|"  # a word of its own, across which no two words make one number
@@ -30,15 +32,21 @@ _NUMBER = re.compile(
 _THOUSANDS = {*("k", "K", "M", "b", "B", "T", "mn", "bn", "tn", "lakh", "lakhs", "crore", "crores")}
 _NO_UNIT = {*("st", "nd", "rd", "th"), *_THOUSANDS, *("x", "y", "z", "n", "i", "e", "E", "pi")}
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES |= {f"{name}s": scale for name, scale in _SCALES.items()}
 _OPERATORS = {*"+-*×·÷^±<>≤≥≠", "\\times", "\\cdot", "\\div", "\\pm", "–", "<=", ">=", "!=", "**"}
-# Between two numbers: '3 x 4', '3 to 4', '3 divided by 4'.
-_JOINING = {"x", "to", "or", "by", "plus", "times", "over", "mod", "choose", "%", "&"}
+# Between two numbers: '3 x 4', '3 to 4', '3 divided by 4', '3 : 4'.
+_JOINING = {"x", "to", "or", "by", "plus", "times", "over", "mod", "choose", "point", "%", "&", ":"}
 _JOINING_TWO = {("divided", "by"), ("multiplied", "by"), ("out", "of")}
-# Before a number, what makes another of it: '\\sqrt 9', 'log 100'.
+# Before a number, what makes another of it: '\\sqrt 9', 'log 100', 'twice 5', 'the power of 2'.
 _FUNCTIONS = {*("√", "∛", "∜"), *("sqrt", "log", "ln", "exp", "sin", "cos", "tan", "abs", "lg")}
-# Behind it: '5 squared', '2 thirds'.
+_FUNCTIONS |= {"twice", "thrice", "double", "triple", "half", "not"}
+_OF = {"root", "power", "square", "cube", "logarithm", "half", "third", "quarter"}
+# Behind it: '5 squared', '2 thirds', '2 pi'.
 _POWERS = {"squared", "cubed", "factorial"}
-_PARTS = {"halves", "thirds", "fourths", "fifths", "tenths"}  # quarters may be coins
+_FEW = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+_PARTS = {"halves", "thirds", "fourths", "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "twelfths"}
+_PARTS |= {"hundredths", "thousandths", "millionths"}  # quarters may be coins
+_SYMBOLS = {*("x", "y", "z", "n", "i", "e"), *("pi", "π", "\\pi")}
 
 
 def read_number(text: str) -> Fraction | None:
@@ -47,7 +55,7 @@ def read_number(text: str) -> Fraction | None:
     >>> read_number("15 dollars"), read_number("$1,000.50"), read_number("1,2"), read_number("-1 1/2")
     (Fraction(15, 1), Fraction(2001, 2), None, Fraction(-3, 2))
     """
-    words = _words(text)
+    words = _words(text) if len(text) <= MOST else []
     places = [i for i, word in enumerate(words) if _has_digit(word)]
     return _at(words, places[0]) if len(places) == 1 else None
 
@@ -58,7 +66,7 @@ def last_number(text: str) -> Fraction | None:
     >>> last_number("2 + 3 = 5, so the answer is **5**."), last_number("The answer is 3-4")
     (Fraction(5, 1), None)
     """
-    words = _words(text)
+    words = _words(text if len(text) <= MOST else re.sub(r"^\S*", "", text[-MOST:]))  # a cut word is not a word
     places = [i for i, word in enumerate(words) if _has_digit(word)]
     return _at(words, places[-1]) if places else None
 
@@ -77,10 +85,11 @@ def write_number(number: Fraction) -> str:
 
 def _words(text: str) -> list[str]:
     """Words between blanks, with LaTeX, tags and typography undone as far as they only dress a number."""
-    text = re.sub(r"\n", f" {_BORDER} ", _TAG.sub("\n", _CALCULATION.sub(" ", text)))
+    text = _CALCULATION.sub(" ", text).replace("<sup>", "^")
+    text = _TAG.sub("\n", text).replace("\n", f" {_BORDER} ")
     text = "".join(_plain(c) for c in text)
     text = re.sub(r"(?<=\w)(?=\\[dt]?frac)", " ", text)  # 1 and a fraction is a mixed number
-    text = re.sub(r"\\[dt]?frac\s*\{\s*([\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}", r"\1/\2", text)
+    text = re.sub(r"\\[dt]?frac\s*\{\s*([\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}(?!\d)", r"\1/\2", text)
     text = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)", r"\1/\2", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\[,;:! ]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ",", text)
     text = re.sub(
@@ -150,12 +159,14 @@ def _at(words: list[str], place: int) -> Fraction | None:
 
 def _bare(word: str) -> str:
     """Without what stands behind a word in a sentence."""
-    return re.sub(r"[.,;:!?)*}\]$]+$", "", word)
+    return word.rstrip(".,;:!?)*}]$")
 
 
 def _is_changed_by(after: list[str]) -> bool:
     """Whether these words make another number of the one before them: '5 squared', '2 thirds', '5 bn', '3 + x'."""
-    if _bare(after[0]).lower() in _POWERS | _PARTS or _bare(after[0]) in _THOUSANDS - {*"KMBT"}:
+    if _bare(after[0]).lower() in _POWERS | _PARTS or _bare(after[0]) in _SYMBOLS | _THOUSANDS - {*"KMBT"}:
+        return True
+    if after[0] == "and" and after[1:] and after[1].lower() in _FEW:  # '5 and three quarters'
         return True
     return after[0] in _OPERATORS - {"-", "–", "<", ">"} and len(after) > 1  # a dash may end a sentence
 
@@ -167,7 +178,7 @@ def _may_follow(before: list[str], word: str, *, at_end: bool) -> bool:
         return False
     if last.lower() in _JOINING | {"minus"} and _parse(earlier) is not None:
         return False
-    if (earlier.lower(), last.lower()) in _JOINING_TWO:
+    if (earlier.lower(), last.lower()) in _JOINING_TWO or (last.lower() == "of" and earlier.lower() in _OF):
         return False
     if last.lower() in _SCALES or (last.lower() == "and" and earlier.lower() in _SCALES):  # '2 hundred and 5'
         return False
@@ -183,10 +194,9 @@ def _parse(word: str) -> Fraction | None:
     if re.search(r"\.\d+(\.\.+|…)", word):  # 0.333...: it goes on
         return None
     word = re.sub(r"^[A-Za-z]+:", "", word)
-    word = re.sub(r"(?<=[)\]}\"'*_`”’»])\.+$", "", word)  # **5**. and (5). end a sentence
-    word = word.lstrip("([{\"'*_`≈:#“‘«").rstrip(")]}\"'*_`,;:!?”’»")
+    word = word.lstrip("([{\"'*_`≈:#“‘«").rstrip(")]}\"'*_`.,;:!?”’»")
     word = re.sub(r"^–(?=[\d.$])", "-", word)
-    found = _NUMBER.fullmatch(word.rstrip(".") if re.search(r"\d\.+$", word) else word)
+    found = _NUMBER.fullmatch(word)
     if found is None or len(word) > LONGEST or found["unit"].split("/")[0] in _NO_UNIT:
         return None
     if found["sign"] and found["inner"]:

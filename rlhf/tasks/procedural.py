@@ -7,12 +7,13 @@ position it was drawn at. The held-out set of a task is the same for every run.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import rlhf.tasks.step_arithmetic  # noqa: F401 - registers step_arithmetic
 from rlhf.errors import UserError, nearest
+from rlhf.tasks.conditions import holds
 from rlhf.tasks.numbers import last_number, write_number
 from rlhf.tasks.problem import Problem, Verdict
 from rlhf.tasks.reasoning_gym import DATASETS, create_dataset
@@ -42,6 +43,7 @@ class ProceduralTask:
 
     Answers are judged by a verifier of our own (rlhf/tasks/verifiers.py), by reasoning-gym's where that only compares
     texts, and else by reasoning-gym's in a process without rights (rlhf/tasks/verifier_process.py), within two seconds.
+    What that calls right has to hold a condition of ours besides, of some tasks (rlhf/tasks/conditions.py).
 
     Args:
         answer_in: `think_tags`: <think>...</think><answer>...</answer>; `answer_tag`: an <answer>...</answer> anywhere;
@@ -130,7 +132,8 @@ class ProceduralTask:
             parameters = {**self.parameters, "seed": 0}
             example = {"entry": problem.entry, "answer": problem.answer}
             self._guarded = VerifiedTask(self.name, parameters, module=module, **example)
-        return verifier_process.score(self._guarded, problem.entry, answer)
+        score, failed = verifier_process.score(self._guarded, problem.entry, answer)
+        return (score if score < 1.0 or holds(self.name, answer, problem.entry) else 0.0), failed
 
     def _train_problem(self, seed: int, index: int) -> Problem:
         for attempt in range(STRIDE):  # each is on the training side with probability 0.8
@@ -192,11 +195,10 @@ def is_held_out(question: str) -> bool:
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
-THINK_THEN_ANSWER = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+TURN = re.compile(r"</think>\s*<answer>")
 PLAIN_NUMBER = re.compile(
     r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?"
 )  # handed on as it was written: 0.50 is not 0.5 to every verifier
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
@@ -204,6 +206,8 @@ def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
 
     In `think_tags`, an answer is taken from the last <answer> even where the rest of the form is wrong: whether a
     policy is right and whether it is tidy are two measurements.
+
+    Takes time linear in the length: a pattern such as <answer>.*?</answer> would not, of many tags that nothing closes.
     """
     if answer_in == "last_number":
         number = last_number(completion)
@@ -213,8 +217,21 @@ def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
         return (plain if plain and Fraction(plain) == number else write_number(number)), True
     if answer_in == "text":
         return completion.strip() or None, bool(completion.strip())
-    found: Sequence[str] = ANSWER.findall(completion)
+    found = _between_tags(completion)
     answer = found[-1].strip() if found else None
     if answer_in == "answer_tag":
         return answer, len(found) == 1
-    return answer, len(found) == 1 and THINK_THEN_ANSWER.fullmatch(completion) is not None
+    return answer, len(found) == 1 and _thinks_then_answers(completion.strip())
+
+
+def _between_tags(text: str) -> list[str]:
+    """What stands between an <answer> and the next </answer>, each time."""
+    parts = [part.partition("<answer>") for part in text.split("</answer>")[:-1]]
+    return [answer for _, tag, answer in parts if tag]
+
+
+def _thinks_then_answers(text: str) -> bool:
+    """Whether a text is <think>...</think><answer>...</answer>, with nothing but blanks between the two."""
+    turn = TURN.search(text, len("<think>"))
+    ends = len(text) - len("</answer>")
+    return turn is not None and turn.end() <= ends and text.startswith("<think>") and text.endswith("</answer>")

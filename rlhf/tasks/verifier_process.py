@@ -131,9 +131,9 @@ def _read_reply(reply: bytes) -> tuple[float, str]:
     try:
         told = json.loads(reply)
         score, failed = told.get("score", 0.0), told.get("failed", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return 0.0, "no verdict"
-    if failed or not isinstance(score, int | float) or not math.isfinite(score):
+    if failed or not isinstance(score, float) or not math.isfinite(score):
         return 0.0, str(failed or "no number")
     return float(score), ""
 

@@ -8,6 +8,7 @@ import ast
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from types import CodeType
@@ -78,17 +79,13 @@ def reaches(answer: str, entry: Entry, *, target: int) -> float:
 
 def same_text(answer: str, entry: Entry) -> float:
     """game_of_life_halting asks bool("False") == bool("True"); figlet_font's partial credit reaches 1."""
-    return float(answer.strip().casefold() == str(entry["answer"]).strip().casefold())
+    return float(answer.strip().lower() == str(entry["answer"]).strip().lower())
 
 
 def same_probability(answer: str, entry: Entry) -> float:
     """Within 1e-4, and within 1 % where the probability is small; reasoning-gym's coin_flip takes any prefix, as 0."""
-    right = float(Fraction(str(entry["answer"])))
-    try:
-        said = float(Fraction(answer.replace(",", "").strip())) if len(answer) < 100 else math.nan
-    except (ValueError, ZeroDivisionError, OverflowError):
-        return 0.0
-    return float(abs(said - right) <= min(1e-4, 0.01 * right))
+    said, right = read_number(answer), Fraction(str(entry["answer"]))
+    return float(said is not None and abs(said - right) <= min(Fraction(1, 10_000), right / 100))
 
 
 def same_number(answer: str, entry: Entry) -> float:
@@ -101,7 +98,7 @@ def same_numbers(answer: str, entry: Entry) -> float:
     """A list of the same numbers in the same order; reasoning-gym's number_sorting takes each within 1, and nan."""
     try:
         said, right = (json.loads(text.replace("'", '"')) for text in (answer, str(entry["answer"])))
-        if not isinstance(said, list) or len(said) != len(right):
+        if not isinstance(said, list) or len(said) != len(right) or any(isinstance(number, bool) for number in said):
             return 0.0
         pairs = [(float(a), float(b)) for a, b in zip(said, right, strict=True)]
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -126,12 +123,14 @@ def same_grid(answer: str, entry: Entry) -> float:
 
 def same_complex(answer: str, entry: Entry) -> float:
     """exp(-distance), and 0 for what is no finite number; reasoning-gym's complex_arithmetic takes nan for right."""
-    text = answer.replace(" ", "").lower().removeprefix("(").removesuffix(")").replace("i", "j")
-    try:
-        said = complex(text) if len(text) < 100 else complex(math.nan)
-    except ValueError:
+    if len(answer) > 100:
         return 0.0
-    distance = abs(said - complex(*entry["metadata"]["result"]))
+    text = answer.lower().strip().removeprefix("(").removesuffix(")").replace("i", "j")
+    try:
+        said = complex(re.sub(r"\s*([-+])\s*", r"\1", text))
+        distance = abs(said - complex(*entry["metadata"]["result"]))
+    except (ValueError, OverflowError):
+        return 0.0
     return math.exp(-distance) if math.isfinite(distance) else 0.0
 
 

@@ -168,6 +168,9 @@ def test_a_text_is_the_number_it_says_or_none(text: str, number: int | str | Non
         ("7 - 3 = 4 dollars", 4),
         ("no number", None),
         ("COVID-19", None),
+        ("It is **42**.", 42),
+        ("It is (42).", 42),
+        ("It is 0.333...**", None),
         ("= - 3", None),
         ("The answer is 18\n", 18),
         ("5 apples - as shown", 5),
@@ -293,3 +296,50 @@ def test_numbers_are_handed_on_as_they_were_written_where_that_is_plain() -> Non
 def test_the_end_of_an_expression_in_words_is_no_number(text: str) -> None:
     assert last_number(text) is None
     assert last_number(f"The answer is {text}.") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "5 hundredths",
+            "3 sixths",
+            "7 thousandths",
+            "5 and three quarters",
+            "5 and two thirds",
+            "3 point 5",
+            "3 : 2",
+        ),
+        *(
+            "2 pi",
+            "2 π",
+            "2 \\pi",
+            "5 x",
+            "half of 10",
+            "square root of 16",
+            "10 to the power of 2",
+            "twice 5",
+            "not 5",
+        ),
+        *("\\frac{1}{2}3", "5<sup>2</sup>", "5<sup>x</sup>"),
+    ],
+)
+def test_a_number_that_its_neighbours_change_is_not_taken_for_itself(text: str) -> None:
+    assert read_number(text) is None
+    assert last_number(f"The answer is {text}") is None
+
+
+def test_scales_may_be_several() -> None:
+    assert [read_number(f"5 {scale}") for scale in ("hundreds", "thousands", "millions", "dozens")] == [
+        *(500, 5000, 5_000_000, 60)
+    ]
+    assert last_number("in all, 3 hundreds thousands.") == 300_000
+
+
+def test_of_a_text_of_any_length_the_last_number_is_read() -> None:
+    """Of one too long to look at all of it, none is the only number."""
+    long = "so it is 7 or more, " * 20_000
+    assert last_number(f"{long}and the answer is **42**.") == 42
+    assert read_number(f"{long}and the answer is **42**.") is None
+    assert read_number("so " * 100_000 + "42") is None
+    assert last_number("9" * 200_000) is None

@@ -1,6 +1,7 @@
 """Tasks: what is held out, what repeats, and what counts as right."""
 
 import re
+import time
 from random import Random
 
 import pytest
@@ -128,6 +129,42 @@ def test_extraction(text: str, think_tags, answer_tag) -> None:
     assert extract_answer(text, "think_tags") == think_tags
     assert extract_answer(text, "answer_tag") == answer_tag
     assert extract_answer(text, "text") == (text.strip() or None, bool(text))
+
+
+def test_extraction_is_what_the_patterns_say() -> None:
+    """The obvious patterns take time quadratic in the length; of short texts, they give the same."""
+    rng = Random(0)
+    pieces = ["<think>", "</think>", "<answer>", "</answer>", "a", " ", "\n"]
+    form = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+    tidy = 0
+    for _ in range(5000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 9)))
+        found = re.findall("<answer>(.*?)</answer>", text, re.DOTALL)
+        answer = found[-1].strip() if found else None
+        well_formed = len(found) == 1 and form.fullmatch(text) is not None
+        tidy += well_formed
+        assert extract_answer(text, "answer_tag") == (answer, len(found) == 1)
+        assert extract_answer(text, "think_tags") == (answer, well_formed), text
+    assert tidy > 5
+
+
+@pytest.mark.parametrize("answer_in", ["think_tags", "answer_tag", "last_number", "text"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>" * 20_000,
+        "<answer>" * 20_000 + "5" + "</answer>" * 20_000,
+        "<think>" + "</think><answer>" * 20_000 + "5</answer>x",
+        "<think></think>" + " " * 1_000_000 + "x",
+        *("5 " + "." * 40_000 + "x", "5 " + ")" * 40_000 + "x"),
+        *("½" * 1_000_000, "5\n" * 500_000, "1 / " * 250_000, "\\frac{1" * 140_000, "9" * 1_000_000),
+    ],
+    ids=lambda text: text[:12].encode("unicode_escape").decode(),
+)
+def test_an_answer_is_extracted_in_time_whatever_was_written(text: str, answer_in: str) -> None:
+    began = time.process_time()
+    extract_answer(text, answer_in)
+    assert time.process_time() - began < 2
 
 
 # -------------------------------------------------------------------------------------------------------- arithmetic

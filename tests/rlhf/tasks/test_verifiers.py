@@ -1,10 +1,14 @@
 """An answer is data, never code, and always gets a verdict."""
 
+import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,13 @@ import pytest
 
 from rlhf.errors import UserError
 from rlhf.tasks.check import examine, odd_answers
+from rlhf.tasks.conditions import CONDITIONS, holds
 from rlhf.tasks.expressions import NotAnExpression, plain_value, symbolic
 from rlhf.tasks.problem import Problem
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.tasks.reasoning_gym import DATASETS
 from rlhf.tasks.verifier_checks import differ, why_unfit
-from rlhf.tasks.verifier_process import verifier_process
+from rlhf.tasks.verifier_process import _read_reply, verifier_process
 from rlhf.tasks.verifiers import OWN, arithmetic, is_plain
 
 # Those whose verifiers evaluate an answer, raise, never end, or call wrong answers right in reasoning-gym; those that
@@ -85,6 +90,30 @@ def test_expressions_must_use_the_numbers_and_reach_the_target(answer: str, scor
     assert OWN["countdown"](answer, {"metadata": {"numbers": [6, 3, 8, 9], "target": 24}}) == score
 
 
+@pytest.mark.parametrize(
+    "answer", ["1e999999999", "1e-999999999", "1/1e99999999", "9" * 1_000_000, "nan", "inf", "1e400"]
+)
+def test_verifiers_of_our_own_compute_no_number_without_end(answer: str) -> None:
+    """They run in the process that trains, which nothing interrupts."""
+    for name in OWN:
+        task = ProceduralTask(name, answer_in="text")
+        (problem,) = task.some_problems(1)
+        began = time.process_time()
+        verdict = task.verify(problem, answer)
+        assert time.process_time() - began < 1
+        assert verdict.exact == 0
+        assert not verdict.failed
+
+
+@pytest.mark.parametrize("answer", ["24or 3", "1if 2else 3", r"'\d'"])
+def test_an_answer_that_python_warns_of_says_nothing(answer: str) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(NotAnExpression):
+            arithmetic(answer)
+    assert not said
+
+
 def test_arithmetic_is_exact_and_bounded() -> None:
     assert arithmetic("1/3 + 1/3 + 1/3")[0] == 1
     for text in (
@@ -143,6 +172,105 @@ def test_expressions_are_read_and_not_evaluated() -> None:
             plain_value(text)
         with pytest.raises(NotAnExpression):
             symbolic(text, {"x": x})
+
+
+# ------------------------------------------------------------------------------------- what is right, is so as a whole
+
+
+def between_digits(answer: str, mark: str) -> str:
+    """The answer with a mark before its last digit, if that is one of two or more."""
+    return re.sub(r"(?<=\d)(\d)$", rf"{mark}\1", answer)
+
+
+# Wrong answers, made of a right one, that reasoning-gym's verifiers call right.
+NEARLY_RIGHT: dict[str, list[Callable[[str], str]]] = {
+    "advanced_geometry": [lambda a: f"{a.removesuffix(')')}, 99)" if a.startswith("(") else f"{a} or {a}"],
+    "chain_sum": [lambda a: between_digits(a, ","), lambda a: between_digits(a, "_")],
+    "codeio": [
+        lambda a: re.sub(r": (\d+)", r': "\1"', a, count=1),
+        lambda a: re.sub(r'("\w+":)', r"\1 0, \1", a, count=1),
+    ],
+    "cryptarithm": [lambda a: f"{a[0]}=7,{a}"],
+    "decimal_arithmetic": [
+        lambda a: a if len(a) > 12 else a[:-1] + str(9 - int(a[-1])),
+        lambda a: between_digits(a, "_"),
+    ],
+    "decimal_chain_sum": [lambda a: between_digits(a, "_")],
+    "fraction_simplification": [lambda a: f"{a} + 1", lambda a: f"{a}, or not", lambda a: f"{a}7"],
+    "group_anagrams": [lambda a: re.sub(r'\["(\w+)", "(\w+)"\]', r'{"\1": 0, "\2": 1}', a)],
+    "kakurasu": [lambda a: f"not {a}", lambda a: f"{a} 7"],
+    "knights_knaves": [lambda a: f"It is false that {a}", lambda a: f"{a} No!"],
+    "letter_jumble": [lambda a: f"{a} and more"],
+    "number_format": [lambda a: str(float(a) - 0.003), lambda a: f"{a[:3]},{a[3:]}"],
+    "palindrome_partitioning": [lambda a: json.dumps(["".join(json.loads(a)[0]), *json.loads(a)[1:]])],
+    "polynomial_equations": [lambda a: f"{a}, 5 or 7", lambda a: f"{a}, −5", lambda a: f"{a}, x"],
+    "pool_matrix": [lambda a: f"{a} # not", lambda a: re.sub(r"(\d)$", r"\g<1>9" if "." in a else r"\1.04", a)],
+    "products": [lambda a: between_digits(a, ","), lambda a: between_digits(a, "_")],
+    "quantum_lock": [lambda a: f"not {a}", lambda a: f"{a}, or so"],
+    "sokoban": [lambda a: f"if {a}", lambda a: f"{a} not"],
+    "survo": [lambda a: f"not {a}"],
+    "time_intervals": [
+        lambda a: a.replace(" days", " weeks") if a.endswith("days") else re.sub(r"\.(\d+)$", r".0\1", f"{a},")
+    ],
+    "word_sorting": [lambda a: f"{a}, more", lambda a: f"{a}, {a}"],
+}
+
+
+@pytest.mark.parametrize("name", NEARLY_RIGHT)
+def test_a_right_answer_with_more_to_it_is_wrong(name: str) -> None:
+    task = ProceduralTask(name, answer_in="text", check=False)
+    for problem in task.some_problems(12):
+        assert task.score(problem, problem.answer) == (1.0, "")
+        for change in NEARLY_RIGHT[name]:
+            wrong = change(problem.answer)
+            assert wrong == problem.answer or task.score(problem, wrong)[0] < 1, (wrong, problem.answer)
+
+
+def test_a_duration_is_read_as_it_is_written() -> None:
+    task = ProceduralTask("time_intervals")
+    kinds = {p.entry["metadata"]["task_type"]: p for p in task.some_problems(100)}
+    assert len(kinds) == 6
+    timed, dated, both = (kinds[kind] for kind in ("time_ms", "date", "datetime"))
+    hours, minutes, seconds = timed.answer.split(":")
+    whole, thousandths = seconds.split(".")
+    wrong = [
+        f"{hours}:{minutes}:{whole}.0{thousandths}",
+        f"{hours}:{minutes}:0.{whole}{thousandths}",
+        f"{timed.answer}, 1",
+    ]
+    assert [task.score(timed, answer)[0] for answer in (timed.answer, *wrong)] == [1, 0, 0, 0]
+    number = dated.answer.split()[0]
+    answers = [number, f"{number} days", f"{number} weeks", f"{number} or 7", f"{number} -7"]
+    assert [task.score(dated, answer)[0] for answer in answers] == [1, 1, 0, 0, 0]
+    assert [task.score(both, both.answer + more)[0] for more in ("", ", or more", ":61")] == [1, 0, 0]
+
+
+def test_a_target_is_not_moved_to_its_box() -> None:
+    entry = {"metadata": {"initial_state": {"0.5_0.5": ["box_red"], "0.5_1.5": ["target_red"]}}}
+    steps = '[{"Agent[0.5, %s]": "move(%s_red, square[0.5, %s])"}, {"Agent[0.5, %s]": "move(box_red, target_red)"}]'
+    box, target = steps % (0.5, "box", 1.5, 1.5), steps % (1.5, "target", 0.5, 0.5)
+    task = ProceduralTask("boxnet", check=False)
+    for answer, score in ((box, 1), (target, 0), (target.replace("target", "t\\u0061rget"), 0)):
+        assert task.score(Problem("q", "", entry), answer)[0] == score
+
+
+def test_colors_are_those_of_the_question() -> None:
+    task = ProceduralTask("graph_color")
+    for problem in task.some_problems(3):
+        right = json.dumps(problem.entry["metadata"]["possible_answer"])
+        assert task.score(problem, right)[0] == 1
+        for wrong in (right.replace(": 1", ": true"), right.replace(": 1", ": 1.0"), right.replace("{", '{"0": 3, ')):
+            assert task.score(problem, wrong)[0] == 0
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_conditions_take_no_time_and_never_raise(name: str) -> None:
+    (problem,) = ProceduralTask(name, check=False).some_problems(1)
+    pieces = ("1", " ", "a", "(", "A is a ", "1,", "-1 ", "1.", "[", '{"a":', "\\frac{", "1e", "\n", "\x00", "$", "A, ")
+    for answer in ("", *(piece * (100_000 // len(piece)) + end for piece in pieces for end in ("", "!"))):
+        began = time.process_time()
+        holds(name, answer, problem.entry)
+        assert time.process_time() - began < 1, answer[:10]
 
 
 # ------------------------------------------------------------------------------------------------- the guarded process
@@ -266,6 +394,15 @@ def test_every_answer_gets_a_verdict_within_two_seconds(hostile: tuple[Procedura
     assert (task.verify(problem, "two").exact, task.verify(problem, "two").partial) == (0, 1), "only 1 is right"
     assert task.verify(problem, "below").partial == 0
     assert task.verify(problem, problem.answer).exact == 1
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"score": 1' + "0" * 400 + "}", "[" * 4000, "1.0", '{"score": true}', '{"score": NaN}']
+)
+def test_no_reply_is_believed_that_is_not_a_verdict(reply: str) -> None:
+    score, failed = _read_reply(reply.encode())
+    assert score == 0
+    assert failed
 
 
 def test_a_guarded_process_that_is_gone_is_started_again() -> None:
