@@ -54,32 +54,29 @@ class ForcedChooser:
         return token.masked_fill(self.lengths[self.rows] == self.step, self.end), logp
 
 
-def make_config(options: Options):
+def make_recipe(options: Options):
     from policy_gradients.config import PolicyGradientConfig
     from policy_gradients.defaults import resolve
 
-    config, _ = resolve(
-        PolicyGradientConfig(
-            task=TASK,
-            answer_in="text",
-            prompts_per_step=options.prompts,
-            group_size=options.rollouts,
-            max_new_tokens=options.max_new_tokens,
-            sampling_batch=options.prompts * options.rollouts,
-        )
+    config = PolicyGradientConfig(
+        task=TASK,
+        answer_in="text",
+        prompts_per_step=options.prompts,
+        group_size=options.rollouts,
+        max_new_tokens=options.max_new_tokens,
+        sampling_batch=options.prompts * options.rollouts,
     )
-    return config
+    return resolve(config.model_copy(update={"clip_low": CLIP, "clip_high": CLIP}))
 
 
 def run_ours(turn: Connection, options: Options) -> None:
     """The loop of policy_gradients/train.py, less logging and saving."""
     from accelerate.utils import set_seed
 
-    from policy_gradients import rollout
-    from policy_gradients.algorithms import algorithms
+    from policy_gradients import sampler as sampler_module
     from policy_gradients.config import RewardWeights
     from policy_gradients.diagnostics import UpdateSums, batch_metrics
-    from policy_gradients.rewards import Judge
+    from policy_gradients.rewards import RewardFunction
     from rlhf.aggregate import Totals
     from rlhf.distributed import make_accelerator
     from rlhf.groups import micro_batches
@@ -90,16 +87,15 @@ def run_ours(turn: Connection, options: Options) -> None:
     b = options.prompts
     g = options.rollouts
     meter = Meter()
-    algorithm = algorithms["grpo"]
-    config = make_config(options)
+    recipe = make_recipe(options)
     model, tokenizer = load(options.model, seed=options.seed)
     task = lengthened_task(make_problems(tokenizer, options))
     accelerator = make_accelerator(device="cpu", precision=options.precision, trackers=[], run_path=Path())
     set_seed(options.seed)
     optimizer = make_optimizer(model, lr=LR, betas=(0.9, 0.999), weight_decay=0.0)
     scorer, optimizer = accelerator.prepare(Scorer(model), optimizer)
-    judge = Judge(task, RewardWeights(), {})
-    sampler = rollout.Sampler(model, tokenizer, task, judge, accelerator, config)
+    reward_function = RewardFunction(task, RewardWeights(), {})
+    sampler = sampler_module.Sampler(model, tokenizer, task, reward_function, accelerator, recipe)
 
     def one_step(number: int) -> Step:
         meter.clear()
@@ -107,19 +103,19 @@ def run_ours(turn: Connection, options: Options) -> None:
         batch = sampler.batch(rollouts)
         batch_metrics(batch, accelerator)
         reward = batch.reward + batch.reward.new_tensor([[jitter(text) for text in it.texts] for it in rollouts])
-        adv = algorithm.advantage(reward).reshape(-1, 1)
+        adv = recipe.advantage(reward).reshape(-1, 1)
         sums = UpdateSums()
-        assert algorithm.ratio is not None
+        assert recipe.ratio is not None
         with meter("train"):
             totals = Totals(b * g, int(batch.mask.sum()), options.max_new_tokens)
-            batches = micro_batches(batch.groups, token_budget=config.token_budget)
+            batches = micro_batches(batch.groups, token_budget=recipe.config.token_budget)
             for i, rows in enumerate(batches):
                 n, t = rows.sequence, rows.mask.shape[1]
                 with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
                     scores = scorer(rows, 1.0)
-                    ratio = algorithm.ratio(scores.logp, scores.logp.detach(), scores.mask)
-                    loss = algorithm.surrogate(scores.logp, ratio, adv[n], clip_low=CLIP, clip_high=CLIP)
-                    loss = algorithm.aggregate(loss, scores.mask, totals)
+                    ratio = recipe.ratio(scores.logp, scores.logp.detach(), scores.mask)
+                    loss = recipe.surrogate(scores.logp, ratio, adv[n], scores.mask)
+                    loss = recipe.aggregate(loss, scores.mask, totals)
                     check_finite(loss, Path("/tmp"), rows=rows)
                     accelerator.backward(loss)
                 logp_sampler = batch.logp_sampler[n, :t]
@@ -137,7 +133,7 @@ def run_ours(turn: Connection, options: Options) -> None:
             return sample(*args, **kwargs, choose=ForcedChooser(ends=ends, lengths=next(lengths)))
 
     shares_prompts(model)  # probes the model once, which is no part of a step
-    with patch.object(rollout, "sample", sample_to_length):
+    with patch.object(sampler_module, "sample", sample_to_length):
         forget_peak_memory()
         turn.send(describe(model))
         while (number := turn.recv()) is not None:

@@ -1,49 +1,85 @@
-"""How much better a completion was than expected. r (b, g): b prompts, g completions of each, over all processes.
+"""Advantages: how much better a completion was than expected.
 
-Returned as (b, g); the loop spreads it over tokens as (n, 1), never as (n,), which would broadcast over the wrong axis
-whenever n == t. With a critic there is one for each token: `gae`, (n, t).
+Shapes: reward (b, g), the g completions of each of b prompts, over all processes. The advantage has the same shape and
+is spread over tokens as (n, 1), never as (n,), which would broadcast over the wrong axis whenever n == t. With a critic
+there is one advantage for each token: `gae`, (n, t).
+
+The settings of an advantage are its keyword-only parameters: see policy_gradients/algorithm.py.
 """
+
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
 # The paper has none; most code adds 1e-4. With a tiny number such as 1e-8, the rounding of an fp32 mean would turn
-# eight equal rewards of 0.7 into advantages of 0.8; here `_equal` makes them 0 exactly besides.
+# eight equal rewards of 0.7 into advantages of 0.8; in addition `_equal` sets them to exactly 0.
 STD_EPSILON = 1e-4
 
+Baseline = Annotated[
+    Literal["running_mean", "none"], Field(description="What REINFORCE subtracts from a reward; none: nothing.")
+]
+Gamma = Annotated[float, Field(gt=0, le=1, description="Discount of later rewards, per token.")]
+GaeLambda = Annotated[
+    float, Field(ge=0, le=1, description="1: the rewards as they came; 0: the critic's next value alone.")
+]
 
-def less_baseline(reward: Float[Tensor, "b g"], *, baseline: float) -> Float[Tensor, "b g"]:
-    """r - baseline, one number for all: the mean of earlier rewards, or 0. Williams 1992, section 4.
 
-    Any number that does not depend on the completion itself leaves the expected gradient as it is.
+def minus_baseline(reward: Float[Tensor, "b g"], mean_so_far: float, *, baseline: Baseline) -> Float[Tensor, "b g"]:
+    """r - b, one number b for all: the mean of the rewards of earlier batches, or 0. Williams 1992, section 4.
+
+    Any number that does not depend on the completion itself leaves the expected gradient unchanged.
+
+    >>> minus_baseline(torch.tensor([[1.0, 0.0]]), 0.25, baseline="running_mean")
+    tensor([[ 0.7500, -0.2500]])
     """
-    return reward - baseline
+    return reward - mean_so_far if baseline == "running_mean" else reward
 
 
-def centred(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-    """r - mean of the group; exactly 0 in a group of equal rewards."""
+def center(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+    """r - mean of the group; exactly 0 in a group of equal rewards.
+
+    >>> center(torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.7, 0.7, 0.7, 0.7]]))
+    tensor([[ 0., -1., -1.,  2.],
+            [ 0.,  0.,  0.,  0.]])
+    """
     return torch.where(_equal(reward), 0.0, reward - reward.mean(1, keepdim=True))
 
 
-def z_score(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-    """(r - mean) / (std + 1e-4) within the group, std with g - 1; exactly 0 in a group of equal rewards."""
-    return centred(reward) / (reward.std(1, keepdim=True) + STD_EPSILON)
+def group_normalize(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+    """(r - mean) / (std + 1e-4) within the group, std with g - 1; exactly 0 in a group of equal rewards.
+
+    One of four completions is right: mean 0.25, std 0.5. The right one is worth three times what each wrong one costs.
+
+    >>> group_normalize(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 1.4997, -0.4999, -0.4999, -0.4999]])
+    """
+    return center(reward) / (reward.std(1, keepdim=True) + STD_EPSILON)
 
 
 def leave_one_out(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-    """r - mean of the other g - 1 rewards, which is (r - mean of the group) * g / (g - 1).
+    """r - mean of the other g - 1 rewards, which is (r - mean of the group) * g / (g - 1). Kool et al. 2019.
 
-    A baseline that does not contain the completion itself, so the gradient stays unbiased. Kool et al. 2019.
+    The baseline does not contain the completion itself, so the gradient is unbiased.
+
+    >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.5]]))
+    tensor([[ 0.7500, -0.7500,  0.0000]])
     """
     g = reward.shape[1]
-    return centred(reward) * g / (g - 1)
+    return center(reward) * g / (g - 1)
 
 
-def over_mean(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+def mean_normalize(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
     """(r - mean) / mean within the group, for rewards that are 0 or 1; 0 where none succeeded. Tajwar et al. 2026.
 
     Dividing by the success rate p weighs a prompt by 1 / p, which makes the gradient of p that of log p as g grows.
+
+    >>> mean_normalize(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 3., -1., -1., -1.],
+            [ 1.,  1., -1., -1.],
+            [ 0.,  0.,  0.,  0.]])
 
     Raises:
         ValueError: a reward is neither 0 nor 1.
@@ -51,7 +87,7 @@ def over_mean(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
     if not ((reward == 0) | (reward == 1)).all():
         raise ValueError(f"rewards must be 0 or 1, found {reward[(reward != 0) & (reward != 1)][0].item()}")
     mean = reward.mean(1, keepdim=True)
-    return torch.where(mean > 0, centred(reward) / mean.clamp(min=1 / reward.shape[1]), 0.0)
+    return torch.where(mean > 0, center(reward) / mean.clamp(min=1 / reward.shape[1]), 0.0)
 
 
 def gae(
@@ -59,26 +95,39 @@ def gae(
     value: Float[Tensor, "n t"],
     mask: Bool[Tensor, "n t"],
     *,
-    gamma: float,
-    gae_lambda: float,
+    gamma: Gamma,
+    gae_lambda: GaeLambda,
 ) -> Float[Tensor, "n t"]:
-    """Generalized advantage estimation, over the tokens that were generated. Schulman et al. 2015, eq. 16.
+    """Generalized advantage estimation over the tokens that count. Schulman et al. 2015, eq. 16.
 
         delta_t = r_t + gamma * v_(t+1) - v_t          v behind the last token is 0: a completion ends there
         adv_t   = delta_t + gamma * gae_lambda * adv_(t+1)
 
-    gae_lambda 1 is reward-to-go less the value (unbiased, noisy), 0 trusts the critic's next value entirely. The value
-    target of a token is adv + value. What stands at padding has no influence and gets 0.
+    gae_lambda 1 is the reward-to-go minus the value (unbiased, noisy), 0 trusts the critic's next value entirely. The
+    value target of a token is adv + value. Padding has no influence and gets 0.
+
+    The reward 1 comes at the last of two tokens; the critic expected 0.5 before it and 0.25 at the start. With
+    gae_lambda 0 each token gets its own surprise, with gae_lambda 1 the first also gets the one after it.
+
+    >>> reward, value = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.25, 0.5, 9.0]])
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> gae(reward, value, mask, gamma=1.0, gae_lambda=0.0)
+    tensor([[0.2500, 0.5000, 0.0000]])
+    >>> gae(reward, value, mask, gamma=1.0, gae_lambda=1.0)
+    tensor([[0.7500, 0.5000, 0.0000]])
     """
-    value, reward = value * mask, reward * mask
+    value = value * mask
+    reward = reward * mask
     adv = torch.zeros_like(value)
-    later, next_value = value.new_zeros(len(value)), value.new_zeros(len(value))
+    next_adv = value.new_zeros(len(value))
+    next_value = value.new_zeros(len(value))
     for t in reversed(range(value.shape[1])):
         delta = reward[:, t] + gamma * next_value - value[:, t]
-        later = (delta + gamma * gae_lambda * later) * mask[:, t]
-        adv[:, t], next_value = later, value[:, t]
+        next_adv = (delta + gamma * gae_lambda * next_adv) * mask[:, t]
+        next_value = value[:, t]
+        adv[:, t] = next_adv
     return adv
 
 
-def _equal(reward: Float[Tensor, "b g"]) -> Tensor:
+def _equal(reward: Float[Tensor, "b g"]) -> Bool[Tensor, "b 1"]:
     return (reward == reward[:, :1]).all(1, keepdim=True)

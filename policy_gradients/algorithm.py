@@ -1,23 +1,95 @@
-"""What makes one policy-gradient algorithm another: four choices, what they need, and their published settings."""
+"""An algorithm: four choices, what they need, and the values that its paper gives to its settings.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+    grpo = Algorithm(
+        advantage=group_normalize,
+        ratio=token_ratio,
+        surrogate=partial(clipped, clip_low=0.2, clip_high=0.2),
+        aggregate=sequence_mean,
+        ...
+
+The settings of an algorithm are the keyword-only parameters of its advantage and its surrogate. Each is annotated with
+its type, its bounds and a sentence, and `partial` gives it the published value:
+
+    ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this.")]
+
+    def clipped(logp, ratio, adv, mask, *, clip_low: ClipLow, ...)
+
+That makes `clip_low` a config key, listed by `--help` and refused for an algorithm that does not read it. A new
+function with new settings may stand in the algorithm's own file: see policy_gradients/algorithms/gmpo.py.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any, Literal
 
 from torch import Tensor
 
+from policy_gradients.algorithms import names
 from rlhf.aggregate import Aggregate
+
+# groups: at least 2 completions of a prompt. baseline: a running mean of rewards. critic: a value for each token.
+# binary: rewards that are 0 or 1.
+Need = Literal["groups", "baseline", "critic", "binary"]
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The KL penalty that the paper has, unless the config has another."""
+
+    kl_coef: float = 0.0  # 0: no penalty, and no reference model is loaded
+    kl_in: Literal["loss", "reward"] = "loss"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the paper does about groups that teach nothing and about completions that run out of room."""
+
+    resample_rounds: int = 0
+    truncated: Literal["keep", "mask", "penalize"] = "keep"
+    overlong_buffer: float = 0.2
 
 
 @dataclass(frozen=True)
 class Algorithm:
     advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with a critic, per token: see `gae`
     ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # logp, logp_old, mask -> (n, t); None: on-policy only
-    surrogate: Callable[..., Tensor]  # logp, ratio, adv, and the settings it names -> loss (n, t)
+    surrogate: Callable[..., Tensor]  # logp, ratio, adv, mask -> loss (n, t)
     aggregate: Aggregate  # loss (n, t) -> a number
+    needs: frozenset[Need] = frozenset()
+    kl: Penalty = Penalty()
+    sampling: Sampling = Sampling()
 
-    # "groups": g >= 2; "baseline": a running mean of rewards; "critic": values of tokens; "binary": rewards of 0 or 1
-    needs: frozenset[str] = frozenset()
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # config keys it reads, with the values its docstring says
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that only algorithms with this advantage or surrogate have, with their published values."""
+        return {**keyword_only(self.advantage), **keyword_only(self.surrogate)}
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """The published value of every config key that the algorithm has an opinion on."""
+        return {**self.settings, **asdict(self.kl), **asdict(self.sampling)}
+
+
+def keyword_only(function: Callable[..., Tensor]) -> dict[str, Any]:
+    """The keyword-only parameters of a function with their values, those that `partial` has given included.
+
+    Raises:
+        TypeError: one has no value.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    missing = [name for name, value in found.items() if value is inspect.Parameter.empty]
+    if missing:
+        raise TypeError(f"{missing[0]} of {function} has no value: give it with functools.partial")
+    return found
+
+
+def load(name: str) -> Algorithm:
+    """The algorithm of that name: the variable `name` of the file policy_gradients/algorithms/NAME.py."""
+    return getattr(import_module(f"policy_gradients.algorithms.{name}"), name)
+
+
+def load_all() -> dict[str, Algorithm]:
+    return {name: load(name) for name in names()}

@@ -8,7 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
+from policy_gradients.algorithms import names
+from policy_gradients.config import PolicyGradientConfig
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 
@@ -31,10 +32,10 @@ def main() -> int | None:
     def read(name: str, seed: int) -> tuple[list[str], Command[PolicyGradientConfig]]:
         arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
         command = read_command(PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="")
-        return arguments, replace(command, config=resolve(command.config)[0])
+        return arguments, replace(command, config=resolve(command.config).config)
 
-    names = choose("--algorithms", given.algorithms, ALGORITHM_NAMES, seeds=given.seeds)
-    planned = plan_runs(names, seeds=given.seeds, folder=given.folder, key="algorithm", budget=BUDGET, read=read)
+    chosen = choose("--algorithms", given.algorithms, names(), seeds=given.seeds)
+    planned = plan_runs(chosen, seeds=given.seeds, folder=given.folder, key="algorithm", budget=BUDGET, read=read)
     make_all(planned)
     print(write_all(planned, given.folder, key="algorithm"))
     print(f"page:    {given.folder / 'comparison.html'}\npicture: {given.folder / 'comparison.png'}")

@@ -1,4 +1,4 @@
-"""PPO's critic: at every token, a guess of the reward still to come.
+"""PPO's critic: at every token, a prediction of the reward still to come.
 
 It has an optimizer and a gradient norm of its own. With `backbone: own` it is a second network that starts as a copy of
 the policy; with `backbone: policy` only a head is learned, on the policy's hidden states, whose gradient stops there:
@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.rollout import Batch
+from policy_gradients.config import CriticConfig
+from policy_gradients.defaults import Recipe
+from policy_gradients.rollout import Batch, TokenTensors
 from rlhf.aggregate import Totals, token_mean
 from rlhf.distributed import total
 from rlhf.groups import Layout, Rows, micro_batches
@@ -30,7 +31,7 @@ class Critic(nn.Module):
         self.backbone = copy.deepcopy(policy.base_model).requires_grad_(True) if backbone == "own" else None
         self._policy = [policy]  # in a list, so that its weights are not the critic's
         self.head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
-        nn.init.zeros_(self.head.weight)  # the first guess is 0 everywhere: no noise in the first advantages
+        nn.init.zeros_(self.head.weight)  # the first prediction is 0 everywhere: no noise in the first advantages
         nn.init.zeros_(self.head.bias)
 
     def forward(self, rows: Rows) -> Float[Tensor, "n t"]:
@@ -57,88 +58,73 @@ def value_loss(
     return torch.maximum((value - target).square(), (near - target).square()) / 2
 
 
-def token_rewards(
-    reward: Float[Tensor, " n"], penalty: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]
-) -> Float[Tensor, "n t"]:
-    """-penalty at each token, plus the completion's reward at its last one that counts."""
-    last = mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
-    return torch.where(mask, -penalty, 0.0) + last * reward[:, None]
-
-
-def whiten(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"], accelerator: Accelerator) -> Float[Tensor, "n t"]:
-    """(x - mean) / (std + 1e-8) over every token that counts, of all processes; 0 elsewhere."""
-    counted = x[mask].double()
-    count, first, second = total([len(counted), float(counted.sum()), float(counted.square().sum())], accelerator)
-    mean = first / max(1, count)  # no token counts if all completions were cut and are left out
-    std = max(0.0, second / max(1, count) - mean**2) ** 0.5
-    return torch.where(mask, (x - mean) / (std + 1e-8), 0.0)
-
-
-def explained_variance(
-    value: Float[Tensor, "n t"], outcome: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"], accelerator: Accelerator
-) -> float:
-    """1 - Var(outcome - value) / Var(outcome) over the tokens: 1 is clairvoyant, 0 a constant guess, below is worse.
-
-    0 where every outcome is the same. `outcome` is the reward-to-go, which owes the critic nothing.
-    """
-    error, outcome = (outcome - value)[mask].double(), outcome[mask].double()
-    numbers = [
-        len(error),
-        *(float(x) for x in (error.sum(), error.square().sum(), outcome.sum(), outcome.square().sum())),
-    ]
-    count, e, ee, o, oo = total(numbers, accelerator)
-    count = max(1, count)
-    spread = oo / count - (o / count) ** 2
-    return 1 - (ee / count - (e / count) ** 2) / spread if spread > 1e-12 else 0.0
-
-
-def reward_to_go(reward: Float[Tensor, "n t"], *, gamma: float) -> Float[Tensor, "n t"]:
-    """sum over k >= 0 of gamma^k * r_(t+k): what the value should have been, had this been the only future."""
-    out = torch.zeros_like(reward)
-    later = reward.new_zeros(len(reward))
-    for t in reversed(range(reward.shape[1])):
-        later = reward[:, t] + gamma * later
-        out[:, t] = later
-    return out
-
-
 class CriticLearner:
     """A critic with its optimizer, and how it learns from a batch."""
 
     def __init__(
-        self, policy: PreTrainedModel, config: PolicyGradientConfig, accelerator: Accelerator, layout: Layout, run: Path
+        self,
+        policy: PreTrainedModel,
+        settings: CriticConfig,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        layout: Layout,
+        run: Path,
     ):
-        assert config.critic is not None  # resolve has filled it in
-        self.settings, self.group_size = config.critic, config.group_size
-        self.accelerator, self.layout, self.run = accelerator, layout, run
-        critic = Critic(policy, backbone=self.settings.backbone).to(accelerator.device)
+        self.updates = recipe.updates
+        self.settings = settings
+        self.accelerator = accelerator
+        self.layout = layout
+        self.run = run
+        critic = Critic(policy, backbone=settings.backbone).to(accelerator.device)
+        config = recipe.config
         betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = make_optimizer(critic, lr=self.settings.lr, betas=betas, weight_decay=config.weight_decay)
+        optimizer = make_optimizer(critic, lr=settings.lr, betas=betas, weight_decay=config.weight_decay)
         self.critic, self.optimizer = accelerator.prepare(critic, optimizer)
+        self.metrics: dict[str, float] = {}
+        self.loss = 0.0  # of the step so far, this process's share
 
     @torch.no_grad()
-    def values(self, batch: Batch) -> Float[Tensor, "n t"]:
-        value = torch.zeros_like(batch.logp_sampler)
+    def score(self, batch: Batch) -> None:
+        """Fill in the values of the tokens of a batch."""
         with self.accelerator.autocast():
             for rows in micro_batches(batch.groups, **self.layout):
-                value[rows.sequence, : rows.mask.shape[1]] = self.critic(rows.to(value.device))
-        return value
+                t = rows.mask.shape[1]
+                batch.value[rows.sequence, :t] = self.critic(rows.to(batch.value.device))
 
-    def update(
-        self, batch: Batch, part: range, value_old: Float[Tensor, "n t"], target: Float[Tensor, "n t"]
-    ) -> tuple[float, float]:
-        """One optimizer step on the prompts of `part`. Returns the loss and the norm of the gradient."""
-        first = part.start * self.group_size
-        (tokens,) = total([int(batch.mask[first : part.stop * self.group_size].sum())], self.accelerator)
-        totals = Totals(sequences=1, tokens=max(1, int(tokens)), max_new_tokens=1)
-        batches, step_loss = micro_batches(batch.groups[part.start : part.stop], **self.layout), 0.0
-        for rows in in_turn(batches, self.accelerator, self.critic):
-            rows = rows.to(target.device)
-            n, t = rows.sequence + first, rows.mask.shape[1]
-            value = self.critic(rows)
-            loss = value_loss(value, value_old[n, :t], target[n, :t], value_clip=self.settings.value_clip)
-            loss = token_mean(loss, rows.mask, totals)
+    def update(self, part: Batch) -> None:
+        """One optimizer step on a part of a batch, in micro-batches whose shares of the loss add up to the step's."""
+        totals = self._totals(part.mask)
+        step_loss = 0.0
+        for rows in in_turn(micro_batches(part.groups, **self.layout), self.accelerator, self.critic):
+            rows = rows.to(self.accelerator.device)
+            loss = self._loss(rows, part.at(rows), totals)
             backward(loss, self.accelerator, self.run, rows=rows)
             step_loss += float(loss.detach())
-        how = {"lr": self.settings.lr, "max_grad_norm": self.settings.max_grad_norm}
-        return step_loss, optimizer_step(self.accelerator, self.critic, self.optimizer, **how)
+        self.loss += step_loss / self.updates
+        norm = optimizer_step(
+            self.accelerator,
+            self.critic,
+            self.optimizer,
+            lr=self.settings.lr,
+            max_grad_norm=self.settings.max_grad_norm,
+        )
+        self.metrics["critic/grad_norm"] = norm
+
+    def _totals(self, mask: Bool[Tensor, "n t"]) -> Totals:
+        """The denominator of an optimizer step, over all its micro-batches and processes: its tokens."""
+        (tokens,) = total([int(mask.sum())], self.accelerator)
+        return Totals(sequences=1, tokens=max(1, int(tokens)), max_new_tokens=1)
+
+    def _loss(self, rows: Rows, tokens: TokenTensors, totals: Totals) -> Float[Tensor, ""]:
+        """A micro-batch's share of the loss of the step."""
+        value = self.critic(rows)
+        loss = value_loss(value, tokens.value, tokens.target, value_clip=self.settings.value_clip)
+        return token_mean(loss, rows.mask, totals)
+
+    def end_step(self) -> dict[str, float]:
+        """The metrics of the step, over all processes."""
+        (loss,) = total([self.loss], self.accelerator)
+        metrics = {**self.metrics, "critic/loss": loss}
+        self.metrics = {}
+        self.loss = 0.0
+        return metrics

@@ -1,59 +1,113 @@
-"""An algorithm's own settings, filled in where the config leaves them open; contradictions are refused."""
+"""The algorithm with every setting filled in, where the config leaves it open; contradictions are refused."""
 
 from collections.abc import Callable, Iterator
-from inspect import Parameter, signature
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from policy_gradients.algorithm import Algorithm
-from policy_gradients.algorithms import algorithms
-from policy_gradients.config import CriticConfig, PolicyGradientConfig
-from rlhf.aggregate import aggregates
+from jaxtyping import Float
+from torch import Tensor
+
+from policy_gradients.algorithm import Algorithm, Need, Penalty, Sampling, keyword_only, load, load_all
+from policy_gradients.config import SETTINGS, CriticConfig, PolicyGradientConfig
+from rlhf.aggregate import Aggregate, aggregates
 from rlhf.errors import UserError
+from rlhf.kl import estimators
 
-# Settings that only the algorithms that name them read. (KL, resampling and the rest can be added to any.)
-PARTICULAR = ("clip_low", "clip_high", "dual_clip", "tau_pos", "tau_neg", "baseline", "gamma", "gae_lambda")
-ANYBODYS = {"resample_rounds": 0, "truncated": "keep", "overlong_buffer": 0.2}  # where the algorithm says nothing
+# k1 has no gradient as a loss, and as a reward that of k3 vanishes near the reference.
+ESTIMATOR = {"reward": "k1", "loss": "k3"}
 
 
-def resolve(config: PolicyGradientConfig) -> tuple[PolicyGradientConfig, Algorithm]:
-    """The config with no algorithm setting left open, and the algorithm.
+@dataclass(frozen=True)
+class Recipe:
+    """What a training step computes: an algorithm with the config's settings, nothing left open."""
+
+    config: PolicyGradientConfig  # the resolved config: the published value in place of every null
+    needs: frozenset[Need]
+    settings: dict[str, Any]  # of the advantage and the surrogate, by name
+    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with a critic, per token; settings bound
+    ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # logp, logp_old, mask -> (n, t)
+    surrogate: Callable[..., Tensor]  # logp, ratio, adv, mask -> loss (n, t); settings bound
+    aggregate: Aggregate
+    kl: Penalty
+    kl_estimate: Callable[[Tensor, Tensor], Float[Tensor, "n t"]]  # logp, logp_ref -> nats
+    sampling: Sampling
+    critic: CriticConfig | None
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps on a batch of rollouts."""
+        return self.config.epochs_per_batch * self.config.steps_per_batch
+
+    @property
+    def critic_alone(self) -> int:
+        """First batches in which only the critic learns."""
+        return self.critic.warmup_batches if self.critic else 0
+
+    @property
+    def policy_updates(self) -> int:
+        """Optimizer steps of the policy in the whole run."""
+        return (self.config.max_steps - self.critic_alone) * self.updates
+
+    @property
+    def kl_in_reward(self) -> bool:
+        return self.kl.kl_coef > 0 and self.kl.kl_in == "reward"
+
+    @property
+    def kl_in_loss(self) -> bool:
+        return self.kl.kl_coef > 0 and self.kl.kl_in == "loss"
+
+
+def resolve(config: PolicyGradientConfig) -> Recipe:
+    """The recipe that a config asks for.
 
     Raises:
         UserError: the config sets something that the algorithm does not have or cannot do.
     """
-    algorithm = algorithms[config.algorithm]
-    given = {key for key in type(config).model_fields if getattr(config, key) is not None}
-    published: dict[str, Any] = {**ANYBODYS, **algorithm.settings}
-    filled = {key: value for key, value in published.items() if key not in given}
-    if "kl_estimator" not in given:  # k1 has no gradient as a loss, and k3's vanishes near the reference as a reward
-        filled["kl_estimator"] = {"reward": "k1", "loss": "k3"}[config.kl_in or published["kl_in"]]
-    if "critic" in algorithm.needs and config.critic is None:
+    algorithm = load(config.algorithm)
+    _refuse_settings_of_others(config, algorithm)
+    filled = {key: value for key, value in algorithm.published.items() if getattr(config, key) is None}
+    if config.kl_estimator is None:
+        filled["kl_estimator"] = ESTIMATOR[config.kl_in or algorithm.kl.kl_in]
+    if config.critic is None and "critic" in algorithm.needs:
         filled["critic"] = CriticConfig()
-    filled["aggregation"] = config.aggregation or next(k for k, v in aggregates.items() if v is algorithm.aggregate)
+    if config.aggregation is None:
+        filled["aggregation"] = next(name for name, it in aggregates.items() if it is algorithm.aggregate)
     resolved = config.model_copy(update=filled)
     for message, hint in _contradictions(config, resolved, algorithm):
         raise UserError(message, hint)
-    return resolved, algorithm
+    value = resolved.model_dump()
+    return Recipe(
+        config=resolved,
+        needs=algorithm.needs,
+        settings={name: value[name] for name in algorithm.settings},
+        advantage=partial(algorithm.advantage, **{name: value[name] for name in keyword_only(algorithm.advantage)}),
+        ratio=algorithm.ratio,
+        surrogate=partial(algorithm.surrogate, **{name: value[name] for name in keyword_only(algorithm.surrogate)}),
+        aggregate=aggregates[value["aggregation"]],
+        kl=Penalty(value["kl_coef"], value["kl_in"]),
+        kl_estimate=estimators[value["kl_estimator"]],
+        sampling=Sampling(value["resample_rounds"], value["truncated"], value["overlong_buffer"]),
+        critic=resolved.critic,
+    )
 
 
-def settings_of(function: Callable, config: PolicyGradientConfig) -> dict[str, Any]:
-    """The settings that an advantage or a surrogate names as its keyword-only parameters."""
-    keywords = [p.name for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
-    return {name: getattr(config, name) for name in keywords}
+def _refuse_settings_of_others(config: PolicyGradientConfig, algorithm: Algorithm) -> None:
+    for key in SETTINGS:
+        if getattr(config, key) is not None and key not in algorithm.settings:
+            readers = [name for name, it in load_all().items() if key in it.settings]
+            raise UserError(f"{key}: {config.algorithm} does not have it", f"It belongs to {', '.join(readers)}.")
+    if config.critic is not None and "critic" not in algorithm.needs:
+        readers = [name for name, it in load_all().items() if "critic" in it.needs]
+        raise UserError(f"critic: {config.algorithm} has none", f"It belongs to {', '.join(readers)}.")
 
 
 def _contradictions(
     given: PolicyGradientConfig, config: PolicyGradientConfig, algorithm: Algorithm
 ) -> Iterator[tuple[str, str | None]]:
     """What is wrong with a resolved config, and what to do about it."""
-    name, needs = config.algorithm, algorithm.needs
-    for key in PARTICULAR:
-        if getattr(given, key) is not None and key not in algorithm.settings:
-            readers = [other for other, it in algorithms.items() if key in it.settings]
-            yield f"{key}: {name} does not have it", f"It belongs to {', '.join(readers)}."
-    if given.critic is not None and "critic" not in needs:
-        yield f"critic: {name} has none", "It belongs to ppo."
-    if "groups" in needs and config.group_size < 2:
+    name = config.algorithm
+    if "groups" in algorithm.needs and config.group_size < 2:
         yield (
             f"group_size: {name} compares the completions of a prompt, so 2 at least, not {config.group_size}",
             "--group_size 8 is usual; reinforce and ppo work with 1.",
@@ -62,10 +116,21 @@ def _contradictions(
     if algorithm.ratio is None and (updates > 1 or config.staleness) and config.importance == "none":
         when = f"{config.staleness} steps old" if config.staleness else f"for {updates} optimizer steps"
         yield (
-            f"{name} has no ratio, so it cannot use a batch of rollouts {when}: the tokens are no longer its own",
+            f"{name} has no ratio, so it cannot use a batch of rollouts {when}: the samples would be off-policy",
             "Set epochs_per_batch and steps_per_batch to 1 and staleness to 0, weigh the tokens with --importance "
             "truncate, or use an algorithm with a ratio, such as grpo.",
         )
+    yield from _contradictions_of_kl(config)
+    if "binary" in algorithm.needs and (impure := _other_than_success(config)):
+        yield (
+            f"{impure[0]}: {name} needs rewards that are 1 or 0, so exact success and nothing else",
+            "The other components are measured all the same, whatever their weight.",
+        )
+    if config.tasks and (given.task != type(given).model_fields["task"].default or given.task_config):
+        yield "tasks: give a mixture (tasks) or one task (task and task_config), not both", None
+
+
+def _contradictions_of_kl(config: PolicyGradientConfig) -> Iterator[tuple[str, str | None]]:
     if config.kl_in == "loss" and config.kl_estimator == "k1":
         yield "kl_estimator: k1 has zero expected gradient as a loss", "Use k3 or k2, or --kl_in reward."
     if config.kl_in == "reward" and config.kl_estimator != "k1":
@@ -79,20 +144,18 @@ def _contradictions(
         yield "sync_reference_every: the reference cannot follow adapters", "Set lora_rank to 0, or leave it frozen."
     if config.sync_reference_every and not config.kl_coef:
         yield "sync_reference_every: there is no reference without a kl_coef above 0", None
+
+
+def _other_than_success(config: PolicyGradientConfig) -> list[str]:
+    """The settings that make a reward something else than 1 for a right answer and 0 for a wrong one."""
     weights = config.reward_weights
-    if "binary" in needs:
-        impure = [
-            *(f"reward_weights.{part}" for part in ("format", "partial") if getattr(weights, part)),
-            *(["reward_weights.exact"] if weights.exact not in (None, 1) else []),
-            *(["reward_model"] if config.judges else []),
-            *(["reward_functions"] if config.reward_functions else []),
-            *(["truncated: penalize"] if config.truncated == "penalize" else []),
-            *(["kl_in: reward"] if config.kl_coef and config.kl_in == "reward" else []),
-        ]
-        if impure:
-            yield (
-                f"{impure[0]}: {name} needs rewards that are 1 or 0, so exact success and nothing else",
-                "Other parts are measured all the same, whatever their weight.",
-            )
-    if config.tasks and (given.task != type(given).model_fields["task"].default or given.task_config):
-        yield "tasks: give a mixture (tasks) or one task (task and task_config), not both", None
+    other = {
+        "reward_weights.format": weights.format != 0,
+        "reward_weights.partial": weights.partial != 0,
+        "reward_weights.exact": weights.exact not in (None, 1),
+        "reward_model": bool(config.reward_models),
+        "reward_functions": bool(config.reward_functions),
+        "truncated: penalize": config.truncated == "penalize",
+        "kl_in: reward": bool(config.kl_coef) and config.kl_in == "reward",
+    }
+    return [name for name, is_set in other.items() if is_set]

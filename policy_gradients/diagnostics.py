@@ -1,4 +1,4 @@
-"""What is measured along the way, and what to tell the user when a run cannot learn."""
+"""Metrics of training, and advice for a run that cannot learn."""
 
 import math
 from collections import deque
@@ -9,45 +9,53 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
+from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.reward_functions import load_functions
 from policy_gradients.rollout import Batch
 from rlhf.distributed import gather, total
 from rlhf.logprobs import Scores
 
 METRICS = {
-    "loss": {"description": "Loss of the step; its value says little, its gradient everything", "unit": ""},
+    "loss": {"description": "Loss of the step; not comparable across steps: watch reward/exact", "unit": ""},
     "reward/mean": {"description": "Mean reward of the batch, before any KL penalty", "unit": ""},
     "reward/exact": {"description": "Share of completions that are right", "unit": ""},
-    "reward/format": {"description": "Share of completions in the form asked for", "unit": ""},
+    "reward/format": {"description": "Share of completions in the form that was asked for", "unit": ""},
     "reward/partial": {"description": "Mean of the task's own score, which may give partial credit", "unit": ""},
     "reward/model": {"description": "Mean score of the reward model", "unit": ""},
     "reward/unverified": {
-        "description": "Share of completions at which the verifier failed or took too long; they count as wrong",
+        "description": "Share of completions whose verifier failed or took too long; they count as wrong",
         "unit": "",
     },
-    "reward/std": {"description": "Standard deviation of the reward over the batch", "unit": ""},
+    "reward/std": {"description": "Standard deviation of the rewards of the batch", "unit": ""},
     "groups/contrast": {
-        "description": "Share of groups whose rewards differ; comparing within groups learns from no other",
+        "description": "Share of groups whose rewards differ; the others have advantage 0",
         "unit": "",
     },
-    "groups/solved": {"description": "Share of groups with every completion right", "unit": ""},
-    "groups/failed": {"description": "Share of groups with no completion right", "unit": ""},
+    "groups/solved": {"description": "Share of groups in which every completion is right", "unit": ""},
+    "groups/failed": {"description": "Share of groups in which no completion is right", "unit": ""},
     "groups/drawn": {
-        "description": "Prompts sampled for the batch, those replaced for want of contrast included",
+        "description": "Prompts sampled for the batch, including those that resample_rounds replaced",
         "unit": "",
     },
     "policy/entropy": {
-        "description": "Entropy of the next token, mean over sampled tokens",
+        "description": "Mean entropy of the distributions that the tokens were sampled from",
         "unit": "nats",
     },
-    "policy/kl": {"description": "KL(policy || reference) per token, k3", "unit": "nats"},
-    "policy/kl_coef": {"description": "Weight of the KL penalty, as adapted so far", "unit": ""},
-    "policy/clip_fraction": {"description": "Share of tokens whose ratio the clip holds back", "unit": ""},
+    "policy/kl": {"description": "KL(policy || reference) per token, estimated by k3", "unit": "nats"},
+    "policy/kl_coef": {"description": "Coefficient of the KL penalty in this step", "unit": ""},
+    "policy/clip_fraction": {
+        "description": "Share of tokens whose ratio is clipped, so that they give no gradient",
+        "unit": "",
+    },
     "policy/ratio_min": {"description": "Smallest pi / pi_old of the step", "unit": ""},
     "policy/ratio_max": {"description": "Largest pi / pi_old of the step", "unit": ""},
-    "policy/importance": {"description": "Mean weight pi / pi_sampler of a token, after the cap", "unit": ""},
+    "policy/importance": {
+        "description": "Mean importance weight pi / pi_sampler of the tokens, after the cap",
+        "unit": "",
+    },
     "critic/loss": {"description": "Clipped squared error of the values, mean over tokens", "unit": ""},
     "critic/explained_variance": {
-        "description": "Share of the variance of the reward to come that the values explain, before the update",
+        "description": "Share of the variance of the reward-to-go that the values explain, before the update",
         "unit": "",
     },
     "critic/value": {"description": "Mean value, over tokens", "unit": ""},
@@ -59,27 +67,33 @@ METRICS = {
     "length/max": {"description": "Longest completion", "unit": "tokens"},
     "length/truncated": {"description": "Share of completions cut at max_new_tokens", "unit": ""},
     "sampler/logp_gap": {
-        "description": "Mean distance of the sampler's log-probability of a token from the trainer's",
+        "description": "Mean absolute difference between the sampler's and the trainer's log-probability of a token",
         "unit": "nats",
     },
-    "optim/lr": {"description": "Learning rate of the last optimizer step", "unit": ""},
-    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
-    "speed/tokens_per_s": {"description": "Completion tokens trained on, a second", "unit": "tokens/s"},
-    "time/sampling_s": {"description": "Sampling and judging", "unit": "s"},
+    "time/sampling_s": {"description": "Sampling and rewarding", "unit": "s"},
     "time/scoring_s": {"description": "Passes without gradient: old policy, reference, values", "unit": "s"},
-    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
-    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
 }
 
 
+def describe_metrics(config: PolicyGradientConfig) -> dict[str, dict[str, str]]:
+    """The metrics of a run, with one for each function of the user.
+
+    Raises:
+        UserError: such a function cannot be loaded.
+    """
+    own = {"description": "Mean of your own function", "unit": ""}
+    return METRICS | {f"reward/{name}": own for name in load_functions(config.reward_functions)}
+
+
 def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
-    """Of a batch of rollouts, over all processes."""
-    parts = [it for rollout in batch.rollouts for it in rollout.parts]
-    exact = torch.tensor([[it["exact"] for it in rollout.parts] for rollout in batch.rollouts])
-    reward, length = batch.reward, batch.length
+    """Metrics of a batch of rollouts, over all processes."""
+    components = [it for rollout in batch.rollouts for it in rollout.components]
+    exact = torch.tensor([[it["exact"] for it in rollout.components] for rollout in batch.rollouts])
+    reward = batch.reward
+    length = batch.length
     sums = {
         "reward/mean": float(reward.sum()),
-        **{f"reward/{name}": sum(it[name] for it in parts) for name in parts[0]},
+        **{f"reward/{name}": sum(it[name] for it in components) for name in components[0]},
         "reward/std": float(reward.square().sum()),
         "length/mean": float(length.sum()),
         "length/truncated": float(batch.truncated.sum()),
@@ -89,11 +103,12 @@ def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
         "groups/solved": float((exact == 1).all(1).sum()),
         "groups/failed": float((exact == 0).all(1).sum()),
     }
-    values = total([len(parts), len(exact), *sums.values(), *by_group.values()], accelerator)
+    values = total([len(components), len(exact), *sums.values(), *by_group.values()], accelerator)
     n, b, values = values[0], values[1], values[2:]
     metrics = {key: value / n for key, value in zip(sums, values, strict=False)}
     metrics |= {key: value / b for key, value in zip(by_group, values[len(sums) :], strict=True)}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
+    metrics["groups/drawn"] = float(batch.drawn)
     metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
     return metrics
 
@@ -132,13 +147,13 @@ class UpdateSums:
                 self.smallest = min(self.smallest, float(ratio[mask].min()))
                 self.largest = max(self.largest, float(ratio[mask].max()))
             if clip_high is not None:
-                per_token["policy/clip_fraction"] = _held(ratio, adv, clip_low, clip_high).float()
+                per_token["policy/clip_fraction"] = _clipped(ratio, adv, clip_low, clip_high).float()
         for key, value in per_token.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value[mask].sum())
         self.tokens += int(mask.sum())
 
     def means(self, accelerator: Accelerator, *, has_ratio: bool) -> dict[str, float]:
-        """Of what all processes added; one that had no micro-batch adds nothing."""
+        """The means over the tokens of all processes; one that had no micro-batch adds nothing."""
         parts: list[UpdateSums] = gather([self], accelerator)
         tokens = sum(part.tokens for part in parts)
         keys = dict.fromkeys(key for part in parts for key in part.sums)
@@ -149,25 +164,26 @@ class UpdateSums:
         return metrics
 
 
-def _held(ratio: Tensor, adv: Tensor, clip_low: float | None, clip_high: float) -> Tensor:
-    """Where the clip holds: where the advantage pushes to; without a lower bound (CISPO) above, either way."""
+def _clipped(ratio: Tensor, adv: Tensor, clip_low: float | None, clip_high: float) -> Tensor:
+    """Where the clip acts: on ratios that moved with the advantage; without clip_low (CISPO), on all above."""
     if clip_low is None:
         return ratio > 1 + clip_high
     return ((ratio > 1 + clip_high) & (adv > 0)) | ((ratio < 1 - clip_low) & (adv < 0))
 
 
 class Adviser:
-    """Looks at the last few steps and says, in words, why nothing is being learned."""
+    """Watches the last few steps and says why nothing is being learned."""
 
     def __init__(self, window: int = 5):
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.first: Mapping[str, float] | None = None
-        self.told_of_failures = False
+        self.warned_of_failures = False
 
-    def look(self, metrics: Mapping[str, float]) -> list[str]:
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """Advice after a step with these metrics; most steps have none."""
         advice = []
-        if (failed := metrics.get("reward/unverified", 0.0)) > 0 and not self.told_of_failures:
-            self.told_of_failures = True
+        if (failed := metrics.get("reward/unverified", 0.0)) > 0 and not self.warned_of_failures:
+            self.warned_of_failures = True
             advice.append(
                 f"The verifier failed or took too long at {failed:.1%} of the completions; they count as wrong "
                 "(reward/unverified)."

@@ -1,4 +1,4 @@
-"""How far the policy has moved since the batch was sampled: pi / pi_old, of each token or of each completion."""
+"""Probability ratios pi / pi_old of tokens or completions: how far the policy has moved since it sampled them."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,7 +27,7 @@ def sequence_ratio(
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand_as(logp)
 
 
-def importance(
+def importance_weight(
     logp: Float[Tensor, "n t"],
     logp_sampler: Float[Tensor, "n t"],
     mask: Bool[Tensor, "n t"],
@@ -35,11 +35,12 @@ def importance(
     correction: str,
     cap: float,
 ) -> Float[Tensor, "n t"]:
-    """Weight of a token that another distribution sampled: pi / pi_sampler, without gradient.
+    """The weight pi / pi_sampler of a token that another distribution sampled, without gradient.
 
-    The sampler's numbers differ from the trainer's where it computes in another precision, cuts the distribution
-    (top_p, top_k) or has older weights. `truncate`: min(weight, cap) (TIS: Espeholt et al. 2018; Yao et al. 2025).
-    `mask`: weights above the cap become 0: a token that the sampler was far less likely to say teaches nothing (MIS).
+    The sampler's log-probabilities differ from the trainer's where the sampler computes in another precision, cuts the
+    distribution (top_p, top_k) or has older weights. `truncate`: min(weight, cap) (TIS: Espeholt et al. 2018; Yao et
+    al. 2025). `mask`: a weight above the cap becomes 0, so that a token that was far less likely for the sampler gives
+    no gradient (MIS).
     """
     weight = token_ratio(logp.detach(), logp_sampler, mask)
     if correction == "truncate":

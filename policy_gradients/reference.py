@@ -1,32 +1,53 @@
-"""The policy that a KL penalty holds on to: frozen, or following from afar; at a fixed price, or one that adapts."""
+"""The KL reference: frozen or slowly updated, with a fixed or adaptive coefficient."""
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.defaults import Recipe
+from rlhf.run.session import Session
 
 # Ziegler et al. 2019 (arXiv 1909.08593), section 2.2: the coefficient moves by at most 0.1 * 0.2 = 2 % a batch.
-GAIN, MAX_ERROR = 0.1, 0.2
+GAIN = 0.1
+MAX_ERROR = 0.2
 
 
 class Reference:
-    def __init__(self, model: PreTrainedModel, config: PolicyGradientConfig):
-        assert config.kl_coef is not None  # resolve has filled it in
-        self.model, self.coef = model, config.kl_coef
-        self.target, self.every, self.mix = config.kl_target, config.sync_reference_every, config.sync_reference_mix
+    def __init__(self, model: PreTrainedModel, recipe: Recipe):
+        config = recipe.config
+        self.model = model
+        self.coef = recipe.kl.kl_coef
+        self.target = config.kl_target
+        self.every = config.sync_reference_every
+        self.mix = config.sync_reference_mix
+
+    @classmethod
+    def load(cls, session: Session, recipe: Recipe) -> "Reference":
+        """The model as it was before training."""
+        reference = cls(session.load_reference(), recipe)
+        if reference.every:
+            session.accelerator.register_for_checkpointing(reference.model)  # it moves: part of the run's state
+        return reference
+
+    def end_step(self, policy: nn.Module, step: int, *, kl: float | None) -> dict[str, float]:
+        """Adapt the coefficient to the KL of the step, if it was measured, and follow the policy. Returns metrics."""
+        metrics = {"policy/kl_coef": self.coef}
+        if kl is not None:
+            self.adapt(kl)
+        self.follow(policy, step)
+        return metrics
 
     def adapt(self, kl: float) -> None:
         """coef * (1 + 0.1 * clamp(kl / target - 1, -0.2, 0.2)); kl in nats per token, of the batch just trained on.
 
-        (The paper's target is nats per completion.)
+        The target of the paper is in nats per completion.
         """
         if self.target is not None:
             self.coef *= 1 + GAIN * min(MAX_ERROR, max(-MAX_ERROR, kl / self.target - 1))
 
     @torch.no_grad()
     def follow(self, policy: nn.Module, step: int) -> None:
-        """Every so many batches, reference = (1 - mix) * reference + mix * policy. Gorbatovski et al. 2024 (TR-DPO)."""
+        """Every `every` batches, reference = (1 - mix) * reference + mix * policy. Gorbatovski et al. 2024 (TR-DPO)."""
         if self.every and step % self.every == 0:
-            for mine, its in zip(self.model.parameters(), policy.parameters(), strict=True):
-                mine.lerp_(its, self.mix)
+            for parameter, target in zip(self.model.parameters(), policy.parameters(), strict=True):
+                parameter.lerp_(target, self.mix)

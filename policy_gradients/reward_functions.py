@@ -1,4 +1,4 @@
-"""The user's own parts of the reward: functions in Python files, loaded and looked at before any model is."""
+"""Reward components of the user: functions in Python files, loaded and checked before any model is loaded."""
 
 import inspect
 import math
@@ -21,19 +21,19 @@ import torch
 from rlhf.data.columns import short
 from rlhf.errors import UserError, nearest
 
-RewardFunction = Callable[[str, str, str], Any]  # question, completion, answer -> a number
+UserFunction = Callable[[str, str, str], Any]  # question, completion, answer -> a number
 ARGUMENTS = "question, completion, answer"
 SHOWN = 80  # characters of a completion in a message
 _modules: dict[tuple[Path, int], ModuleType] = {}  # by file and time of change, so that a file runs once
 
 
 @dataclass(frozen=True)
-class OwnPart:
+class UserComponent:
     """One function, `file.py:name`, with its weight in the sum."""
 
     file: str
     name: str
-    function: RewardFunction
+    function: UserFunction
     weight: float
 
     def __call__(self, question: str, completion: str, answer: str) -> float:
@@ -61,14 +61,14 @@ class OwnPart:
         return number
 
 
-def load_functions(weights: Mapping[str, float]) -> dict[str, OwnPart]:
+def load_functions(weights: Mapping[str, float]) -> dict[str, UserComponent]:
     """The functions of `reward_functions` by name.
 
     Raises:
         UserError: as `load_function`.
     """
     return {
-        name: OwnPart(spec.rpartition(":")[0], name, load_function(spec), weight)
+        name: UserComponent(spec.rpartition(":")[0], name, load_function(spec), weight)
         for name, (spec, weight) in zip(names_of(weights), weights.items(), strict=True)
     }
 
@@ -77,7 +77,7 @@ def names_of(functions: Iterable[str]) -> list[str]:
     return [spec.rsplit(":", 1)[-1] for spec in functions]
 
 
-def load_function(spec: str) -> RewardFunction:
+def load_function(spec: str) -> UserFunction:
     """`file.py:function`.
 
     Raises:
@@ -143,7 +143,7 @@ def _module(path: Path, file: str) -> ModuleType:
     return module
 
 
-def _refuse_uncallable(function: RewardFunction, name: str, file: str) -> None:
+def _refuse_uncallable(function: UserFunction, name: str, file: str) -> None:
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # some that are written in C have none

@@ -1,8 +1,9 @@
-"""Completions to rewards. The parts are kept apart, so that a policy that games one of them can be seen doing it.
+"""Rewards of completions. The components are kept, so that a policy that games one of them can be seen doing it.
 
-They are the verdicts of the task, the score of a trained reward model (`reward_model: runs/NAME`), and your own.
+The components are the verdict of the task, the score of a trained reward model (`reward_model: runs/NAME`), and your
+own functions. The reward is their weighted sum.
 
-A part of your own is a function in a file, given in the config as `reward_functions: {path/to/file.py:brevity: 0.1}`:
+A component of your own is a function in a file, in the config `reward_functions: {path/to/file.py:brevity: 0.1}`:
 
     def brevity(question: str, completion: str, answer: str) -> float:
         return -len(completion) / 100
@@ -22,8 +23,8 @@ Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions
 RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
 
 
-class Judge:
-    """Verdicts of the task, a reward model's scores, the user's own functions, and their weighted sum."""
+class RewardFunction:
+    """The weighted sum of the task's verdict, a reward model's score and the user's own functions."""
 
     def __init__(
         self,
@@ -32,49 +33,58 @@ class Judge:
         functions: Mapping[str, float],
         reward_model: RewardModelScore | None = None,
     ):
-        self.task, self.reward_model = task, reward_model
+        self.task = task
+        self.reward_model = reward_model
         if weights.exact is None:
             weights = weights.model_copy(update={"exact": 1.0 if reward_model is None else 0.0})
-        self.weights = weights
         names = [*RewardWeights.model_fields, UNVERIFIED, *names_of(functions)]
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"reward_functions: '{name}' is the name of another part of the reward already")
+                raise UserError(f"reward_functions: '{name}' is the name of another component of the reward already")
         self.functions = load_functions(functions)
+        self.weights = weights.model_dump() | {name: function.weight for name, function in self.functions.items()}
 
-    def judge(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
-        """The parts of every completion; a reward model reads all of them at once."""
-        parts = [[self.parts(problem, text_of(answer)) for answer in answers] for problem, answers in answered]
+    def components(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
+        """The components of every completion; a reward model scores all of them at once."""
+        components = [[self.of_text(problem, text_of(it)) for it in answers] for problem, answers in answered]
         if self.reward_model is not None:
-            for own, scores in zip(parts, self.reward_model(answered), strict=True):
-                for one, score in zip(own, scores, strict=True):
-                    one["model"] = score
-        return parts
+            for group, scores in zip(components, self.reward_model(answered), strict=True):
+                for completion, score in zip(group, scores, strict=True):
+                    completion["model"] = score
+        return components
 
-    def parts(self, problem: Problem, completion: str) -> dict[str, float]:
-        """What is known of a completion by itself, by name, unweighted: the verdict, and each function's number."""
+    def of_text(self, problem: Problem, completion: str) -> dict[str, float]:
+        """The unweighted components of one completion by name, but for a reward model's score."""
         verdict: Verdict = self.task.verify(problem, completion)
-        own = {name: part(problem.question, completion, problem.answer) for name, part in self.functions.items()}
-        judged = {"exact": verdict.exact, "format": verdict.format, "partial": verdict.partial}
-        return {**judged, UNVERIFIED: float(bool(verdict.failed)), **own}
+        return {
+            "exact": verdict.exact,
+            "format": verdict.format,
+            "partial": verdict.partial,
+            UNVERIFIED: float(bool(verdict.failed)),
+            **{name: it(problem.question, completion, problem.answer) for name, it in self.functions.items()},
+        }
 
-    def weigh(self, parts: Mapping[str, float]) -> float:
-        weights = self.weights.model_dump() | {name: part.weight for name, part in self.functions.items()}
-        return sum(weights[name] * value for name, value in parts.items() if name != UNVERIFIED)
+    def total(self, components: Mapping[str, float]) -> float:
+        """The weighted sum of a completion's components."""
+        return sum(self.weights[name] * value for name, value in components.items() if name != UNVERIFIED)
+
+
+def make_reward(task: Task, config: PolicyGradientConfig) -> RewardFunction:
+    return RewardFunction(task, config.reward_weights, config.reward_functions, load_reward_model(config))
 
 
 def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
-    """What `reward_model` names, reading completions behind the same system prompt as the policy writes them behind.
+    """The reward model that the config names; it sees the same system prompt as the policy.
 
     Raises:
-        UserError: it names something that is no reward model.
+        UserError: the config names something that is no reward model.
     """
-    if not config.judges:
+    if not config.reward_models:
         return None
     from reward_models.scoring import RewardModel
 
     model = RewardModel(
-        config.judges,
+        config.reward_models,
         combine=config.reward_model_combine,
         variance_weight=config.reward_model_variance_weight,
         steps=config.reward_model_steps,
@@ -88,6 +98,9 @@ def overlong_penalty(length: int, *, max_new_tokens: int, overlong_buffer: float
     """0 up to (1 - overlong_buffer) * max_new_tokens, then linear to 1 at max_new_tokens. DAPO, eq. 13.
 
     A buffer of 0 charges 1 at max_new_tokens and nothing before.
+
+    >>> [overlong_penalty(n, max_new_tokens=10, overlong_buffer=0.5) for n in (5, 7, 10)]
+    [0.0, 0.4, 1.0]
     """
     if length >= max_new_tokens:
         return 1.0

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType, broadcast_object_list, gather_object
+from torch import Tensor
 
 from rlhf.cpu import tune_cpu
 from rlhf.errors import UserError
@@ -157,6 +158,20 @@ def gather(items: list, accelerator: Accelerator) -> list:
         return items
     flat = gather_object([(accelerator.process_index + i * accelerator.num_processes, x) for i, x in enumerate(items)])
     return [item for _, item in sorted(flat, key=lambda pair: pair[0])]
+
+
+def local_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """`share` for the rows of a tensor."""
+    return rows[accelerator.process_index :: accelerator.num_processes]
+
+
+def gather_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """`gather` for the rows of a tensor that has as many rows in every process."""
+    processes = accelerator.num_processes
+    if processes == 1:
+        return rows
+    by_process = accelerator.gather(rows).view(processes, *rows.shape)
+    return by_process.transpose(0, 1).reshape(-1, *rows.shape[1:])
 
 
 def total(numbers: list[float], accelerator: Accelerator) -> list[float]:

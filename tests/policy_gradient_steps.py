@@ -16,7 +16,8 @@ from steps_by_hand import Step, record_steps, save_tiny, token_logp
 from torch import Tensor, nn
 
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.rollout import Batch, Rollout, Sampler
+from policy_gradients.rollout import Batch, Rollout
+from policy_gradients.sampler import Sampler
 from policy_gradients.train import DEFAULT, train
 from rlhf.config.command import read_command
 from rlhf.evaluation import proportion
@@ -42,7 +43,7 @@ class Run:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.steps: list[Step] = []
-        self.judged: dict[int, Rollout] = {}  # every rollout by its number, used or not
+        self.rewarded: dict[int, Rollout] = {}  # every rollout by its number, used or not
         self.metrics: list[dict[str, float]] = []
 
     def of(self, kind: str) -> list[Step]:
@@ -78,23 +79,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that trains and returns a `Run`."""
     found = Run()
     monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    monkeypatch.setattr("rlhf.evaluation.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m"))
-    monkeypatch.setattr("policy_gradients.rollout.sample", drawn)
+    monkeypatch.setattr(
+        "policy_gradients.evaluation.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m")
+    )
+    monkeypatch.setattr("policy_gradients.sampler.sample", drawn)
     monkeypatch.setattr(ProceduralTask, "verify", lambda _, __, text: Verdict(float(score_of(text) % 2), 1.0, 0.0))
-    batch, judged = Sampler.batch, Sampler.judged
+    batch, rewarded = Sampler.batch, Sampler.rewarded
 
     def seen(self: Sampler, rollouts: list[Rollout]) -> Batch:
         found.batches.append(batch(self, rollouts))
         return found.batches[-1]
 
     def remembered(self: Sampler, *arguments) -> list[Rollout]:
-        made = judged(self, *arguments)
-        found.judged |= {rollout.number: rollout for rollout in made}
+        made = rewarded(self, *arguments)
+        found.rewarded |= {rollout.number: rollout for rollout in made}
         return made
 
     monkeypatch.setattr(Sampler, "batch", seen)
-    monkeypatch.setattr(Sampler, "judged", remembered)
-    found.steps = record_steps(monkeypatch, "rlhf.optimizer", "policy_gradients.critic")
+    monkeypatch.setattr(Sampler, "rewarded", remembered)
+    found.steps = record_steps(monkeypatch, "policy_gradients.update", "policy_gradients.critic")
     model = save_tiny(tmp_path / "model")
     other = save_tiny(tmp_path / "other", seed=1)
     monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: load_policy(str(other)).eval())

@@ -1,26 +1,17 @@
-"""Every algorithm by name. A new one is one file beside this and one line here."""
+"""The algorithms, one file each. A new one is found by its file; nothing else lists it.
 
-from policy_gradients.algorithm import Algorithm
-from policy_gradients.algorithms.cispo import cispo
-from policy_gradients.algorithms.dapo import dapo
-from policy_gradients.algorithms.drgrpo import drgrpo
-from policy_gradients.algorithms.grpo import grpo
-from policy_gradients.algorithms.gspo import gspo
-from policy_gradients.algorithms.maxrl import maxrl
-from policy_gradients.algorithms.ppo import ppo
-from policy_gradients.algorithms.reinforce import reinforce
-from policy_gradients.algorithms.rloo import rloo
-from policy_gradients.algorithms.sapo import sapo
+Their names are the names of the files. This module imports none of them: they import PyTorch, and `--help` and errors
+in a config come without it. `policy_gradients.algorithm.load` imports the one that is asked for.
+"""
 
-algorithms: dict[str, Algorithm] = {
-    "cispo": cispo,
-    "dapo": dapo,
-    "drgrpo": drgrpo,
-    "grpo": grpo,
-    "gspo": gspo,
-    "maxrl": maxrl,
-    "ppo": ppo,
-    "reinforce": reinforce,
-    "rloo": rloo,
-    "sapo": sapo,
-}
+from pathlib import Path
+from pkgutil import iter_modules
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in iter_modules(__path__))
+
+
+def files() -> list[Path]:
+    paths = [Path(folder) / f"{name}.py" for name in names() for folder in __path__]
+    return [path for path in paths if path.is_file()]

@@ -17,17 +17,18 @@ gradient is always adv * weight * grad logp: REINFORCE with a truncated importan
 that of DAPO's loss.
 """
 
-from policy_gradients.advantages import z_score
+from functools import partial
+
+from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
-from policy_gradients.surrogates import weighted
+from policy_gradients.surrogates import truncated_importance
 from rlhf.aggregate import token_mean
 
 cispo = Algorithm(
-    advantage=z_score,
+    advantage=group_normalize,
     ratio=token_ratio,
-    surrogate=weighted,
+    surrogate=partial(truncated_importance, clip_high=4.0),
     aggregate=token_mean,
     needs=frozenset({"groups"}),
-    settings={"clip_high": 4.0, "kl_coef": 0.0, "kl_in": "loss", "kl_estimator": "k3"},
 )

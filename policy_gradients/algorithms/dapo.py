@@ -20,27 +20,19 @@ it for one prompt); a mean of micro-batch means would not be it. `reward/exact` 
 Dynamic sampling costs rollouts: as the policy gets good, more and more groups are thrown away.
 """
 
-from policy_gradients.advantages import z_score
-from policy_gradients.algorithm import Algorithm
+from functools import partial
+
+from policy_gradients.advantages import group_normalize
+from policy_gradients.algorithm import Algorithm, Sampling
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped
 from rlhf.aggregate import token_mean
 
 dapo = Algorithm(
-    advantage=z_score,
+    advantage=group_normalize,
     ratio=token_ratio,
-    surrogate=clipped,
+    surrogate=partial(clipped, clip_low=0.2, clip_high=0.28),
     aggregate=token_mean,
     needs=frozenset({"groups"}),
-    settings={
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "dual_clip": None,
-        "resample_rounds": 4,
-        "truncated": "penalize",
-        "overlong_buffer": 0.2,
-        "kl_coef": 0.0,
-        "kl_in": "loss",
-        "kl_estimator": "k3",
-    },
+    sampling=Sampling(resample_rounds=4, truncated="penalize", overlong_buffer=0.2),
 )

@@ -15,24 +15,18 @@ What to know. GRPO's 1/|o_i| makes each token of a long wrong completion count l
 (g - 1) / (g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several steps.
 """
 
-from policy_gradients.advantages import centred
+from functools import partial
+
+from policy_gradients.advantages import center
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped
 from rlhf.aggregate import fixed_length
 
 drgrpo = Algorithm(
-    advantage=centred,
+    advantage=center,
     ratio=token_ratio,
-    surrogate=clipped,
+    surrogate=partial(clipped, clip_low=0.2, clip_high=0.2),
     aggregate=fixed_length,
     needs=frozenset({"groups"}),
-    settings={
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": None,
-        "kl_coef": 0.0,
-        "kl_in": "loss",
-        "kl_estimator": "k3",
-    },
 )

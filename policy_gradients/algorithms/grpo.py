@@ -16,24 +16,19 @@ What to know. Dividing by |o_i| makes a long wrong answer cheaper per token than
 prompts that are nearly always or never solved the most: Dr. GRPO takes both out.
 """
 
-from policy_gradients.advantages import z_score
-from policy_gradients.algorithm import Algorithm
+from functools import partial
+
+from policy_gradients.advantages import group_normalize
+from policy_gradients.algorithm import Algorithm, Penalty
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped
 from rlhf.aggregate import sequence_mean
 
 grpo = Algorithm(
-    advantage=z_score,
+    advantage=group_normalize,
     ratio=token_ratio,
-    surrogate=clipped,
+    surrogate=partial(clipped, clip_low=0.2, clip_high=0.2),
     aggregate=sequence_mean,
     needs=frozenset({"groups"}),
-    settings={
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": None,
-        "kl_coef": 0.04,
-        "kl_in": "loss",
-        "kl_estimator": "k3",
-    },
+    kl=Penalty(kl_coef=0.04, kl_in="loss"),
 )

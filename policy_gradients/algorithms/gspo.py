@@ -15,24 +15,18 @@ sample each; for mixture-of-experts models, whose token ratios jump with the rou
 not. On-policy the ratio is 1 and its gradient is GRPO's. It needs several optimizer steps on a batch to differ.
 """
 
-from policy_gradients.advantages import z_score
+from functools import partial
+
+from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import sequence_ratio
 from policy_gradients.surrogates import clipped
 from rlhf.aggregate import sequence_mean
 
 gspo = Algorithm(
-    advantage=z_score,
+    advantage=group_normalize,
     ratio=sequence_ratio,
-    surrogate=clipped,
+    surrogate=partial(clipped, clip_low=3e-4, clip_high=4e-4),
     aggregate=sequence_mean,
     needs=frozenset({"groups"}),
-    settings={
-        "clip_low": 3e-4,
-        "clip_high": 4e-4,
-        "dual_clip": None,
-        "kl_coef": 0.0,
-        "kl_in": "loss",
-        "kl_estimator": "k3",
-    },
 )

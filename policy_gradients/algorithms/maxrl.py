@@ -19,16 +19,15 @@ What to know. GRPO divides by the standard deviation sqrt(p (1 - p)) and so favo
 favours hard ones alone. With g = 2 it is RLOO but for the length.
 """
 
-from policy_gradients.advantages import over_mean
+from policy_gradients.advantages import mean_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.surrogates import reinforce
 from rlhf.aggregate import sequence_mean
 
 maxrl = Algorithm(
-    advantage=over_mean,
+    advantage=mean_normalize,
     ratio=None,
     surrogate=reinforce,
     aggregate=sequence_mean,
     needs=frozenset({"groups", "binary"}),
-    settings={"kl_coef": 0.0, "kl_in": "loss", "kl_estimator": "k3"},
 )

@@ -22,26 +22,19 @@ network that must be learned first (`critic.warmup_batches`). GRPO puts the mean
 divides by the group's standard deviation, and takes the KL into the loss.
 """
 
+from functools import partial
+
 from policy_gradients.advantages import gae
-from policy_gradients.algorithm import Algorithm
+from policy_gradients.algorithm import Algorithm, Penalty
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped
 from rlhf.aggregate import token_mean
 
 ppo = Algorithm(
-    advantage=gae,
+    advantage=partial(gae, gamma=1.0, gae_lambda=0.95),
     ratio=token_ratio,
-    surrogate=clipped,
+    surrogate=partial(clipped, clip_low=0.2, clip_high=0.2),
     aggregate=token_mean,
     needs=frozenset({"critic"}),
-    settings={
-        "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": None,
-        "kl_coef": 0.02,
-        "kl_in": "reward",
-        "kl_estimator": "k1",
-    },
+    kl=Penalty(kl_coef=0.02, kl_in="reward"),
 )

@@ -15,16 +15,18 @@ What to know. There is no ratio, so a batch serves one optimizer step. RLOO diff
 completion with others of its own prompt, so that an easy prompt does not praise whatever was said to it.
 """
 
-from policy_gradients.advantages import less_baseline
-from policy_gradients.algorithm import Algorithm
+from functools import partial
+
+from policy_gradients.advantages import minus_baseline
+from policy_gradients.algorithm import Algorithm, Penalty
 from policy_gradients.surrogates import reinforce as surrogate
 from rlhf.aggregate import sequence_sum
 
 reinforce = Algorithm(
-    advantage=less_baseline,
+    advantage=partial(minus_baseline, baseline="running_mean"),
     ratio=None,
     surrogate=surrogate,
     aggregate=sequence_sum,
     needs=frozenset({"baseline"}),
-    settings={"baseline": "running_mean", "kl_coef": 0.0, "kl_in": "reward", "kl_estimator": "k1"},
+    kl=Penalty(kl_coef=0.0, kl_in="reward"),
 )

@@ -15,7 +15,7 @@ serves one optimizer step.
 """
 
 from policy_gradients.advantages import leave_one_out
-from policy_gradients.algorithm import Algorithm
+from policy_gradients.algorithm import Algorithm, Penalty
 from policy_gradients.surrogates import reinforce
 from rlhf.aggregate import sequence_sum
 
@@ -25,5 +25,5 @@ rloo = Algorithm(
     surrogate=reinforce,
     aggregate=sequence_sum,
     needs=frozenset({"groups"}),
-    settings={"kl_coef": 0.0, "kl_in": "reward", "kl_estimator": "k1"},
+    kl=Penalty(kl_coef=0.0, kl_in="reward"),
 )

@@ -15,17 +15,18 @@ leaves a token that moved against its advantage at full weight. The paper shows 
 gates over a completion is close to one smooth gate on GSPO's ratio.
 """
 
-from policy_gradients.advantages import z_score
+from functools import partial
+
+from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import soft_gate
 from rlhf.aggregate import sequence_mean
 
 sapo = Algorithm(
-    advantage=z_score,
+    advantage=group_normalize,
     ratio=token_ratio,
-    surrogate=soft_gate,
+    surrogate=partial(soft_gate, tau_pos=1.0, tau_neg=1.05),
     aggregate=sequence_mean,
     needs=frozenset({"groups"}),
-    settings={"tau_pos": 1.0, "tau_neg": 1.05, "kl_coef": 0.0, "kl_in": "loss", "kl_estimator": "k3"},
 )

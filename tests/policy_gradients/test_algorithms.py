@@ -1,26 +1,27 @@
 """Whole algorithms: against exact gradients of policies whose outcomes are enumerated, and cut into micro-batches."""
 
 import itertools
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import tiny_model
 from torch import Tensor, nn
 
-from policy_gradients.algorithms import algorithms
+from policy_gradients.algorithm import load
+from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.defaults import resolve, settings_of
+from policy_gradients.defaults import resolve
 from rlhf.aggregate import Totals, aggregates, sequence_sum
 from rlhf.groups import Group, micro_batches
 from rlhf.kl import k1, k3
 from rlhf.logprobs import Scorer
 from rlhf.tensors import masked_sum
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.2}
-SETTINGS = {
-    name: settings_of(algorithm.surrogate, resolve(PolicyGradientConfig(algorithm=name))[0])
-    for name, algorithm in algorithms.items()
-}
+ROOT = Path(__file__).parents[2]
+RECIPES = {name: resolve(PolicyGradientConfig(algorithm=name)) for name in names()}
 
 
 class Enumerated:
@@ -55,9 +56,9 @@ class Enumerated:
     def ascent(self, adv: Tensor, *, aggregate=sequence_sum, name: str = "reinforce") -> Tensor:
         """The expected step: every outcome once, its advantage weighed by 15 times its probability."""
         weighed = (15 * self.probability().detach() * adv)[:, None]
-        algorithm, logp = algorithms[name], self.logp()
-        ratio = algorithm.ratio(logp, logp.detach(), self.mask) if algorithm.ratio else None
-        loss = algorithm.surrogate(logp, ratio, weighed, **SETTINGS[name])
+        recipe, logp = RECIPES[name], self.logp()
+        ratio = recipe.ratio(logp, logp.detach(), self.mask) if recipe.ratio else None
+        loss = recipe.surrogate(logp, ratio, weighed, self.mask)
         return -self.gradient(aggregate(loss, self.mask, Totals(15, int(self.mask.sum()), 3)))
 
 
@@ -71,8 +72,8 @@ def test_reinforce_is_the_gradient_of_the_expected_reward(seed: int, baseline: f
     """With completions of unequal length, any baseline, and nothing sampled: equal to 1e-12."""
     policy = Enumerated(seed)
     exact = policy.gradient((policy.probability() * policy.reward).sum())
-    reinforce = algorithms["reinforce"]
-    adv = reinforce.advantage(policy.reward[:, None], baseline=baseline)[:, 0]
+    reinforce = RECIPES["reinforce"]
+    adv = reinforce.advantage(policy.reward[:, None], baseline)[:, 0]
     torch.testing.assert_close(policy.ascent(adv, aggregate=reinforce.aggregate), exact, atol=1e-12, rtol=1e-9)
 
 
@@ -108,12 +109,12 @@ def test_k3_in_the_reward_would_be_no_penalty_near_the_reference() -> None:
 
 def test_grpo_on_policy_by_hand() -> None:
     """d loss / d logp = -z_i / (|o_i| * n): rewards (1, 0, 0, 0) have z = (0.75, -0.25, -0.25, -0.25) / 0.5001."""
-    grpo = algorithms["grpo"]
+    grpo = RECIPES["grpo"]
     length = torch.tensor([3, 1, 2, 3])
     mask = torch.arange(3) < length[:, None]
     logp = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     adv = grpo.advantage(torch.tensor([[1.0, 0.0, 0.0, 0.0]])).reshape(-1, 1)
-    loss = grpo.surrogate(logp, grpo.ratio(logp, logp.detach(), mask), adv, **CLIP)
+    loss = grpo.surrogate(logp, grpo.ratio(logp, logp.detach(), mask), adv, mask)
     value = grpo.aggregate(loss, mask, Totals(4, int(mask.sum()), 8))
     value.backward()
     z = torch.tensor([[0.75], [-0.25], [-0.25], [-0.25]]) / 0.5001
@@ -121,19 +122,45 @@ def test_grpo_on_policy_by_hand() -> None:
     assert value.item() == pytest.approx(0, abs=1e-6), "the mean of z scores"
 
 
-def test_published_settings() -> None:
-    """Shao et al. 2024, section 4.1.2: beta 0.04 (k3, in the loss), epsilon as in PPO. Williams: a baseline, no KL."""
-    assert algorithms["grpo"].settings == {
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": None,
-        "kl_coef": 0.04,
-        "kl_in": "loss",
-        "kl_estimator": "k3",
-    }
-    assert algorithms["grpo"].aggregate is aggregates["sequence_mean"]
-    assert algorithms["reinforce"].aggregate is aggregates["sequence_sum"]
-    assert algorithms["reinforce"].ratio is None
+# ------------------------------------------------------------------------- the table of docs/policy_gradients.md
+
+
+def documented() -> dict[str, tuple[list[str], set[str], dict[str, str]]]:
+    """Of each algorithm, by the name of its file: the four choices, the needs, the published values."""
+    text = (ROOT / "docs" / "policy_gradients.md").read_text()
+    table = {}
+    for line in text.splitlines():
+        if match := re.match(r"\| \[.*?\]\(\.\./policy_gradients/algorithms/(\w+)\.py\) ", line):
+            _, *choices, needs, values = (cell.strip() for cell in line.strip("|").split("|"))
+            if len(choices) == 4:
+                pairs = [pair.split() for pair in values.split(", ") if pair]
+                table[match[1]] = (choices, set(needs.split(", ")), dict(pairs))
+    return table
+
+
+def name_of(function) -> str:
+    return "-" if function is None else f"`{getattr(function, 'func', function).__name__}`"
+
+
+def test_the_table_has_every_algorithm() -> None:
+    assert sorted(documented()) == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_choices_and_published_values_are_those_of_the_table(name: str) -> None:
+    """Each algorithm would learn with another aggregation or clip as well: nothing else would notice."""
+    algorithm = load(name)
+    choices, needs, values = documented()[name]
+    functions = (algorithm.advantage, algorithm.ratio, algorithm.surrogate, algorithm.aggregate)
+    assert [name_of(function) for function in functions] == choices
+    assert algorithm.needs == needs
+    unnamed = {
+        "dual_clip": None, "kl_coef": 0.0, "kl_in": "loss",
+        "resample_rounds": 0, "truncated": "keep", "overlong_buffer": 0.2,
+    }  # fmt: skip
+    for key, value in algorithm.published.items():
+        assert str(value) == values.get(key, str(unnamed.get(key))), key
+    assert values.keys() <= algorithm.published.keys()
 
 
 # ------------------------------------------------------------------------- through a model, cut into micro-batches
@@ -147,27 +174,28 @@ REWARD = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 0.0]])
 
 def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tensor, **layout) -> list[Tensor]:
     """The gradient of one optimizer step, as the training loop computes it, off-policy and with a KL term."""
-    algorithm = algorithms[name]
-    if "critic" in algorithm.needs:  # one for each token; here of any kind
+    recipe = RECIPES[name]
+    if "critic" in recipe.needs:  # one for each token; here of any kind
         adv = torch.sin(torch.arange(8.0 * reward.numel())).view(-1, 8)
     else:
-        advantage = {"baseline": 0.3} if "baseline" in algorithm.needs else {}
-        reward = (reward > 0.6).float() if "binary" in algorithm.needs else reward
-        adv = algorithm.advantage(reward, **advantage).reshape(-1, 1).expand(-1, 8)
+        mean_so_far = [0.3] if "baseline" in recipe.needs else []
+        reward = (reward > 0.6).float() if "binary" in recipe.needs else reward
+        adv = recipe.advantage(reward, *mean_so_far).reshape(-1, 1).expand(-1, 8)
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     totals = Totals(sequences=reward.numel(), tokens=tokens, max_new_tokens=8)
     model.zero_grad()
     for rows in micro_batches(groups, **layout):
         scores = Scorer(model)(rows)
         old = scores.logp.detach() + 0.3 * torch.sin(rows.target.float())  # some ratios lie beyond the clip
-        ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-        loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence, : scores.logp.shape[1]], **SETTINGS[name])
+        ratio = recipe.ratio(scores.logp, old, scores.mask) if recipe.ratio else None
+        a = adv[rows.sequence, : scores.logp.shape[1]]
+        loss = recipe.surrogate(scores.logp, ratio, a, scores.mask)
         loss = loss + 0.1 * k3(scores.logp, torch.full_like(scores.logp, -3.0))
-        algorithm.aggregate(loss, scores.mask, totals).backward()
+        recipe.aggregate(loss, scores.mask, totals).backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("name", algorithms)
+@pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize(
     "layout",
     [
@@ -188,22 +216,20 @@ def test_micro_batches_do_not_change_the_step(qwen3: nn.Module, name: str, layou
 def test_groups_without_contrast_give_grpo_no_gradient() -> None:
     """Every reward 0.7, no KL: not a small gradient, none at all."""
     model = tiny_model("llama", layers=1)
-    grpo = algorithms["grpo"]
+    grpo = RECIPES["grpo"]
     adv = grpo.advantage(torch.full((2, 4), 0.7)).reshape(-1, 1)
     (rows,) = micro_batches(GROUPS, token_budget=10**6)
     scores = Scorer(model)(rows)
     ratio = grpo.ratio(scores.logp, scores.logp.detach(), scores.mask)
-    loss = grpo.surrogate(scores.logp, ratio, adv[rows.sequence], **CLIP)
+    loss = grpo.surrogate(scores.logp, ratio, adv[rows.sequence], scores.mask)
     grpo.aggregate(loss, scores.mask, Totals(8, 20, 8)).backward()
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
 # ------------------------------------------------------------------------- against each other, and off-policy
 
-TOKEN_RATIO = [name for name, it in algorithms.items() if it.ratio is not None and it.ratio.__name__ == "token_ratio"]
 
-
-@pytest.mark.parametrize("name", algorithms)
+@pytest.mark.parametrize("name", names())
 def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(name: str) -> None:
     """At logp_old = logp: d loss / d logp_t = -adv, for each token; GSPO spreads the same sum over a sequence."""
     policy, adv = Enumerated(3), torch.linspace(-2, 2, 15, dtype=torch.float64)
@@ -214,12 +240,12 @@ def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(name: str) -> N
 
 def loss_gradient(name: str, log_ratio: list[float], adv: float) -> list[float]:
     """d loss / d logp of the tokens of one completion that have moved by `log_ratio` since it was sampled."""
-    algorithm = algorithms[name]
+    recipe = RECIPES[name]
     old = torch.tensor([[-2.0, -1.0, -0.5][: len(log_ratio)]], dtype=torch.float64)
     logp = (old + torch.tensor([log_ratio], dtype=torch.float64)).requires_grad_()
     mask = torch.ones_like(logp, dtype=torch.bool)
-    ratio = algorithm.ratio(logp, old, mask) if algorithm.ratio else None
-    loss = algorithm.surrogate(logp, ratio, torch.full_like(logp, adv), **SETTINGS[name])
+    ratio = recipe.ratio(logp, old, mask) if recipe.ratio else None
+    loss = recipe.surrogate(logp, ratio, torch.full_like(logp, adv), mask)
     (gradient,) = torch.autograd.grad(loss.sum(), logp)
     return gradient[0].tolist()
 
@@ -273,6 +299,40 @@ def test_gspo_off_policy_by_hand() -> None:
     assert loss_gradient("gspo", [1e-3] * 3, -1.0) == pytest.approx([1.001] * 3, abs=1e-5)
 
 
+def test_gmpo_off_policy_by_hand() -> None:
+    """log_clip 0.4. adv 1: log-ratios 1.0, 0.1, -2.0 count as 0.4 (held), 0.1, -2.0: mean -0.5. adv -1: as 1.0, 0.1 and
+    -0.4 (held): mean 0.7 / 3. d(-exp(mean) * adv) / d logp is -exp(mean) * adv / 3 at a token that is not held. The
+    loss stands at each of the 3 tokens, so their sum has 3 times that gradient.
+    """
+    assert loss_gradient("gmpo", [1.0, 0.1, -2.0], 1.0) == pytest.approx([0, -math.exp(-0.5), -math.exp(-0.5)])
+    held_below = math.exp(0.7 / 3)
+    assert loss_gradient("gmpo", [1.0, 0.1, -2.0], -1.0) == pytest.approx([held_below, held_below, 0])
+    assert loss_gradient("gmpo", [1.0, 0.1, -2.0], 0.0) == [0, 0, 0]
+    assert loss_gradient("gmpo", [0.41], 1.0) == [0]
+    assert loss_gradient("gmpo", [0.39], 1.0) == pytest.approx([-math.exp(0.39)])
+
+
+def test_gmpo_value_by_hand() -> None:
+    """Of completions with log-ratios (0.2, 0.4, 3.0) and (0.2, -0.6), the second cut by the mask to its first two
+    tokens: -exp((0.2 + 0.4 + 0.4) / 3) * 2 and -exp(-0.2) * 0.5; GRPO's sequence mean of each is the same number."""
+    gmpo = RECIPES["gmpo"]
+    log_ratio = torch.tensor([[0.2, 0.4, 3.0], [0.2, -0.6, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    adv = torch.tensor([[2.0], [0.5]])
+    loss = gmpo.surrogate(log_ratio, log_ratio.exp(), adv, mask)
+    wanted = [-2 * math.exp(1 / 3), -0.5 * math.exp(-0.2)]
+    assert loss[0].tolist() == pytest.approx([wanted[0]] * 3, rel=1e-5)
+    assert loss[1, :2].tolist() == pytest.approx([wanted[1]] * 2, rel=1e-5)
+    assert gmpo.aggregate(loss, mask, Totals(2, 5, 3)).item() == pytest.approx(sum(wanted) / 2, rel=1e-5)
+
+
+def test_gmpo_is_less_moved_by_one_extreme_ratio_than_grpo() -> None:
+    """A token of adv < 0 that is e^3 times as likely as before: its ratio is GRPO's weight for it, 20.1; here every
+    token has the weight e^(3 / 3) = 2.7."""
+    assert loss_gradient("grpo", [3.0, 0.0, 0.0], -1.0) == pytest.approx([math.exp(3), 1, 1])
+    assert loss_gradient("gmpo", [3.0, 0.0, 0.0], -1.0) == pytest.approx([math.e] * 3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_importance_weights_make_another_policys_samples_count(seed: int) -> None:
     """Ratio times adv, unclipped and summed over a one-token policy, sampled from elsewhere, is the exact gradient.
@@ -285,9 +345,9 @@ def test_importance_weights_make_another_policys_samples_count(seed: int) -> Non
     reward = torch.randn(5, generator=generator, dtype=torch.float64)
     (exact,) = torch.autograd.grad((theta.softmax(-1) * reward).sum(), theta)
     logp, mask = theta.log_softmax(-1)[:, None], torch.ones(5, 1, dtype=torch.bool)
-    grpo = algorithms["grpo"]
+    grpo = resolve(PolicyGradientConfig(algorithm="grpo", clip_low=1 - 1e-9, clip_high=1e9))
     weighed = (old.exp() * reward)[:, None]
-    loss = grpo.surrogate(logp, grpo.ratio(logp, old[:, None], mask), weighed, clip_low=1 - 1e-9, clip_high=1e9)
+    loss = grpo.surrogate(logp, grpo.ratio(logp, old[:, None], mask), weighed, mask)
     torch.testing.assert_close(-torch.autograd.grad(loss.sum(), theta)[0], exact, atol=1e-12, rtol=1e-9)
 
 
@@ -296,24 +356,24 @@ def test_importance_weights_make_another_policys_samples_count(seed: int) -> Non
 
 def expected_ascent(name: str, policy: Enumerated, reward: Tensor, *, g: int) -> Tensor:
     """The expected gradient of a group of g, every one of the 15^g groups with its probability."""
-    algorithm = algorithms[name]
+    recipe = RECIPES[name]
     logp = masked_sum(policy.logp(), policy.mask)
     total = torch.zeros(())
     for group in itertools.product(range(15), repeat=g):
         picked = list(group)
-        adv = algorithm.advantage(reward[None, picked])[0]
+        adv = recipe.advantage(reward[None, picked])[0]
         total = total + logp[picked].sum().exp().detach() * (adv * logp[picked]).sum() / g
     return policy.gradient(total)
 
 
 @pytest.mark.parametrize("g", [2, 3])
 def test_rloo_is_the_gradient_of_the_expected_reward(g: int) -> None:
-    """Leave-one-out is unbiased for any g; GRPO's centring alone is off by (g - 1) / g, its z-score by more."""
+    """Leave-one-out is unbiased for any g; the mean of the whole group is off by (g - 1) / g, GRPO's std by more."""
     policy = Enumerated(4)
     exact = policy.gradient((policy.probability() * policy.reward).sum())
     torch.testing.assert_close(expected_ascent("rloo", policy, policy.reward, g=g), exact, atol=1e-12, rtol=1e-9)
-    centred = expected_ascent("drgrpo", policy, policy.reward, g=g)
-    torch.testing.assert_close(centred * g / (g - 1), exact, atol=1e-12, rtol=1e-9)
+    centered = expected_ascent("drgrpo", policy, policy.reward, g=g)
+    torch.testing.assert_close(centered * g / (g - 1), exact, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("g", [2, 3])
@@ -336,8 +396,8 @@ def test_dr_grpo_does_not_care_how_length_is_split() -> None:
     for lengths in ([2, 6], [4, 4]):
         mask = torch.arange(6) < torch.tensor(lengths)[:, None]
         logp = torch.full((2, 6), -1.0, requires_grad=True)
-        drgrpo = algorithms["drgrpo"]
+        drgrpo = RECIPES["drgrpo"]
         adv = drgrpo.advantage(torch.tensor([[1.0, 0.0]])).reshape(-1, 1).expand(-1, 6)
-        loss = drgrpo.surrogate(logp, drgrpo.ratio(logp, logp.detach(), mask), adv, **CLIP)
+        loss = drgrpo.surrogate(logp, drgrpo.ratio(logp, logp.detach(), mask), adv, mask)
         (gradient,) = torch.autograd.grad(drgrpo.aggregate(loss, mask, Totals(2, 8, 10)), logp)
         torch.testing.assert_close(gradient.abs(), mask * 0.5 / (2 * 10))

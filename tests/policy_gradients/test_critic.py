@@ -1,13 +1,20 @@
-"""PPO's critic: advantages over tokens, values and their loss, against closed forms and a reference from the paper."""
+"""PPO's critic: values and their loss by hand, its optimizer step, and PPO against loops written from the paper."""
+
+import math
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from tiny_models import tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 
-from policy_gradients.advantages import gae
-from policy_gradients.critic import Critic, explained_variance, reward_to_go, token_rewards, value_loss, whiten
+from policy_gradients.config import CriticConfig, PolicyGradientConfig
+from policy_gradients.credit import whiten
+from policy_gradients.critic import Critic, CriticLearner, value_loss
+from policy_gradients.defaults import resolve
+from policy_gradients.rollout import Batch
+from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
 
 MASK = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
@@ -20,39 +27,6 @@ def drawn(seed: int) -> tuple[Tensor, Tensor]:
     return torch.where(MASK, reward, 99.0), torch.where(MASK, value, -77.0)
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (0.99, 0.0), (0.8, 1.0)])
-def test_gae_is_its_definition(gamma: float, lam: float) -> None:
-    """Schulman et al. 2015, eq. 16: adv_t = sum_l (gamma lam)^l delta_(t+l), each completion by itself, unpadded."""
-    reward, value = drawn(0)
-    adv = gae(reward, value, MASK, gamma=gamma, gae_lambda=lam)
-    for i, length in enumerate((6, 3, 1)):
-        v = [*value[i, :length].tolist(), 0.0]
-        delta = [reward[i, t].item() + gamma * v[t + 1] - v[t] for t in range(length)]
-        for t in range(length):
-            wanted = sum((gamma * lam) ** k * delta[t + k] for k in range(length - t))
-            assert adv[i, t].item() == pytest.approx(wanted, abs=1e-5)
-    assert not adv[~MASK].any()
-
-
-def test_gae_at_its_ends() -> None:
-    """lambda 1: reward-to-go less the value. lambda 0: one step. Values that are right give no advantage."""
-    reward, value = drawn(1)
-    to_go = reward_to_go(torch.where(MASK, reward, 0.0), gamma=0.9)
-    torch.testing.assert_close(gae(reward, value, MASK, gamma=0.9, gae_lambda=1.0), (to_go - value) * MASK)
-    right = gae(reward, to_go, MASK, gamma=0.9, gae_lambda=0.7)
-    torch.testing.assert_close(right, torch.zeros_like(right), atol=1e-6, rtol=0)
-    one_step = gae(reward, value, MASK, gamma=0.5, gae_lambda=0.0)
-    assert one_step[1, 0].item() == pytest.approx((reward[1, 0] + 0.5 * value[1, 1] - value[1, 0]).item(), abs=1e-6)
-    assert one_step[1, 2].item() == pytest.approx((reward[1, 2] - value[1, 2]).item(), abs=1e-6)
-
-
-def test_the_reward_comes_at_the_last_token_and_the_penalty_at_each() -> None:
-    rewards = token_rewards(torch.tensor([1.0, 2.0, 3.0]), torch.full((3, 6), 0.25), MASK)
-    assert rewards[0].tolist() == [-0.25] * 5 + [0.75]
-    assert rewards[1].tolist() == [-0.25, -0.25, 1.75, 0, 0, 0]
-    assert rewards[2].tolist() == [2.75, 0, 0, 0, 0, 0]
-
-
 def test_value_loss_by_hand() -> None:
     """Old value 0, clip 0.2, target 1. A value of 0.1 is within: 0.9^2 / 2. At 0.5 the clipped one is worse: 0.8^2 / 2
     and no gradient. At -0.5 the value itself is worse, 1.5^2 / 2, and is pulled back."""
@@ -62,66 +36,6 @@ def test_value_loss_by_hand() -> None:
     loss.sum().backward()
     assert value.grad is not None
     assert value.grad[0].tolist() == pytest.approx([-0.9, 0, -1.5])
-
-
-def test_whitened_over_the_tokens_that_count() -> None:
-    x, _ = drawn(2)
-    white = whiten(x, MASK, Accelerator(cpu=True))
-    assert white[MASK].mean().item() == pytest.approx(0, abs=1e-6)
-    assert white[MASK].std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    assert not white[~MASK].any()
-    torch.testing.assert_close(white[MASK], (x[MASK] - x[MASK].mean()) / x[MASK].std(correction=0), atol=1e-5, rtol=0)
-
-
-def test_explained_variance() -> None:
-    outcome, noise = drawn(3)
-    accelerator = Accelerator(cpu=True)
-    assert explained_variance(outcome, outcome, MASK, accelerator) == pytest.approx(1)
-    assert explained_variance(outcome + 5, outcome, MASK, accelerator) == pytest.approx(1), "a constant off is no noise"
-    assert explained_variance(torch.zeros(3, 6), outcome, MASK, accelerator) == pytest.approx(0)
-    assert explained_variance(-outcome, outcome, MASK, accelerator) == pytest.approx(-3)
-    assert explained_variance(noise, torch.ones(3, 6), MASK, accelerator) == 0
-
-
-def test_one_token_or_none_is_whitened_to_0() -> None:
-    """No token counts where all completions were cut and are left out: nothing is divided by 0."""
-    x, accelerator = torch.full((1, 2), 5.0), Accelerator(cpu=True)
-    for mask in ([[True, False]], [[False, False]]):
-        assert whiten(x, torch.tensor(mask), accelerator).tolist() == [[0.0, 0.0]]
-    assert whiten(x, torch.tensor([[True, True]]), accelerator).tolist() == [[0.0, 0.0]]
-
-
-def test_variance_of_one_token_or_none_is_not_explained() -> None:
-    accelerator = Accelerator(cpu=True)
-    for mask in ([[True, False]], [[False, False]]):
-        found = explained_variance(torch.zeros(1, 2), torch.full((1, 2), 5.0), torch.tensor(mask), accelerator)
-        assert found == 0
-
-
-def test_small_outcomes_are_explained_like_large_ones() -> None:
-    """Down to a spread of 1e-12, which is rounding: outcomes of +-1e-5 have 1e-10, of +-1e-7 1e-14."""
-    accelerator, mask = Accelerator(cpu=True), torch.ones(1, 2, dtype=torch.bool)
-    outcome = torch.tensor([[1.0, -1.0]])
-    for scale, explained in ((1.0, 0.75), (1e-5, 0.75), (1e-7, 0.0)):
-        found = explained_variance(0.5 * scale * outcome, scale * outcome, mask, accelerator)
-        assert found == pytest.approx(explained)
-
-
-def test_sums_are_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whitened by mean and spread of the tokens of both: here (1, 3), there (5, 7): mean 4, variance 5."""
-    accelerator, mask = Accelerator(cpu=True), torch.ones(1, 2, dtype=torch.bool)
-    here, there = torch.tensor([[1.0, 3.0]]), torch.tensor([[5.0, 7.0]])
-
-    def both(numbers: list[float], _accelerator: Accelerator) -> list[float]:
-        assert len(numbers) in (3, 5)
-        other = [2.0, 12.0, 74.0] if len(numbers) == 3 else [2.0, 0.0, 0.0, 12.0, 74.0]
-        return [a + b for a, b in zip(numbers, other, strict=True)]
-
-    monkeypatch.setattr("policy_gradients.critic.total", both)
-    assert whiten(here, mask, accelerator)[0].tolist() == pytest.approx([-3 / 5**0.5, -1 / 5**0.5])
-    # Values are right there, and 0 here: errors (1, 3, 0, 0) have variance 10/4 - 1, outcomes 5.
-    assert explained_variance(torch.zeros(1, 2), here, mask, accelerator) == pytest.approx(1 - 1.5 / 5)
-    assert there.square().sum() == 74
 
 
 @pytest.mark.parametrize("backbone", ["own", "policy"])
@@ -165,17 +79,104 @@ def ppo_from_the_paper(logp, logp_old, reward, value, mask, *, clip: float, gamm
 
 
 def test_ppo_is_the_papers() -> None:
-    from policy_gradients.algorithms import algorithms
-    from rlhf.aggregate import Totals
-
-    ppo, (reward, value) = algorithms["ppo"], drawn(5)
+    ppo = resolve(PolicyGradientConfig(algorithm="ppo", gamma=0.97, gae_lambda=0.9))
+    reward, value = drawn(5)
     generator = torch.Generator().manual_seed(1)
     logp_old = -torch.rand(3, 6, generator=generator)
     logp = (logp_old + 0.3 * torch.randn(3, 6, generator=generator)).requires_grad_()
-    adv = whiten(ppo.advantage(reward, value, MASK, gamma=0.97, gae_lambda=0.9), MASK, Accelerator(cpu=True))
-    loss = ppo.surrogate(logp, ppo.ratio(logp, logp_old, MASK), adv, clip_low=0.2, clip_high=0.2)
+    adv = whiten(ppo.advantage(reward, value, MASK), MASK, Accelerator(cpu=True))
+    loss = ppo.surrogate(logp, ppo.ratio(logp, logp_old, MASK), adv, MASK)
     ours = ppo.aggregate(loss, MASK, Totals(3, int(MASK.sum()), 6))
     theirs = ppo_from_the_paper(logp, logp_old, reward, value, MASK, clip=0.2, gamma=0.97, lam=0.9)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     for a, b in zip(*(torch.autograd.grad(it, logp) for it in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+# ------------------------------------------------------------ the critic's optimizer step
+
+
+@pytest.mark.parametrize(("value", "loss", "slope"), [(5.1, 0.405, -0.9), (5.5, 0.32, 0.0), (4.5, 1.125, -1.5)])
+def test_the_value_clip_is_around_the_old_value(value: float, loss: float, slope: float) -> None:
+    """As in test_value_loss_by_hand, all of it 5 higher: old value 5, target 6, clip 0.2."""
+    at = torch.tensor([[value]], requires_grad=True)
+    found = value_loss(at, torch.tensor([[5.0]]), torch.tensor([[6.0]]), value_clip=0.2)
+    found.sum().backward()
+    assert at.grad is not None
+    assert (found.item(), at.grad.item()) == (pytest.approx(loss, rel=1e-4), pytest.approx(slope, rel=1e-4))
+
+
+def test_the_values_of_a_new_critic_are_zero() -> None:
+    (rows,) = micro_batches([Group([5, 6], [[1, 2, 3], [4]])], token_budget=100)
+    assert not Critic(tiny_model("llama", layers=1), backbone="policy")(rows).any()
+
+
+def batch_of(groups: list[Group]) -> Batch:
+    length = torch.tensor([len(completion) for group in groups for completion in group.completions])
+    mask = torch.arange(int(length.max())) < length[:, None]
+    return Batch(
+        rollouts=[],
+        groups=groups,
+        reward=torch.zeros(len(groups), 2),
+        length=length,
+        truncated=torch.zeros(len(length), dtype=torch.bool),
+        logp_sampler=torch.zeros(mask.shape),
+        mask=mask,
+    )
+
+
+GROUPS = [
+    Group([1, 2], [[3], [4, 5]]),
+    Group([7], [[1, 2, 3, 4], [5]]),
+    Group([8, 9, 10], [[1, 2], [3, 4, 5, 6, 7]]),
+    Group([4], [[9], [9, 8]]),
+]
+
+
+def learner(tmp_path: Path, *, token_budget: int, **settings: float) -> CriticLearner:
+    torch.manual_seed(0)
+    settings_of_critic = CriticConfig(backbone="policy", **settings)
+    recipe = resolve(PolicyGradientConfig(algorithm="ppo", group_size=2, critic=settings_of_critic))
+    layout = {"token_budget": token_budget, "shared_prefix": True}
+    policy = tiny_model("qwen3", layers=1)
+    made = CriticLearner(policy, settings_of_critic, recipe, Accelerator(cpu=True), layout, tmp_path)
+    nn.init.normal_(made.critic.head.weight, std=0.1)
+    return made
+
+
+@pytest.mark.parametrize("token_budget", [1, 8, 10**6])
+def test_values_are_in_the_order_of_the_completions(token_budget: int, tmp_path: Path) -> None:
+    """Micro-batches come longest first."""
+    it, batch = learner(tmp_path, token_budget=token_budget), batch_of(GROUPS)
+    it.score(batch)
+    value = batch.value
+    for i, group in enumerate(single for both in GROUPS for single in both.split()):
+        (rows,) = micro_batches([group], token_budget=100)
+        length = rows.mask.shape[1]
+        torch.testing.assert_close(value[i, :length], it.critic(rows)[0], atol=1e-5, rtol=0)
+        assert not value[i, length:].any()
+
+
+@pytest.mark.parametrize("token_budget", [1, 10**6])
+def test_the_critic_learns_from_its_part_of_the_batch(token_budget: int, tmp_path: Path) -> None:
+    """Prompts 1 and 2 of 4: their own old values and targets, the mean over their tokens, a step of Adam at its lr."""
+    it, batch = (
+        learner(tmp_path, token_budget=token_budget, lr=0.01, value_clip=0.3, max_grad_norm=1e6),
+        batch_of(GROUPS),
+    )
+    it.score(batch)
+    value = batch.value.clone()
+    drawn = torch.randn(2, *value.shape, generator=torch.Generator().manual_seed(1))
+    old, target = value + drawn[0], drawn[1]
+    part, mask = slice(2, 6), batch.mask[2:6]
+    now = value[part].clone().requires_grad_()
+    wanted = value_loss(now, old[part], target[part], value_clip=0.3)[mask].mean()
+    wanted.backward()
+    assert now.grad is not None
+    slope = now.grad.sum().item()  # the bias is added to each value
+    bias = it.critic.head.bias.item()
+    batch.value, batch.target = old, target
+    it.update(batch.part(slice(1, 3)))
+    assert it.loss == pytest.approx(wanted.item(), rel=1e-4)
+    assert it.metrics["critic/grad_norm"] >= abs(slope) * 0.999
+    assert it.critic.head.bias.item() - bias == pytest.approx(-math.copysign(0.01, slope), rel=1e-3)

@@ -4,10 +4,12 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
-from policy_gradients.algorithms import algorithms
-from policy_gradients.config import ALGORITHM_NAMES, PolicyGradientConfig
+from policy_gradients.algorithm import load_all
+from policy_gradients.algorithms import names
+from policy_gradients.config import SETTINGS, PolicyGradientConfig, RewardWeights
 from policy_gradients.defaults import resolve
 from rlhf.config.command import read_command
 from rlhf.config.schema import Config
@@ -18,26 +20,29 @@ CONFIGS = sorted(p for f in ("policy_gradients", "instruction_tuning") for p in 
 
 
 def resolved(**settings) -> PolicyGradientConfig:
-    return resolve(PolicyGradientConfig(**settings))[0]
+    return resolve(PolicyGradientConfig(**settings)).config
 
 
-def test_names_are_the_files() -> None:
-    assert list(algorithms) == ALGORITHM_NAMES
+def test_open_settings_get_the_published_values() -> None:
+    """The values themselves are compared with the table of docs/policy_gradients.md in test_algorithms.py."""
+    for name, algorithm in load_all().items():
+        config = resolved(algorithm=name)
+        assert {key: getattr(config, key) for key in algorithm.published} == algorithm.published
+        assert not any(getattr(config, key) is not None for key in SETTINGS if key not in algorithm.settings)
+        assert (config.critic is not None) == ("critic" in algorithm.needs)
+        assert config.kl_estimator == ("k1" if algorithm.kl.kl_in == "reward" else "k3")
 
 
-def test_published_settings_are_filled_in() -> None:
-    grpo = resolved(algorithm="grpo")
-    assert (grpo.clip_low, grpo.clip_high, grpo.kl_coef, grpo.kl_in, grpo.kl_estimator) == (
-        0.2,
-        0.2,
-        0.04,
-        "loss",
-        "k3",
-    )
-    assert (grpo.aggregation, grpo.baseline) == ("sequence_mean", None)
-    reinforce = resolved(algorithm="reinforce")
-    assert (reinforce.baseline, reinforce.kl_coef, reinforce.kl_in) == ("running_mean", 0.0, "reward")
-    assert (reinforce.aggregation, reinforce.kl_estimator, reinforce.clip_low) == ("sequence_sum", "k1", None)
+def test_a_recipe_computes_with_the_settings_of_the_config() -> None:
+    """clip_high 0.5: a ratio of 2 counts as 1.5. kl_coef 0: no KL, wherever it would be."""
+    one = torch.ones(1, 1)
+    recipe = resolve(PolicyGradientConfig(algorithm="grpo", clip_high=0.5, kl_coef=0.0))
+    assert recipe.surrogate(one, 2 * one, one, one.bool()).item() == -1.5
+    assert recipe.settings == {"clip_low": 0.2, "clip_high": 0.5, "dual_clip": None}
+    assert not recipe.kl_in_loss
+    assert not recipe.kl_in_reward
+    assert resolve(PolicyGradientConfig(algorithm="ppo")).kl_in_reward
+    assert resolve(PolicyGradientConfig(algorithm="reinforce", baseline="none")).advantage(one, 5.0).item() == 1
 
 
 def test_what_the_user_says_stays() -> None:
@@ -48,7 +53,7 @@ def test_what_the_user_says_stays() -> None:
 
 
 def test_every_aggregation_is_found_by_name() -> None:
-    for name, algorithm in algorithms.items():
+    for name, algorithm in load_all().items():
         assert resolved(algorithm=name).aggregation == algorithm.aggregate.__name__
 
 
@@ -65,6 +70,7 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "rloo", "dual_clip": 3.0}, "dual_clip"),
         ({"algorithm": "cispo", "clip_low": 0.2}, "clip_low"),
         ({"algorithm": "grpo", "tau_pos": 1.0}, "tau_pos"),
+        ({"algorithm": "grpo", "log_clip": 0.4}, "log_clip"),
         ({"algorithm": "grpo", "gae_lambda": 1.0}, "gae_lambda"),
         ({"algorithm": "grpo", "critic": {"lr": 1e-3}}, "critic"),
         ({"algorithm": "maxrl", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
@@ -120,13 +126,23 @@ def test_kl_in_the_reward_is_k1() -> None:
     assert resolved(algorithm="grpo", kl_in="reward", kl_coef=0.1).kl_estimator == "k1"
 
 
+def test_a_binary_reward_without_kl_may_say_where_it_would_be() -> None:
+    """`kl_in: reward` changes no reward where its coefficient is 0."""
+    assert resolve(PolicyGradientConfig(algorithm="maxrl", kl_in="reward")).kl.kl_in == "reward"
+
+
+def test_partial_credit_is_not_binary() -> None:
+    with pytest.raises(UserError, match=r"reward_weights\.partial"):
+        resolve(PolicyGradientConfig(algorithm="maxrl", reward_weights=RewardWeights(partial=0.1)))
+
+
 # ---------------------------------------------------------------------------------------------- the configs we ship
 
 
 def config_class(family: str) -> type[Config]:
     module = importlib.import_module(f"{family}.config")
-    classes = [it for it in vars(module).values() if isinstance(it, type) and issubclass(it, Config)]
-    (found,) = [it for it in classes if it.__module__ == module.__name__]
+    own = [it for it in vars(module).values() if isinstance(it, type) and it.__module__ == module.__name__]
+    *_, found = [it for it in own if issubclass(it, Config)]
     return found
 
 
@@ -138,16 +154,17 @@ def test_every_config_parses_for_both_profiles(path: Path, profile: str) -> None
     command = read_command(cls, argv, prog="test", description="", environ={}, cuda_gb=lambda: 0.0)
     assert isinstance(command.config, cls)
     if isinstance(command.config, PolicyGradientConfig):
-        config, algorithm = resolve(command.config)
-        assert all(getattr(config, key) is not None for key in algorithm.settings if key != "dual_clip")
-        if path.stem in ALGORITHM_NAMES:
+        recipe = resolve(command.config)
+        config = recipe.config
+        assert all(value is not None for key, value in recipe.settings.items() if key != "dual_clip")
+        if path.stem in names():
             assert config.algorithm == path.stem
             assert config.model_name == ("embedded" if profile == "laptop" else "Qwen/Qwen3-1.7B")
 
 
 def test_configs_are_there() -> None:
     assert {f"{path.parent.parent.name}/{path.stem}" for path in CONFIGS} >= {
-        *(f"policy_gradients/{name}" for name in ALGORITHM_NAMES),
+        *(f"policy_gradients/{name}" for name in names()),
         "instruction_tuning/sft",
         "instruction_tuning/embedded",
     }

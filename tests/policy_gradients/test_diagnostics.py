@@ -27,7 +27,7 @@ def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) ->
             prompt=[],
             sampled=nothing,
             texts=[],
-            parts=[{"exact": e, "format": 1.0, "partial": e / 2} for e in row],
+            components=[{"exact": e, "format": 1.0, "partial": e / 2} for e in row],
             reward=[2 * e for e in row],
         )
         for i, row in enumerate(exact)
@@ -44,7 +44,7 @@ def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) ->
 
 
 def test_batch_metrics_by_hand(accelerator) -> None:
-    """Three groups of two: one solved, one failed, one with contrast. Rewards 2 2 0 0 2 0: mean 1, std 1."""
+    """Three groups of two: one solved, one failed, one mixed. Rewards 2 2 0 0 2 0: mean 1, std 1."""
     rollouts = made([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], [1, 2, 3, 4, 5, 3], [True, False, False, False, True, False])
     metrics = batch_metrics(rollouts, accelerator)
     expected = {
@@ -56,6 +56,7 @@ def test_batch_metrics_by_hand(accelerator) -> None:
         "groups/contrast": 1 / 3,
         "groups/solved": 1 / 3,
         "groups/failed": 1 / 3,
+        "groups/drawn": 0.0,
         "length/mean": 3.0,
         "length/max": 5.0,
         "length/truncated": 1 / 3,
@@ -126,17 +127,17 @@ def test_advice(changes: dict[str, float], said: str | None) -> None:
     """After five bad steps in a row, and not after four."""
     adviser = Adviser()
     for _ in range(4):
-        assert adviser.look({**HEALTHY, **changes}) == []
-    advice = adviser.look({**HEALTHY, **changes})
+        assert adviser.check({**HEALTHY, **changes}) == []
+    advice = adviser.check({**HEALTHY, **changes})
     assert [said in text for text in advice] == [True] if said else advice == []
-    assert adviser.look(HEALTHY) == []
+    assert adviser.check(HEALTHY) == []
 
 
 def test_advice_on_form_without_substance() -> None:
     adviser = Adviser()
-    adviser.look(HEALTHY)
+    adviser.check(HEALTHY)
     for _ in range(5):
-        advice = adviser.look({**HEALTHY, "reward/format": 0.99})
+        advice = adviser.check({**HEALTHY, "reward/format": 0.99})
     assert len(advice) == 1
     assert "reward for form" in advice[0]
 
@@ -145,9 +146,9 @@ def test_advice_on_a_reward_model_that_is_gamed() -> None:
     """Its score up while fewer are right; not while both go up."""
     for exact, said in ((0.2, True), (0.8, False)):
         adviser = Adviser()
-        adviser.look({**HEALTHY, "reward/model": 1.0})
+        adviser.check({**HEALTHY, "reward/model": 1.0})
         for _ in range(5):
-            advice = adviser.look({**HEALTHY, "reward/model": 2.0, "reward/exact": exact})
+            advice = adviser.check({**HEALTHY, "reward/model": 2.0, "reward/exact": exact})
         assert ["what it overrates" in text for text in advice] == [True] * said
 
 
@@ -261,15 +262,15 @@ THRESHOLDS = [
 def test_where_advice_begins(case) -> None:
     """Just beyond its bounds in all of five steps it is given; at a bound in one of them it is not."""
     beyond, *at_bounds = case
-    assert len(look([{**HEALTHY, **beyond}] * 5)) == 1
+    assert len(last_advice([{**HEALTHY, **beyond}] * 5)) == 1
     for bound in at_bounds:
-        assert look([{**HEALTHY, **beyond}] * 4 + [{**HEALTHY, **beyond, **bound}]) == []
+        assert last_advice([{**HEALTHY, **beyond}] * 4 + [{**HEALTHY, **beyond, **bound}]) == []
 
 
-def look(steps) -> list[str]:
+def last_advice(steps) -> list[str]:
     adviser, advice = Adviser(), []
     for metrics in steps:
-        advice = adviser.look(metrics)
+        advice = adviser.check(metrics)
     return advice
 
 
@@ -277,12 +278,12 @@ def test_form_without_substance_is_against_the_first_step() -> None:
     """Form above 0.95 and 0.2 above the first; right answers less than 0.02 more than at first."""
     for form, exact, said in ((0.96, 0.41, 1), (0.95, 0.41, 0), (0.96, 0.43, 0), (0.96, 0.1, 1)):
         steps = [HEALTHY] + [{**HEALTHY, "reward/format": form, "reward/exact": exact}] * 5
-        assert len(look(steps)) == said
+        assert len(last_advice(steps)) == said
     tidy = {**HEALTHY, "reward/format": 0.8}
-    assert look([tidy] + [{**tidy, "reward/format": 0.99}] * 5) == []
+    assert last_advice([tidy] + [{**tidy, "reward/format": 0.99}] * 5) == []
 
 
 def test_a_reward_model_is_gamed_when_it_rises_and_right_answers_fall() -> None:
     first = {**HEALTHY, "reward/model": 1.0}
     for model, exact, said in ((1.01, 0.34, 1), (1.0, 0.34, 0), (1.01, 0.36, 0)):
-        assert len(look([first] + [{**first, "reward/model": model, "reward/exact": exact}] * 5)) == said
+        assert len(last_advice([first] + [{**first, "reward/model": model, "reward/exact": exact}] * 5)) == said

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from policy_gradients.algorithms import algorithms
+from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.critic import token_rewards
-from policy_gradients.defaults import resolve, settings_of
+from policy_gradients.credit import token_rewards
+from policy_gradients.defaults import resolve
 from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
@@ -18,8 +18,8 @@ END, WANTED, NEW_TOKENS = 0, 3, 5
 
 def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
     """Reward: the share of token 3 among the tokens a completion could have had."""
-    algorithm, model = algorithms[name], tiny_model("qwen3", vocabulary=10, layers=1)
-    settings = settings_of(algorithm.surrogate, resolve(PolicyGradientConfig(algorithm=name))[0])
+    recipe = resolve(PolicyGradientConfig(algorithm=name))
+    model = tiny_model("qwen3", vocabulary=10, layers=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     scorer, means, prompts = Scorer(model), [], [[5, 6], [7, 8, 9]]
     for step in range(steps):
@@ -34,29 +34,30 @@ def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
         groups = [Group(prompt, one.tokens) for prompt, one in zip(prompts, sampled, strict=True)]
         reward = torch.tensor([[tokens.count(WANTED) / NEW_TOKENS for tokens in one.tokens] for one in sampled])
         old = score(scorer, groups, token_budget=10**6, device=torch.device("cpu"))
-        if "critic" in algorithm.needs:  # the running mean for a critic: what the loop is tested with is a real one
+        if "critic" in recipe.needs:  # the running mean for a critic: what the loop is tested with is a real one
             value = torch.full_like(old.logp, sum(means) / max(1, len(means)))
             rewards = token_rewards(reward.flatten(), torch.zeros_like(value), old.mask)
-            adv = algorithm.advantage(rewards, value, old.mask, gamma=1.0, gae_lambda=0.95)
+            adv = recipe.advantage(rewards, value, old.mask)
         else:
-            baseline = {"baseline": sum(means) / max(1, len(means))} if "baseline" in algorithm.needs else {}
-            judged = (reward > sum(means[-1:])).float() if "binary" in algorithm.needs else reward
-            adv = algorithm.advantage(judged, **baseline).reshape(-1, 1).expand(-1, old.logp.shape[1])
+            mean_so_far = [sum(means) / max(1, len(means))] if "baseline" in recipe.needs else []
+            success = (reward > sum(means[-1:])).float() if "binary" in recipe.needs else reward
+            adv = recipe.advantage(success, *mean_so_far).reshape(-1, 1).expand(-1, old.logp.shape[1])
         means.append(reward.mean().item())
         totals = Totals(sequences=32, tokens=int(old.mask.sum()), max_new_tokens=NEW_TOKENS)
         for _ in range(epochs):
             for rows in micro_batches(groups, token_budget=100):
                 scores = scorer(rows)
                 logp_old = old.logp[rows.sequence, : scores.logp.shape[1]]
-                ratio = algorithm.ratio(scores.logp, logp_old, scores.mask) if algorithm.ratio else None
-                loss = algorithm.surrogate(scores.logp, ratio, adv[rows.sequence, : scores.logp.shape[1]], **settings)
-                algorithm.aggregate(loss, scores.mask, totals).backward()
+                ratio = recipe.ratio(scores.logp, logp_old, scores.mask) if recipe.ratio else None
+                a = adv[rows.sequence, : scores.logp.shape[1]]
+                loss = recipe.surrogate(scores.logp, ratio, a, scores.mask)
+                recipe.aggregate(loss, scores.mask, totals).backward()
             optimizer.step()
             optimizer.zero_grad()
     return means
 
 
-@pytest.mark.parametrize("name", algorithms)
+@pytest.mark.parametrize("name", names())
 def test_learns_to_say_three(name: str) -> None:
     """From chance, a tenth of at most 5 tokens, to nearly always."""
     means = mean_rewards(name, steps=50)

@@ -25,13 +25,12 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor, nn
 
-from policy_gradients.advantages import centred, leave_one_out, z_score
+from policy_gradients.advantages import center, group_normalize, leave_one_out
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.defaults import resolve, settings_of
-from rlhf.aggregate import Totals, aggregates
+from policy_gradients.defaults import resolve
+from rlhf.aggregate import Totals
 from rlhf.embedded.make import character_tokenizer
 from rlhf.groups import Group, micro_batches
-from rlhf.kl import estimators
 from rlhf.logprobs import Scorer, Scores, score
 from rlhf.tensors import masked_sum
 
@@ -125,16 +124,15 @@ def our_step(
 ) -> tuple[float, dict[str, Tensor]]:
     """The steps of policy_gradients/train.py, from given completions and rewards to the gradient."""
     given = {"temperature": TEMPERATURE, "max_new_tokens": NEW_TOKENS, "group_size": 4, "kl_coef": 0.0, **settings}
-    config, algorithm = resolve(PolicyGradientConfig(algorithm=name, **given))
-    aggregate, kl_estimate = aggregates[config.aggregation], estimators[config.kl_estimator]
+    recipe = resolve(PolicyGradientConfig(algorithm=name, **given))
     model, batch, reward = policy(), batch or groups(), REWARD
     now, logp_ref = scored(model, batch), torch.empty(0)
     if reference is not None:
         logp_ref = scored(reference, batch).logp
-        if config.kl_in == "reward":
-            penalty = config.kl_coef * kl_estimate(now.logp, logp_ref)
+        if recipe.kl_in_reward:
+            penalty = recipe.kl.kl_coef * recipe.kl_estimate(now.logp, logp_ref)
             reward = reward - masked_sum(penalty, now.mask).view_as(reward)
-    adv = algorithm.advantage(reward, **settings_of(algorithm.advantage, config)).reshape(-1, 1)
+    adv = recipe.advantage(reward).reshape(-1, 1)
     totals = Totals(int(now.mask.any(1).sum()), int(now.mask.sum()), NEW_TOKENS)
     batches, step_loss = micro_batches(batch, token_budget=14), 0.0
     assert len(batches) >= 2
@@ -142,11 +140,11 @@ def our_step(
         n, t = rows.sequence, rows.mask.shape[1]
         scores = Scorer(model)(rows, TEMPERATURE)
         old = (now.logp - moved)[n, :t]
-        ratio = algorithm.ratio(scores.logp, old, scores.mask) if algorithm.ratio else None
-        loss = algorithm.surrogate(scores.logp, ratio, adv[n], **settings_of(algorithm.surrogate, config))
-        if reference is not None and config.kl_in == "loss":
-            loss = loss + config.kl_coef * kl_estimate(scores.logp, logp_ref[n, :t])
-        loss = aggregate(loss, scores.mask, totals)
+        ratio = recipe.ratio(scores.logp, old, scores.mask) if recipe.ratio else None
+        loss = recipe.surrogate(scores.logp, ratio, adv[n], scores.mask)
+        if reference is not None and recipe.kl_in_loss:
+            loss = loss + recipe.kl.kl_coef * recipe.kl_estimate(scores.logp, logp_ref[n, :t])
+        loss = recipe.aggregate(loss, scores.mask, totals)
         loss.backward()
         step_loss += loss.item()
     return step_loss, gradients(model)
@@ -283,7 +281,12 @@ def test_rloo(coef: float, tmp_path: Path) -> None:
     assert ours[0] == pytest.approx(-(inputs["advantages"] * of_completions).mean().item(), rel=1e-4)
 
 
-SCALED = {"group": z_score, "none": centred, "batch": lambda r: centred(r) / (r.std() + 1e-4)}  # the last is not ours
+SCALED = {
+    "group": group_normalize,
+    "none": center,
+    # not one of ours
+    "batch": lambda r: center(r) / (r.std() + 1e-4),
+}
 
 
 @pytest.mark.parametrize("scale", SCALED)

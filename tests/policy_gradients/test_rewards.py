@@ -10,7 +10,7 @@ import torch
 
 from policy_gradients.config import RewardWeights
 from policy_gradients.reward_functions import as_number, load_function, load_functions
-from policy_gradients.rewards import UNVERIFIED, Judge, overlong_penalty
+from policy_gradients.rewards import UNVERIFIED, RewardFunction, overlong_penalty
 from rlhf.errors import UserError
 from rlhf.tasks.problem import Verdict
 from rlhf.tasks.procedural import ProceduralTask
@@ -29,15 +29,15 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_own_functions_are_weighed_and_kept_apart(file: Path) -> None:
-    judge = Judge(TASK, RewardWeights(), {f"{file}:brevity": 0.5})
+    reward = RewardFunction(TASK, RewardWeights(), {f"{file}:brevity": 0.5})
     (problem,) = TASK.train_problems(seed=0, first=0, count=1)
-    parts = judge.parts(problem, problem.answer)
-    assert parts["exact"] == 1
-    assert parts["brevity"] == -len(problem.answer) / 10
-    assert judge.weigh(parts) == pytest.approx(1 - len(problem.answer) / 20)
+    components = reward.of_text(problem, problem.answer)
+    assert components["exact"] == 1
+    assert components["brevity"] == -len(problem.answer) / 10
+    assert reward.total(components) == pytest.approx(1 - len(problem.answer) / 20)
 
 
-def test_a_reward_model_judges_instead_of_the_verifier() -> None:
+def test_a_reward_model_takes_the_place_of_the_verifier() -> None:
     """All completions of a batch in one call; its score alone is paid, unless weights say otherwise."""
     calls = []
 
@@ -47,15 +47,15 @@ def test_a_reward_model_judges_instead_of_the_verifier() -> None:
 
     one, two = TASK.train_problems(seed=0, first=0, count=2)
     answered = [(one, [one.answer, "x"]), (two, ["abcd", ""])]
-    judge = Judge(TASK, RewardWeights(), {}, score)
-    parts = judge.judge(answered)
+    reward = RewardFunction(TASK, RewardWeights(), {}, score)
+    components = reward.components(answered)
     assert calls == [[(one.question, [one.answer, "x"]), (two.question, ["abcd", ""])]]
-    assert [[it["model"] for it in own] for own in parts] == [[len(one.answer), 1], [4, 0]]
-    assert parts[0][0]["exact"] == 1
-    assert judge.weigh(parts[0][0]) == len(one.answer)
-    both = Judge(TASK, RewardWeights(exact=10, model=0.5), {}, score)
-    assert both.weigh(parts[0][0]) == 10 + 0.5 * len(one.answer)
-    assert "model" not in Judge(TASK, RewardWeights(), {}).judge(answered)[0][0]
+    assert [[it["model"] for it in own] for own in components] == [[len(one.answer), 1], [4, 0]]
+    assert components[0][0]["exact"] == 1
+    assert reward.total(components[0][0]) == len(one.answer)
+    both = RewardFunction(TASK, RewardWeights(exact=10, model=0.5), {}, score)
+    assert both.total(components[0][0]) == 10 + 0.5 * len(one.answer)
+    assert "model" not in RewardFunction(TASK, RewardWeights(), {}).components(answered)[0][0]
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_a_function_that_cannot_be_called_is_refused_when_it_is_loaded(tmp_path:
 def test_a_reward_function_that_fails_names_file_line_and_completion(tmp_path: Path, body: str, said: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(f"def f(question, completion, answer):\n    {body}\n")
-    judge = Judge(TASK, RewardWeights(), {f"{path}:f": 1.0})
+    reward = RewardFunction(TASK, RewardWeights(), {f"{path}:f": 1.0})
     with pytest.raises(UserError, match=said):
-        judge.parts(TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
+        reward.of_text(TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
 
 
 def test_what_a_reward_function_sets_in_the_process_is_set_back(
@@ -180,7 +180,7 @@ def test_a_file_runs_once(tmp_path: Path) -> None:
         f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\ndef f(question, completion, answer):\n    return 1\n"
     )
     load_functions({f"{path}:f": 1.0})
-    Judge(TASK, RewardWeights(), {f"{path}:f": 1.0})
+    RewardFunction(TASK, RewardWeights(), {f"{path}:f": 1.0})
     assert (tmp_path / "ran").read_text() == "x"
 
 
@@ -189,11 +189,11 @@ def test_a_verdict_that_failed_is_counted_and_pays_nothing(monkeypatch: pytest.M
         return Verdict(0.0, 1.0, 0.0, failed="time out" if completion == "slow" else "")
 
     monkeypatch.setattr(TASK, "verify", verify)
-    judge = Judge(TASK, RewardWeights(exact=1, format=2), {})
+    reward = RewardFunction(TASK, RewardWeights(exact=1, format=2), {})
     (problem,) = TASK.train_problems(seed=0, first=0, count=1)
-    slow, other = judge.parts(problem, "slow"), judge.parts(problem, "x")
+    slow, other = reward.of_text(problem, "slow"), reward.of_text(problem, "x")
     assert (slow[UNVERIFIED], other[UNVERIFIED]) == (1, 0)
-    assert judge.weigh(slow) == judge.weigh(other) == 2
+    assert reward.total(slow) == reward.total(other) == 2
 
 
 def test_overlong_penalty_by_hand() -> None:
@@ -201,3 +201,25 @@ def test_overlong_penalty_by_hand() -> None:
     charged = [overlong_penalty(n, max_new_tokens=100, overlong_buffer=0.2) for n in (1, 80, 85, 90, 99, 100)]
     assert charged == pytest.approx([0, 0, 0.25, 0.5, 0.95, 1])
     assert [overlong_penalty(n, max_new_tokens=100, overlong_buffer=0.0) for n in (99, 100)] == [0, 1]
+
+
+(PROBLEM,) = TASK.train_problems(seed=0, first=0, count=1)
+
+
+def test_components_have_the_names_of_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TASK, "verify", lambda *_: Verdict(exact=0.0, format=1.0, partial=0.25))
+    reward = RewardFunction(TASK, RewardWeights(exact=8, format=4, partial=2), {})
+    components = reward.of_text(PROBLEM, "")
+    assert components == {"exact": 0.0, "format": 1.0, "partial": 0.25, "unverified": 0.0}
+    assert reward.total(components) == 4.5
+
+
+def test_own_functions_get_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"def right(question, completion, answer):\n    return 10.0 * (answer == {PROBLEM.answer!r})\n"
+    )
+    (tmp_path / "endless.py").write_text("def f(question, completion, answer):\n    return float('inf')\n")
+    reward = RewardFunction(TASK, RewardWeights(), {f"{tmp_path}/mine.py:right": 1.0})
+    assert reward.of_text(PROBLEM, "something else")["right"] == 10
+    with pytest.raises(UserError, match="finite"):
+        RewardFunction(TASK, RewardWeights(), {f"{tmp_path}/endless.py:f": 1.0}).of_text(PROBLEM, "")

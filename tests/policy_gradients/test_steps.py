@@ -187,7 +187,7 @@ def test_dapo_with_resampling(run) -> None:
         good: list[int] = []
         start = at
         while len(good) < 4:
-            good += [n for n in range(at, at + 4) if done.judged[n].contrast]
+            good += [n for n in range(at, at + 4) if done.rewarded[n].is_mixed]
             at += 4
         numbers = [rollout.number for rollout in batch.rollouts]
         assert numbers == good[:4]

@@ -13,7 +13,7 @@ from policy_gradient_steps import (
 )
 from steps_by_hand import check_gradient, k3, token_logp
 
-from policy_gradients.rollout import Sampler
+from policy_gradients.sampler import Sampler
 from rlhf.errors import UserError
 from rlhf.evaluation import proportion
 from rlhf.tasks.problem import Verdict
@@ -102,7 +102,7 @@ def test_evaluation_asks_as_training_does(run, monkeypatch: pytest.MonkeyPatch) 
         asked.append({"task": task.name, "problems": len(problems), **named})
         return proportion(0, 1, data="d", metric="m")
 
-    monkeypatch.setattr("rlhf.evaluation.evaluate_task", evaluate_task)
+    monkeypatch.setattr("policy_gradients.evaluation.evaluate_task", evaluate_task)
     extra = ["--algorithm", "grpo", "--kl_coef", "0", "--max_steps", "3", "--eval_every", "2", "--eval_problems", "2"]
     run(*extra, "--system_prompt", "Be brief.")
     assert [call["greedy"] for call in asked] == [False, True, False, False, True]

@@ -9,12 +9,14 @@ from torch import Tensor
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped, reinforce
 
+ONE = torch.tensor([[True]])  # the mask of a single token
+
 
 def gradient_of_logp(surrogate, logp_old: float, logp: float, adv: float, **settings) -> float:
     """d loss / d logp of a single token that was sampled at `logp_old`."""
     now = torch.tensor([[logp]], requires_grad=True)
-    ratio = token_ratio(now, torch.tensor([[logp_old]]), torch.tensor([[True]]))
-    surrogate(now, ratio, torch.tensor([[adv]]), **settings).sum().backward()
+    ratio = token_ratio(now, torch.tensor([[logp_old]]), ONE)
+    surrogate(now, ratio, torch.tensor([[adv]]), ONE, **settings).sum().backward()
     assert now.grad is not None
     return now.grad.item()
 
@@ -53,7 +55,7 @@ def test_clipped_by_hand(ratio: float, adv: float, gradient: float) -> None:
 )
 def test_clipped_values_by_hand(ratio: float, adv: float, loss: float) -> None:
     """-min(ratio * adv, clamp(ratio, 0.8, 1.5) * adv)."""
-    value = clipped(torch.zeros(1, 1), torch.tensor([[ratio]]), torch.tensor([[adv]]), **CLIP)
+    value = clipped(torch.zeros(1, 1), torch.tensor([[ratio]]), torch.tensor([[adv]]), ONE, **CLIP)
     assert value.item() == pytest.approx(loss, rel=1e-6)
 
 
@@ -79,10 +81,31 @@ def test_ratio_is_new_over_old() -> None:
 def test_extreme_ratios_stay_finite(gap: float, adv: float) -> None:
     logp = torch.tensor([[gap]], requires_grad=True)
     ratio = token_ratio(logp, torch.zeros(1, 1), torch.tensor([[True]]))
-    loss = clipped(logp, ratio, torch.tensor([[adv]]), **CLIP)
+    loss = clipped(logp, ratio, torch.tensor([[adv]]), ONE, **CLIP)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(logp.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "adv", "loss", "slope"),
+    [(2.0, -1.0, 2.0, 1.0), (4.0, -1.0, 3.0, 0.0), (0.5, -1.0, 0.8, 0.0), (4.0, 1.0, -1.5, 0.0), (1.4, 1.0, -1.4, -1)],
+)
+def test_dual_clip_by_hand(ratio: float, adv: float, loss: float, slope: float) -> None:
+    """dual_clip 3: with adv < 0, a ratio counts as 3 at most. (loss, d loss / d ratio); clips at 0.8 and 1.5."""
+    at = torch.tensor([[ratio]], requires_grad=True)
+    found = clipped(torch.zeros(1, 1), at, torch.tensor([[adv]]), ONE, clip_low=0.2, clip_high=0.5, dual_clip=3.0)
+    found.sum().backward()
+    assert at.grad is not None
+    assert (found.item(), at.grad.item()) == (pytest.approx(loss), pytest.approx(slope))
+
+
+def test_dual_clip_ignores_positive_advantages() -> None:
+    """dual_clip 1.2 is below the upper clip, 1.5: it bounds tokens with adv < 0 only."""
+    ratio, adv = torch.tensor([[1.4, 1.4]]), torch.tensor([[1.0, -1.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    found = clipped(torch.zeros(1, 2), ratio, adv, mask, clip_low=0.2, clip_high=0.5, dual_clip=1.2)
+    assert found[0].tolist() == pytest.approx([-1.4, 1.2])
 
 
 # --------------------------------------------------------- against the exact gradient of a policy of four outcomes
@@ -102,8 +125,9 @@ def expected_gradient(sampled_from: Tensor, surrogate, **settings) -> Tensor:
     """-sum_o p(o) d loss(o): four completions of one token each, drawn from p = softmax(sampled_from)."""
     theta = NOW.clone().requires_grad_()
     logp, logp_old = theta.log_softmax(0)[:, None], sampled_from.log_softmax(0)[:, None]
-    ratio = token_ratio(logp, logp_old, torch.ones(4, 1).bool())
-    loss = surrogate(logp, ratio, REWARD[:, None], **settings)
+    mask = torch.ones(4, 1).bool()
+    ratio = token_ratio(logp, logp_old, mask)
+    loss = surrogate(logp, ratio, REWARD[:, None], mask, **settings)
     return -torch.autograd.grad((sampled_from.softmax(0)[:, None] * loss).sum(), theta)[0]
 
 

@@ -1,0 +1,47 @@
+"""Evaluation of the policy on held-out problems, sampled as in training."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policy_gradients.config import PolicyGradientConfig
+from rlhf.evaluation import evaluate_task
+from rlhf.run.session import Session
+from rlhf.tasks.problem import Problem, Task
+
+
+class HeldOut:
+    """The held-out problems of each task."""
+
+    def __init__(self, tasks: dict[str, Task], config: PolicyGradientConfig):
+        self.tasks = tasks
+        self.config = config
+        self.problems = {name: task.held_out_problems(config.eval_problems) for name, task in tasks.items()}
+
+    def all(self) -> list[Problem]:
+        return [problem for problems in self.problems.values() for problem in problems]
+
+    def evaluate(self, session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
+        """Sampled; before the first step and after the last also greedily."""
+        self._evaluate(session, model, tokenizer, step, greedy=False)
+        if session.is_edge(step):
+            self._evaluate(session, model, tokenizer, step, greedy=True)
+
+    def _evaluate(
+        self, session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int, *, greedy: bool
+    ) -> None:
+        config = self.config
+        for name, problems in self.problems.items():
+            result = evaluate_task(
+                model,
+                tokenizer,
+                self.tasks[name],
+                problems,
+                session.accelerator,
+                greedy=greedy,
+                system_prompt=config.system_prompt,
+                max_new_tokens=config.max_new_tokens,
+                stop_at=config.stop_at,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
+            session.evaluated(step, [result])

@@ -1,0 +1,227 @@
+"""The sampler: draws prompts, samples completions, rewards them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policy_gradients.defaults import Recipe
+from policy_gradients.rewards import RewardFunction, overlong_penalty
+from policy_gradients.rollout import Batch, Rollout, loss_mask
+from rlhf.distributed import gather, share, total
+from rlhf.errors import UserError
+from rlhf.evaluation import messages_for
+from rlhf.groups import Group
+from rlhf.random_keys import of_training
+from rlhf.sampling import Sampled, refuse_long_prompts, sample
+from rlhf.tasks.problem import Problem, Task
+from rlhf.text.answers import sampled_answer
+from rlhf.text.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
+
+Prompted = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
+
+
+class Sampler:
+    """Batches of rollouts of the policy as it is at the time of the call."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        reward: RewardFunction,
+        accelerator: Accelerator,
+        recipe: Recipe,
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.task = task
+        self.reward = reward
+        self.accelerator = accelerator
+        self.config = recipe.config
+        self.settings = recipe.sampling
+        self.end_tokens = end_tokens(tokenizer)
+        self.number = 0  # of the next problem in the training stream
+        self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
+        self.waiting: list[list[Rollout]] = []  # batches that were sampled and not trained on yet, the oldest first
+
+    def refuse_unreadable(self, problems: Sequence[Problem]) -> None:
+        """Check that the model can read the prompts of these problems, with max_new_tokens more.
+
+        Raises:
+            UserError: it cannot.
+        """
+        prompts = [self._prompt(problem) for problem in problems]
+        refuse_unknown_prompts(self.tokenizer, prompts)
+        refuse_long_prompts(self.model, prompts, self.config.max_new_tokens)
+
+    def first_problems(self) -> list[Problem]:
+        """The problems of the first batch; `sample` checks later ones when they are drawn."""
+        return self.task.train_problems(seed=self.config.seed, first=0, count=self.config.prompts_per_step)
+
+    def next_batch(self) -> Batch:
+        """The batch to train on now. With `staleness`, the one that was sampled so many steps ago."""
+        first = self.number
+        while len(self.waiting) <= self.config.staleness:
+            rollouts, self.number = self.draw(self.number, any_mixed_yet=self.any_mixed)
+            self.waiting.append(rollouts)
+        batch = self.batch(self.waiting.pop(0))
+        batch.drawn = self.number - first
+        (mixed,) = total([sum(rollout.is_mixed for rollout in batch.rollouts)], self.accelerator)
+        self.any_mixed = self.any_mixed or mixed > 0
+        return batch
+
+    def draw(self, first: int, *, any_mixed_yet: bool = True) -> tuple[list[Rollout], int]:
+        """This process's share of the rollouts of problems `first` and following; and the number to go on from.
+
+        With `resample_rounds`, groups that are all right or all wrong are replaced by those of later problems (DAPO).
+        What is missing after the last round is filled up with them.
+
+        Raises:
+            UserError: no group is mixed, and none was before (`any_mixed_yet`).
+        """
+        count = self.config.prompts_per_step
+        rounds = self.settings.resample_rounds
+        if not rounds:
+            return self._round(range(first, first + count)), first + count
+        mixed: list[Rollout] = []
+        uniform: list[Rollout] = []
+        for _ in range(1 + rounds):
+            drawn = gather(self._round(range(first, first + count)), self.accelerator)
+            first += count
+            mixed += [rollout for rollout in drawn if rollout.is_mixed]
+            uniform += [rollout for rollout in drawn if not rollout.is_mixed]
+            if len(mixed) >= count:
+                break
+        if not mixed and not any_mixed_yet:
+            solved = sum(rollout.components[0]["exact"] == 1 for rollout in uniform) / len(uniform)
+            raise UserError(
+                f"none of {len(uniform)} groups has both right and wrong completions ({solved:.0%} are all right, "
+                f"{1 - solved:.0%} all wrong), so there is nothing to learn from",
+                hint="Make the task easier or harder (task_config), raise group_size, or train on demonstrations first "
+                "(instruction_tuning). If answers are right but in another form, see answer_in.",
+            )
+        # In the order of the stream again, so that no optimizer step is made of uniform groups alone.
+        chosen = sorted([*mixed, *uniform][:count], key=lambda rollout: rollout.number)
+        return share(chosen, self.accelerator), first
+
+    def rewarded(self, prompted: Sequence[Prompted], sampled: Sequence[Sampled]) -> list[Rollout]:
+        """Completions of some problems, with their rewards."""
+        answers = [[sampled_answer(self.tokenizer, tokens) for tokens in each.tokens] for each in sampled]
+        problems = [problem for _, problem, _ in prompted]
+        components = self.reward.components(list(zip(problems, answers, strict=True)))
+        return [
+            Rollout(
+                number=number,
+                problem=problem,
+                prompt=prompt,
+                sampled=completions,
+                texts=[answer.text for answer in texts],
+                components=found,
+                reward=self._totals(found, completions),
+            )
+            for (number, problem, prompt), completions, texts, found in zip(
+                prompted, sampled, answers, components, strict=True
+            )
+        ]
+
+    def _totals(self, components: Sequence[Mapping[str, float]], sampled: Sampled) -> list[float]:
+        rewards = [self.reward.total(each) for each in components]
+        if self.settings.truncated != "penalize":
+            return rewards
+        room = self.config.max_new_tokens
+        buffer = self.settings.overlong_buffer
+        return [
+            reward - overlong_penalty(len(tokens), max_new_tokens=room, overlong_buffer=buffer)
+            for reward, tokens in zip(rewards, sampled.tokens, strict=True)
+        ]
+
+    def batch(self, rollouts: list[Rollout]) -> Batch:
+        """Rollouts as tensors, on the device."""
+        device = self.accelerator.device
+        groups = [Group(it.prompt, it.sampled.tokens, self._counts(it.sampled)) for it in rollouts]
+        logp = [torch.tensor(logp) for it in rollouts for logp in it.sampled.logp]
+        return Batch(
+            rollouts=rollouts,
+            groups=groups,
+            reward=torch.tensor([it.reward for it in rollouts], device=device),
+            length=torch.tensor([len(tokens) for it in rollouts for tokens in it.sampled.tokens]),
+            truncated=torch.tensor([cut for it in rollouts for cut in it.sampled.truncated]),
+            logp_sampler=pad_sequence(logp, batch_first=True).to(device),
+            mask=loss_mask(groups).to(device),
+        )
+
+    def _counts(self, sampled: Sampled) -> Sequence[Sequence[bool]]:
+        """Which tokens count in the loss; (): all do."""
+        if self.settings.truncated != "mask":
+            return ()
+        return [[not cut] * len(tokens) for cut, tokens in zip(sampled.truncated, sampled.tokens, strict=True)]
+
+    def _round(self, numbers: range) -> list[Rollout]:
+        """This process's share of the rollouts of these problems.
+
+        The number of a problem is the key of its random numbers, so the same completions come out however the prompts
+        are spread over processes.
+        """
+        config = self.config
+        problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
+        own = share(list(zip(numbers, problems, strict=True)), self.accelerator)
+        prompted = [(number, problem, self._prompt(problem)) for number, problem in own]
+        with self.accelerator.autocast():
+            sampled = sample(
+                self.model,
+                [prompt for _, _, prompt in prompted],
+                completions=config.group_size,
+                max_new_tokens=config.max_new_tokens,
+                end_tokens=self.end_tokens,
+                keys=[of_training(config.seed, number) for number, _, _ in prompted],
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+                batch=config.sampling_batch,
+            )
+        if config.stop_at == "answer":
+            sampled = [self._up_to_the_answer(each) for each in sampled]
+        return self.rewarded(prompted, sampled)
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
+
+    def _up_to_the_answer(self, sampled: Sampled) -> Sampled:
+        """As if sampling had stopped at </answer>: what comes after it is neither rewarded nor trained on."""
+        lengths = [length_up_to(self.tokenizer, tokens, "</answer>") for tokens in sampled.tokens]
+        return Sampled(
+            tokens=[tokens[:length] for tokens, length in zip(sampled.tokens, lengths, strict=True)],
+            logp=[logp[:length] for logp, length in zip(sampled.logp, lengths, strict=True)],
+            truncated=[cut and length is None for cut, length in zip(sampled.truncated, lengths, strict=True)],
+        )
+
+    # ------------------------------------------------------------ checkpoints
+    # Batches that wait to be trained on are part of a run's state: the policy that sampled them is gone.
+
+    def state(self) -> dict[str, Any]:
+        waiting = [self.to_state(rollouts) for rollouts in self.waiting]
+        return {"number": self.number, "any_contrast": self.any_mixed, "waiting": waiting}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.number = state.get("number", 0)
+        self.any_mixed = state.get("any_contrast", False)
+        self.waiting = [self.from_state(rollouts) for rollouts in state.get("waiting", [])]
+
+    def to_state(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
+        """The rollouts of all processes as JSON: what cannot be computed again."""
+        return [{"number": it.number, **asdict(it.sampled)} for it in gather(rollouts, self.accelerator)]
+
+    def from_state(self, state: list[dict[str, Any]]) -> list[Rollout]:
+        prompted: list[Prompted] = []
+        sampled: list[Sampled] = []
+        for saved in share(state, self.accelerator):
+            number = saved["number"]
+            (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
+            prompted.append((number, problem, self._prompt(problem)))
+            sampled.append(Sampled(saved["tokens"], saved["logp"], saved["truncated"]))
+        return self.rewarded(prompted, sampled)

@@ -1,0 +1,109 @@
+"""The settings that algorithms declare: as config keys, and as an algorithm in a new file brings them along."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from policy_gradients import algorithms
+from policy_gradients.algorithm import Algorithm, keyword_only, load, load_all
+from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files
+from policy_gradients.config import SETTINGS, PolicyGradientConfig
+from policy_gradients.surrogates import clipped
+
+ROOT = Path(__file__).parents[2]
+NEW = """
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field
+
+from policy_gradients.advantages import center
+from policy_gradients.algorithm import Algorithm
+from policy_gradients.ratios import token_ratio
+from rlhf.aggregate import token_mean
+
+Sharpness = Annotated[float, Field(gt=0, le=9, description="How sharp the new loss is.")]
+
+
+def sharp(logp, ratio, adv, mask, *, sharpness: Sharpness):
+    return -sharpness * ratio * adv
+
+
+sharpest = Algorithm(center, token_ratio, partial(sharp, sharpness=3.0), token_mean, frozenset({"groups"}))
+"""
+
+
+def test_declarations_are_those_of_the_imported_functions() -> None:
+    """What is read from the files' text is what Python makes of them."""
+    found = {}
+    for algorithm in load_all().values():
+        for function in (algorithm.advantage, algorithm.surrogate):
+            parameters = signature(function).parameters
+            found |= {name: parameters[name].annotation for name in keyword_only(function)}
+    assert found.keys() == SETTINGS.keys()
+    for name, annotation in found.items():
+        (kind, field), (wanted, declared) = get_args(annotation), get_args(SETTINGS[name])
+        assert (kind, field.description, field.metadata) == (wanted, declared.description, declared.metadata), name
+
+
+def test_each_setting_has_bounds_or_choices_and_a_sentence() -> None:
+    for name in SETTINGS:
+        field = PolicyGradientConfig.model_fields[name]
+        assert field.description
+        assert field.description.endswith(".")
+        assert field.metadata or "Literal" in str(field.annotation), name
+
+
+def test_names_are_the_files() -> None:
+    folder = ROOT / "policy_gradients" / "algorithms"
+    assert algorithms.names() == sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    for name in algorithms.names():
+        assert isinstance(load(name), Algorithm)
+        assert (ROOT / "policy_gradients" / "configs" / f"{name}.yaml").is_file()
+
+
+def test_a_setting_without_a_published_value_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"clip_low .*has no value: give it with functools\.partial"):
+        keyword_only(partial(clipped, clip_high=0.2))
+
+
+def test_a_new_file_is_an_algorithm_with_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sharpest.py").write_text(NEW)
+    monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
+    assert "sharpest" in algorithms.names()
+    settings = declared_settings(declaring_files())
+    assert settings.keys() == {*SETTINGS, "sharpness"}
+    kind, default = as_fields({"sharpness": settings["sharpness"]})["sharpness"]
+    assert "How sharp the new loss is." in str(kind)
+    assert default is None
+    new = load("sharpest")
+    assert new.settings == {"sharpness": 3.0}
+    one = torch.ones(1, 1)
+    assert new.surrogate(one, one, one, one.bool()).item() == -3
+
+
+def test_nothing_but_a_file_is_needed_on_the_command_line(tmp_path: Path) -> None:
+    """A copy of the package with one more file: the algorithm is known, its setting is listed, and others refuse it."""
+    shutil.copytree(ROOT / "policy_gradients", tmp_path / "policy_gradients")
+    (tmp_path / "policy_gradients" / "algorithms" / "sharpest.py").write_text(NEW)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "policy_gradients.train", *arguments]
+        return subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    listed = " ".join(command("--help").stdout.split())
+    assert "How sharp the new loss is. [a number > 0 and <= 9 or null; default: null]" in listed
+    assert "sharpness: 2" in command("--algorithm", "sharpest", "--sharpness", "2", "--show_config").stdout
+    refused = command("--algorithm", "grpo", "--sharpness", "2", "--plan")
+    assert refused.returncode == 2
+    assert "sharpness: grpo does not have it" in refused.stderr
+    assert "It belongs to sharpest." in refused.stderr
