@@ -5,6 +5,7 @@ with the weights before it. A test computes the gradient at these weights from t
 """
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ def token_logp(model: nn.Module, prompt: Sequence[int], tokens: Sequence[int], t
     return logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
 
+def norm_of(step: Step) -> float:
+    """Of the whole gradient, before clipping."""
+    return math.sqrt(sum(float(grad.double().square().sum()) for grad in step.grad.values()))
+
+
 def check_gradient(step: Step, module: nn.Module, loss: Tensor) -> None:
     """The step's gradient is that of `loss`, which was computed with `module`; relative to the whole gradient."""
     loss.backward()
@@ -107,3 +113,17 @@ def check_adamw(steps: Sequence[Step], *, betas: tuple[float, float], weight_dec
 
 def k3(logp: Tensor, logp_ref: Tensor) -> Tensor:
     return (logp_ref - logp).exp() - 1 - (logp_ref - logp)
+
+
+def check_log(run: Path, headline: Sequence[str], *, steps: Sequence[Step]) -> None:
+    """Every metric of a run is described, the headline is among them; rate and norm are those of the last update."""
+    provenance = json.loads((run / "provenance.json").read_text())
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = {key for record in records for key in record} - {"step", "wall_s"}
+    assert logged <= set(provenance["metrics"])
+    assert provenance["headline"] == list(headline)
+    assert set(headline) <= logged
+    of_each = len(steps) // len(records)
+    for record, step in zip(records, steps[of_each - 1 :: of_each], strict=True):
+        assert record["optim/lr"] == step.lr
+        assert math.isclose(record["optim/grad_norm"], norm_of(step), rel_tol=1e-3)

@@ -18,7 +18,7 @@ from policy_gradient_steps import (
     score_of,
     z_scores,
 )
-from steps_by_hand import Step, check_adamw, check_gradient, k3, token_logp
+from steps_by_hand import Step, check_adamw, check_gradient, k3, norm_of, token_logp
 from torch import Tensor, nn
 
 
@@ -42,6 +42,7 @@ def test_grpo_with_kl_in_the_loss(run, truncated: str) -> None:
         old, reference = all_logp(own[0].at(), batch), all_logp(run.reference, batch)
         sampler = [torch.tensor(logp) for it in batch.rollouts for logp in it.sampled.logp]
         kl, tokens = 0.0, 0
+        losses: list[float] = []
         for step, which in parts(batch, own, 2):
             model, terms = step.at(), []
             for i in set(which) & set(counted):
@@ -51,7 +52,10 @@ def test_grpo_with_kl_in_the_loss(run, truncated: str) -> None:
                 held += int(((logp - old[i]).exp() > 1.15).sum())
                 terms.append((loss + coef * k3(logp, reference[i])).mean())
                 kl, tokens = kl + float(k3(logp, reference[i]).detach().sum()), tokens + len(logp)
-            check_gradient(step, model, torch.stack(terms).sum() / len(terms))
+            loss = torch.stack(terms).sum() / len(terms)
+            losses.append(float(loss.detach()))
+            check_gradient(step, model, loss)
+        assert done.metrics[k]["loss"] == pytest.approx(statistics.fmean(losses), abs=1e-5)
         assert done.metrics[k]["policy/kl_coef"] == pytest.approx(coef)
         assert done.metrics[k]["policy/kl"] == pytest.approx(kl / tokens, rel=1e-3)
         coef *= 1 + 0.1 * max(-0.2, min(0.2, kl / tokens / 0.5 - 1))
@@ -144,7 +148,8 @@ def test_ppo_with_its_critic(run, backbone: str) -> None:
         old, reference = all_logp(first, batch), all_logp(run.reference, batch)
         with torch.no_grad():
             value = [values(critic[2 * k], first_critic, row, first) for row in rows]
-        adv, target = [], []
+        adv, target, to_go = [], [], []
+        losses: list[tuple[float, float]] = []
         for i, r in enumerate(batch.reward.flatten().tolist()):
             reward = -0.04 * (old[i] - reference[i])
             reward[-1] += r
@@ -155,6 +160,9 @@ def test_ppo_with_its_critic(run, backbone: str) -> None:
                 own[t] = later
             adv.append(own)
             target.append(own + value[i])
+            to_go.append(
+                torch.tensor([sum(gamma**n * x for n, x in enumerate(reward[t:])) for t in range(len(reward))])
+            )
         flat = torch.cat(adv).tolist()
         mean, std = statistics.fmean(flat), statistics.pstdev(flat)
         tokens = len(flat)
@@ -174,6 +182,14 @@ def test_ppo_with_its_critic(run, backbone: str) -> None:
                 value_loss = value_loss + errors.sum() / tokens
             check_gradient(step, model, loss)
             check_gradient(other, network, value_loss)
+            losses.append((float(loss.detach()), float(value_loss.detach())))
+        for key, own in zip(("loss", "critic/loss"), zip(*losses, strict=True), strict=True):
+            assert done.metrics[k][key] == pytest.approx(statistics.fmean(own), abs=1e-5)
+        assert done.metrics[k]["critic/grad_norm"] == pytest.approx(norm_of(critic[2 * k + 1]), rel=1e-4)
+        assert done.metrics[k]["optim/grad_norm"] == pytest.approx(norm_of(policy[2 * k + 1]), rel=1e-4)
+        outcome = torch.cat(to_go)
+        explained = 1 - (outcome - torch.cat(value)).var(correction=0) / outcome.var(correction=0)
+        assert done.metrics[k]["critic/explained_variance"] == pytest.approx(float(explained), abs=1e-4)
     assert moved > 0, "no value left its clip"
 
 

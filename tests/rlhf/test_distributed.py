@@ -15,7 +15,9 @@ from rlhf.distributed import (
     command_for_several,
     device_of,
     gather,
+    gather_rows,
     led_by_main,
+    local_rows,
     make_accelerator,
     processes_asked,
     refuse_uneven,
@@ -159,6 +161,25 @@ def test_what_was_shared_out_is_gathered_in_its_order(monkeypatch, count: int, l
     assert count > 1 or alone == [items]
     monkeypatch.setattr("rlhf.distributed.gather_object", lambda part: list(sent))
     assert count == 1 or all(gather(p, process) == items for p, process in zip(parts, processes, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_rows_of_tensors_are_shared_and_gathered_like_lists(count: int) -> None:
+    """Row k belongs to process k mod count; gathered, they stand in their order again, of whatever shape."""
+
+    class Gathering(Process):
+        def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+            calls.append(tensor)
+            return torch.cat(parts)
+
+    calls: list[torch.Tensor] = []
+    for shape in ((6,), (6, 2), (6, 2, 3)):
+        rows = torch.arange(math.prod(shape)).view(shape)
+        parts = [local_rows(rows, Process(i, count)) for i in range(count)]
+        assert [part.tolist() for part in parts] == [rows[i::count].tolist() for i in range(count)]
+        for i, part in enumerate(parts):
+            assert torch.equal(gather_rows(part, Gathering(i, count)), rows)
+    assert len(calls) == (0 if count == 1 else 3 * count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
