@@ -1,7 +1,7 @@
 """Compare losses on one task: uv run python -m direct_alignment.compare --losses all --seeds 3
 
 Every loss with its own config (its published settings, where it has none) and the same budget: pairs, steps, model,
-held-out problems. Writes one page, two pictures and the tables. Interrupted, the same command goes on where it stopped.
+held-out problems. Writes one page, two pictures and the tables. After an interruption the same command continues.
 """
 
 import sys
@@ -13,43 +13,46 @@ from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig, read
 from rlhf.config.command import Command
 from rlhf.errors import run_main
 
-# What must be the same for a comparison on equal terms.
+# Settings that must be equal for a fair comparison.
 BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps", "batch_size", "max_length")
 
 
-def main() -> int | None:
-    from rlhf.run.sweep import choose, make_all, options, plan_runs, table, write_all
-
-    given, shared = options(
-        "python -m direct_alignment.compare",
-        what="losses",
-        folder="runs/direct_alignment",
-        example="--task spell_backward --max_steps 60",
-    )
+def read_one(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[DirectAlignmentConfig]]:
+    """The arguments of one run and its resolved command."""
     from direct_alignment.defaults import resolve
 
-    def read_one(name: str, seed: int) -> tuple[list[str], Command[DirectAlignmentConfig]]:
-        arguments = ["--loss", name, "--seed", str(seed), *shared]
-        command = read(arguments)
-        return arguments, replace(command, config=resolve(command.config)[0])
+    arguments = ["--loss", name, "--seed", str(seed), *shared]
+    command = read(arguments)
+    return arguments, replace(command, config=resolve(command.config)[0])
 
-    names = choose("--losses", given.losses, LOSS_NAMES, seeds=given.seeds)
-    planned = plan_runs(names, seeds=given.seeds, folder=given.folder, key="loss", budget=BUDGET, read=read_one)
-    make_all(planned)
-    paths = [run.path for run in planned]
-    written = write_all(planned, given.folder, key="loss")
-    preferred = table(paths, key="loss", metric="reward_accuracy")
-    text = "\n".join(part for part in (written, preferred, displacement_table(paths)) if part)
-    (given.folder / "comparison.md").write_text(text, encoding="utf-8")
-    draw_displacement(paths, given.folder / "displacement.png")
-    print(text)
-    print(f"page:     {given.folder / 'comparison.html'}")
-    print(f"pictures: {given.folder / 'comparison.png'}, {given.folder / 'displacement.png'}")
-    return 0
+
+def add_displacement(paths: Sequence[Path], folder: Path) -> tuple[str, list[Path]]:
+    """The tables of reward accuracy and displacement, and the picture of displacement."""
+    from rlhf.run.sweep import table
+
+    tables = (table(paths, key="loss", metric="reward_accuracy"), displacement_table(paths))
+    picture = draw_displacement(paths, folder / "displacement.png")
+    return "\n".join(part for part in tables if part), [picture]
+
+
+def main() -> int | None:
+    from rlhf.run.sweep import compare
+
+    return compare(
+        "python -m direct_alignment.compare",
+        what="losses",
+        key="loss",
+        names=LOSS_NAMES,
+        folder="runs/direct_alignment",
+        example="--task spell_backward --max_steps 60",
+        budget=BUDGET,
+        read=read_one,
+        add=add_displacement,
+    )
 
 
 def displacement_table(paths: Sequence[Path]) -> str:
-    """Markdown: what became of both sides' log-probability, how far the policy went, and how long it writes."""
+    """Markdown: log-probabilities of chosen and rejected, KL to the start and length of samples, before and after."""
     from rlhf.report.over_seeds import group_runs
     from rlhf.report.runs import Target, read_run
     from rlhf.statistics import over_seeds_text, t_interval
@@ -75,7 +78,7 @@ def displacement_table(paths: Sequence[Path]) -> str:
 
 
 def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
-    """What becomes of the chosen completions, and of the rejected: held-out log-probabilities, a line a loss."""
+    """Held-out log-probabilities of the chosen and of the rejected completions, one line a loss."""
     from rlhf.report.charts import Panel, held_out_figure, render_png
     from rlhf.report.over_seeds import group_runs, held_out_over_seeds
     from rlhf.report.runs import Target, read_run
@@ -90,7 +93,7 @@ def draw_displacement(paths: Sequence[Path], output: Path) -> Path:
         ]
         rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
         panels.append(Panel(side, "log-probability, nats", rows, [group.label for group in groups]))
-    about = "Mean over held-out pairs. Where the chosen falls too, probability goes to neither"
+    about = "Mean over held-out pairs. Where the chosen fall too, probability moves to other completions"
     return render_png(held_out_figure(panels, title="Displacement", subtitle=about), output)
 
 

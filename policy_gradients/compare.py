@@ -1,7 +1,7 @@
 """Compare algorithms on one task: uv run python -m policy_gradients.compare --algorithms all --seeds 3
 
 Every algorithm with its own config and the same budget: prompts, completions, steps, model, held-out problems. Writes
-one page, one picture and one table. Interrupted, the same command goes on where it stopped.
+one page, one picture and one table. After an interruption the same command continues.
 """
 
 import sys
@@ -14,32 +14,32 @@ from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 
 CONFIGS = Path(__file__).parent / "configs"
-# What must be the same for a comparison on equal terms.
+# Settings that must be equal for a fair comparison.
 BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_per_step", "group_size", "max_new_tokens")
 
 
-def main() -> int | None:
-    from rlhf.run.sweep import choose, make_all, options, plan_runs, write_all
-
-    given, shared = options(
-        "python -m policy_gradients.compare",
-        what="algorithms",
-        folder="runs/compare",
-        example="--task step_arithmetic --max_steps 60",
-    )
+def read(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[PolicyGradientConfig]]:
+    """The arguments of one run and its resolved command."""
     from policy_gradients.defaults import resolve
 
-    def read(name: str, seed: int) -> tuple[list[str], Command[PolicyGradientConfig]]:
-        arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
-        command = read_command(PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="")
-        return arguments, replace(command, config=resolve(command.config).config)
+    arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
+    command = read_command(PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="")
+    return arguments, replace(command, config=resolve(command.config).config)
 
-    chosen = choose("--algorithms", given.algorithms, names(), seeds=given.seeds)
-    planned = plan_runs(chosen, seeds=given.seeds, folder=given.folder, key="algorithm", budget=BUDGET, read=read)
-    make_all(planned)
-    print(write_all(planned, given.folder, key="algorithm"))
-    print(f"page:    {given.folder / 'comparison.html'}\npicture: {given.folder / 'comparison.png'}")
-    return 0
+
+def main() -> int | None:
+    from rlhf.run.sweep import compare
+
+    return compare(
+        "python -m policy_gradients.compare",
+        what="algorithms",
+        key="algorithm",
+        names=names(),
+        folder="runs/compare",
+        example="--task step_arithmetic --max_steps 60",
+        budget=BUDGET,
+        read=read,
+    )
 
 
 if __name__ == "__main__":

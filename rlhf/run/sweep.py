@@ -1,6 +1,6 @@
-"""Many runs of one question: started one after the other, resumed where they were left, and laid side by side.
+"""Comparisons: many runs, made one after the other, resumed where they stopped, and shown side by side.
 
-A family's `compare` command says which runs; here is what all of them do.
+`compare` is the command; each family's compare.py says which runs it makes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Planned:
     path: Path
     module: str
     arguments: Sequence[str]
-    config: Mapping[str, Any] = field(default_factory=dict)  # what is asked for, nothing left open
+    config: Mapping[str, Any] = field(default_factory=dict)  # the resolved settings that are asked for
 
     @property
     def done(self) -> bool:
@@ -44,20 +44,70 @@ class Planned:
         return ["-m", self.module, *self.arguments, "--output_dir", str(self.path), "--quiet", *resume]
 
 
-# What a finished run is not asked about: how it was saved and shown.
+# Settings that do not make a finished run another one: how it was saved and shown.
 UNASKED = (
     *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode"),
 )
-# Switches of a trainer that have no meaning for a row of runs.
+# Switches of a trainer that are refused here: they are for one run.
 NOT_SHARED = ("resume", "overwrite", "plan", "show_config")
 
 
+def compare(
+    prog: str,
+    *,
+    what: str,
+    key: str,
+    names: Sequence[str],
+    folder: str,
+    example: str,
+    budget: Sequence[str],
+    read: Callable[[str, int, list[str]], tuple[list[str], Command[Any]]],
+    add: Callable[[Sequence[Path], Path], tuple[str, list[Path]]] | None = None,
+) -> int:
+    """A family's `compare` command: make all runs, then write comparison.html, .png and .md into the folder.
+
+    Args:
+        prog: "python -m policy_gradients.compare".
+        what: the option that takes the names, such as "algorithms".
+        key: the config key that a name is a value of, such as "algorithm".
+        names: all names that there are.
+        folder: where runs and results are written unless --folder says otherwise.
+        example: settings of a trainer, for --help.
+        budget: keys that must be equal for a fair comparison.
+        read: (name, seed, options for all runs) -> the arguments of its run and the command that they give, resolved.
+        add: (run directories, folder) -> more text for comparison.md, and the pictures that it has drawn.
+
+    Raises:
+        UserError: see `choose`, `plan_runs` and `make_all`.
+    """
+    given, shared = options(prog, what=what, folder=folder, example=example)
+    chosen = choose(f"--{what}", getattr(given, what), names, seeds=given.seeds)
+
+    def read_run(name: str, seed: int) -> tuple[list[str], Command[Any]]:
+        return read(name, seed, shared)
+
+    planned = plan_runs(chosen, seeds=given.seeds, folder=given.folder, key=key, budget=budget, read=read_run)
+    make_all(planned)
+    text = write_all(planned, given.folder, key=key)
+    pictures = [given.folder / "comparison.png"]
+    if add:
+        more, drawn = add([run.path for run in planned], given.folder)
+        text = "\n".join(part for part in (text, more) if part)
+        (given.folder / "comparison.md").write_text(text, encoding="utf-8")
+        pictures += drawn
+    print(text)
+    label = "picture:" if len(pictures) == 1 else "pictures:"
+    print(f"{'page:':{len(label)}} {given.folder / 'comparison.html'}")
+    print(f"{label} {', '.join(map(str, pictures))}")
+    return 0
+
+
 def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argparse.Namespace, list[str]]:
-    """The command line of a `compare` command, and what of it goes to every run. `what`: "algorithms" or "losses"."""
+    """The options of a `compare` command, and the others, which go to every run. `what`: "algorithms" or "losses"."""
     parser = Parser(
         prog=prog,
-        description=f"Train with several {what} and seeds, and lay the runs side by side.",
+        description=f"Train with several {what} and seeds, and compare the runs.",
         epilog=f"Any setting of the trainer goes to every run, e.g. {example}.",
     )
     parser.add_argument(f"--{what}", default="all", metavar="A,B", help="names separated by commas (default: all)")
@@ -76,16 +126,16 @@ def plan_runs(
     budget: Sequence[str],
     read: Callable[[str, int], tuple[list[str], Command[Any]]],
 ) -> list[Planned]:
-    """Every name with every seed, all names with one seed first: a first picture comes early.
+    """Every name with every seed, seed by seed, so that a first comparison comes early.
 
     Args:
         key: the setting that a name is a value of, such as `algorithm`.
-        budget: keys that must be the same for a comparison on equal terms.
-        read: (name, seed) -> the arguments of its run, and how its trainer understands them, nothing left open.
+        budget: keys that must be equal for a fair comparison.
+        read: (name, seed) -> the arguments of its run and the command that they give, resolved.
 
     Raises:
-        UserError: a setting is not valid, or contradicts names and seeds; terms are unequal; or a run that is there
-            already has other settings; or `folder` holds a comparison.md that is not ours.
+        UserError: a setting is not valid, or contradicts names and seeds; budgets differ; a run that exists has other
+            settings; or `folder` holds a comparison.md that is not ours.
     """
     planned, budgets = [], {}
     for seed in range(seeds):
@@ -119,10 +169,10 @@ def _refuse_contradiction(command: Command[Any], wanted: Mapping[str, Any]) -> N
 
 
 def refuse_stale(run: Planned) -> None:
-    """A run that is there is used if it is the run that is asked for.
+    """Check that an existing run is the one that is asked for; then it is used.
 
     Raises:
-        UserError: it has other settings, or what its files hold has changed since.
+        UserError: it has other settings, or its input files have changed since.
     """
     there = read_config(run.path)
     differ = [
@@ -160,7 +210,7 @@ def choose(option: str, given: str, names: Sequence[str], *, seeds: int) -> list
 
 
 def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
-    """`budgets`: for each name the settings that must be the same for a comparison on equal terms.
+    """`budgets`: for each name the settings that must be equal for a fair comparison.
 
     Raises:
         UserError: they differ.
@@ -176,10 +226,10 @@ def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def make_all(planned: Sequence[Planned]) -> None:
-    """Make the runs that are not there yet, each in a process of its own.
+    """Make the runs that do not exist yet, each in a process of its own.
 
     Raises:
-        UserError: a run failed. The others are kept: the same command goes on from there.
+        UserError: a run failed. The others are kept, and the same command continues from there.
     """
     for number, run in enumerate(planned, start=1):
         where = f"[{number}/{len(planned)}] {run.path}"
