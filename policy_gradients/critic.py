@@ -2,7 +2,7 @@
 
 It has an optimizer and a gradient norm of its own. With `backbone: own` it is a second network that starts as a copy of
 the policy; with `backbone: policy` only a head is learned, on the policy's hidden states, whose gradient stops there:
-nothing is loaded twice, and the value loss cannot disturb the policy. The head is fp32, whatever the backbone's
+nothing is loaded twice, and the value loss does not change the policy. The head is fp32, whatever the backbone's
 precision (in bf16 values above 1 come in steps of 0.008).
 """
 

@@ -198,7 +198,7 @@ class Adviser:
 
         if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/failed"] > 0.9):
             advice.append(
-                "No completion is right in over 90 % of the groups, so there is nothing to prefer and no gradient. "
+                "No completion is right in over 90 % of the groups, so all advantages are 0 and there is no gradient. "
                 "Make the task easier (task_config), train on demonstrations first (instruction_tuning), or raise "
                 "group_size. Look at samples.jsonl: if the answers are right but in another form, see answer_in."
             )
@@ -211,15 +211,15 @@ class Adviser:
             )
         if always(lambda m: m.get("policy/kl", 0.0) > 1.0):
             advice.append(
-                "The policy is over 1 nat per token from its reference: it is leaving the language it was trained on. "
+                "The policy is over 1 nat per token from its reference: it drifts from the text it was trained on. "
                 "Lower lr or raise kl_coef."
             )
         form, right = first["reward/format"], first["reward/exact"]
         tidy = always(lambda m: m["reward/format"] > max(0.95, form + 0.2))
         if tidy and always(lambda m: m["reward/exact"] < right + 0.02):
             advice.append(
-                "The form of the answers has become right but the answers have not: the reward for form is earned "
-                "alone. Lower reward_weights.format."
+                "The form of the answers has become right but the answers have not: only the reward for form is "
+                "earned. Lower reward_weights.format."
             )
         if always(lambda m: "reward/model" in m and m["reward/model"] > first["reward/model"]) and always(
             lambda m: m["reward/exact"] < right - 0.05
@@ -230,10 +230,10 @@ class Adviser:
                 "completions of this policy too."
             )
         if always(lambda m: m.get("policy/entropy", 1.0) < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
-            advice.append("Entropy is nearly 0: the policy no longer tries anything new. Lower lr, or raise clip_high.")
+            advice.append("Entropy is nearly 0: the policy has stopped exploring. Lower lr, or raise clip_high.")
         if always(lambda m: m.get("critic/explained_variance", 1.0) < 0.0) and always(lambda m: m["reward/std"] > 0.1):
             advice.append(
-                "The critic's guesses are worse than a constant: its advantages are noise. Raise "
+                "The critic's values are worse than a constant, so the advantages are noise. Raise "
                 "critic.warmup_batches, or lower critic.lr."
             )
         return advice

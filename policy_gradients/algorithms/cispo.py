@@ -1,6 +1,6 @@
 """CISPO: clipped importance-sampling-weight policy optimization. MiniMax-M1, 2025, arXiv 2506.13585.
 
-Clip the weight, not the token: a token that has moved far still teaches, with a bounded weight.
+Clip the weight, not the token: a token that has moved far still gives a gradient, with a bounded weight.
 
     adv_i = (r_i - mean(r)) / (std(r) + 1e-4)                                      over the g completions of a prompt
     loss  = mean over tokens of -sg(min(ratio, 1 + clip_high)) * adv * logp         (sg: constant to the gradient)
@@ -12,7 +12,7 @@ whole optimizer step; the paper writes it for one prompt. Left out: the paper al
 as DAPO does (`resample_rounds`, `truncated: penalize`).
 
 What to know. PPO's clip drops a token's gradient once it has moved, and the first to move are rare ones such as
-"however" and "wait", which open new lines of thought; on the next passes over the batch they would be silent. Here the
+"however" and "wait", which open new lines of thought; on later passes over the batch they give no gradient. Here the
 gradient is always adv * weight * grad logp: REINFORCE with a truncated importance weight. On-policy, at weight 1, it is
 that of DAPO's loss.
 """

@@ -6,13 +6,13 @@ GRPO with four repairs for long reasoning.
     loss  = mean over all tokens of -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
 
     1. clip higher      clip_high 0.28 > clip_low 0.2: a rare token may rise by more, which keeps entropy up
-    2. dynamic sampling groups all right or all wrong teach nothing and are replaced by new prompts
-    3. token mean       every token of the step weighs the same, so a long completion has its full say
-    4. overlong penalty from 0 to -1 over the last part of max_new_tokens, so that running out of room is no accident
+    2. dynamic sampling groups all right or all wrong give no gradient and are replaced by new prompts
+    3. token mean       every token of the step has the same weight, so a long completion counts in full
+    4. overlong penalty from 0 to -1 over the last part of max_new_tokens, so that completions learn to end in time
 
 Choices here. Dynamic sampling looks at exact success, not at partial credit or the penalty, and stops after
-`resample_rounds` 4 in a batch (the paper has no limit): what is missing is filled with groups without contrast, whose
-advantage is 0 but for what else the reward pays or charges. The penalty begins at 1 - overlong_buffer 0.2 of
+`resample_rounds` 4 in a batch (the paper has no limit): the rest is filled with groups that are all right or all wrong,
+whose advantages are 0 unless other reward components differ. The penalty begins at 1 - overlong_buffer 0.2 of
 max_new_tokens (the paper: 4,096 of 20,480). No KL.
 
 What to know. The denominator of 3 is the tokens of the whole optimizer step, as in the authors' code (the paper writes

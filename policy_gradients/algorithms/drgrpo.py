@@ -7,12 +7,12 @@ GRPO without its two divisions, each of which turns the policy gradient into som
             / (sequences * max_new_tokens)
 
 Choices here. The sum is divided by a constant (the longest a completion may be), as in the authors' code; any constant
-gives the same direction, not the same size: lr and max_grad_norm do not carry over from RLOO. Taking out the standard
-deviation alone would keep the length bias, so both go.
+gives the same direction, not the same size: lr and max_grad_norm do not carry over from RLOO. Removing only the
+standard deviation would keep the length bias, so both are removed.
 
 What to know. GRPO's 1/|o_i| makes each token of a long wrong completion count less, so wrong answers grow longer; its
-1/std weighs prompts that are nearly always or never solved the most. On-policy, this is RLOO's gradient times
-(g - 1) / (g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several steps.
+1/std weighs prompts that are nearly always or never solved the most. On-policy, this is RLOO's gradient times (g - 1) /
+(g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several steps.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """GRPO: group relative policy optimization. Shao et al., "DeepSeekMath", 2024, arXiv 2402.03300, eq. 3 and 4.
 
-PPO without a critic: the other completions of the same prompt say what reward was to be expected.
+PPO without a critic: the baseline is the mean reward of the completions of the same prompt.
 
     adv_i  = (r_i - mean(r)) / (std(r) + 1e-4)                   over the g completions of a prompt
     ratio  = pi(token) / pi_old(token)
@@ -8,12 +8,12 @@ PPO without a critic: the other completions of the same prompt say what reward w
                  -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv) + kl_coef * k3(pi || ref)
 
 Choices here. The unbiased standard deviation (g - 1); a group of equal rewards has advantage 0 exactly. With one
-optimizer step per batch the ratio is 1 and the clip does nothing. The paper's kl_coef is 0.04; the config sets 0, as
-most have since, and then no reference model is loaded. As a loss, k3's value is KL(pi || ref) but its on-policy
-gradient is that of KL(ref || pi); `kl_estimator: k2` has the gradient of KL(pi || ref).
+optimizer step per batch the ratio is 1 and the clip does nothing. The paper's kl_coef is 0.04; configs/grpo.yaml sets
+0, as most later work does, and then no reference model is loaded. As a loss, k3's value is KL(pi || ref) but its
+on-policy gradient is that of KL(ref || pi); `kl_estimator: k2` has the gradient of KL(pi || ref).
 
-What to know. Dividing by |o_i| makes a long wrong answer cheaper per token than a short one, and dividing by std weighs
-prompts that are nearly always or never solved the most: Dr. GRPO takes both out.
+What to know. Dividing by |o_i| gives each token of a long wrong answer a smaller loss than one of a short answer, and
+dividing by std gives the largest weights to prompts that are nearly always or never solved: Dr. GRPO removes both.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """GSPO: group sequence policy optimization. Zheng et al. (Qwen), 2025, arXiv 2507.18071.
 
-The reward belongs to the whole completion, so the ratio and the clip should too.
+The reward belongs to the whole completion, so the ratio and the clip do too.
 
     adv_i   = (r_i - mean(r)) / (std(r) + 1e-4)                      over the g completions of a prompt
     ratio_i = exp(mean over tokens of (logp - logp_old))             one for the completion: a geometric mean
@@ -10,9 +10,9 @@ Choices here. clip_low 3e-4 and clip_high 4e-4, the paper's: a mean over many to
 log-ratio, so GRPO's 0.2 would never clip. How often they bite depends on the length; with short completions, often. No
 KL by default.
 
-What to know. A completion is kept or dropped whole, where GRPO drops single tokens, whose ratios are noise with one
-sample each; for mixture-of-experts models, whose token ratios jump with the routing, that decides between stable and
-not. On-policy the ratio is 1 and its gradient is GRPO's. It needs several optimizer steps on a batch to differ.
+What to know. A completion is kept or dropped whole, where GRPO drops single tokens by noisy ratios, one sample each.
+Token ratios of mixture-of-experts models jump with the routing: there GSPO is stable where GRPO is not. On-policy the
+ratio is 1 and its gradient is GRPO's. It needs several optimizer steps on a batch to differ.
 """
 
 from functools import partial

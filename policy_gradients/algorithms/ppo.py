@@ -1,8 +1,8 @@
 """PPO: proximal policy optimization. Schulman et al. 2017, arXiv 1707.06347, eq. 7; for language models, Ziegler et al.
 2019 (arXiv 1909.08593) and Ouyang et al. 2022 (arXiv 2203.02155).
 
-A critic guesses, at every token, the reward still to come (v). A token's advantage is how much better things turned out
-after it than the critic had guessed.
+A critic predicts, at every token, the reward still to come (v). The advantage of a token is how much better the outcome
+was than the critic predicted.
 
     r_t    = -kl_coef * (logp_t - logp_ref_t), plus the reward of the completion at its last token
     delta  = r_t + gamma * v_(t+1) - v_t                                           v = 0 behind the last token
@@ -13,12 +13,12 @@ after it than the critic had guessed.
 
 Choices here. kl_coef 0.02 and gamma 1 as in Ouyang et al.; gae_lambda 0.95, whitening (over every token of the batch)
 and value clipping as in Ziegler's code. The critic starts as a copy of the policy, where Ouyang et al. start from the
-reward model. Policy and critic have an optimizer and a gradient norm each, so that a large critic loss does not shrink
+reward model. Policy and critic each have an optimizer and a gradient norm, so that a large critic loss does not shrink
 the policy's step; see `policy_gradients/critic.py`. Every pass cuts the batch alike. Left out: an entropy bonus,
 stopping a pass early at a given KL, and bootstrapping behind completions that were cut.
 
-What to know. The only one here that tells good tokens from bad ones within a completion, at the price of a second
-network that must be learned first (`critic.warmup_batches`). GRPO puts the mean of the group in the critic's place,
+What to know. PPO is the only algorithm here that tells good tokens of a completion from bad ones, at the price of a
+second network that must learn first (`critic.warmup_batches`). GRPO puts the mean of the group in the critic's place,
 divides by the group's standard deviation, and takes the KL into the loss.
 """
 

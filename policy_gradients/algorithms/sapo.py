@@ -1,6 +1,6 @@
 """SAPO: soft adaptive policy optimization. Gao et al. (Qwen), 2025, arXiv 2511.20347.
 
-A gate that closes smoothly as a token moves away, in place of a clip that shuts.
+A gate that closes smoothly as a token's ratio moves away from 1, in place of a clip.
 
     adv_i = (r_i - mean(r)) / (std(r) + 1e-4)                                      over the g completions of a prompt
     loss  = mean over sequences of (1/|o_i|) sum over tokens of -(4 / tau) * sigmoid(tau * (ratio - 1)) * adv
