@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.credit import Credit, RunningMean, explained_variance, token_rewards, whiten
+from policy_gradients.credit import Credit, RunningMean, explained_variance, reward_to_go, token_rewards, whiten
 from policy_gradients.defaults import resolve
 from policy_gradients.rollout import Batch
 from rlhf.groups import Group
@@ -142,3 +142,45 @@ def test_the_baseline_of_a_batch_does_not_contain_it() -> None:
     resumed.load_state(credit.state())
     resumed.assign(batch)
     assert batch.adv[:, 0].tolist() == [1 - 1.75, -1.75, 2 - 1.75, 4 - 1.75]
+
+
+def test_reward_to_go_by_hand() -> None:
+    """gamma 1/2: 1 + 2/2 + 4/4, 2 + 4/2, 4; of each completion by itself."""
+    found = reward_to_go(torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, -8.0]]), gamma=0.5)
+    assert found.tolist() == [[3.0, 4.0, 4.0], [-2.0, -4.0, -8.0]]
+    assert reward_to_go(torch.tensor([[1.0, 2.0]]), gamma=1.0).tolist() == [[3.0, 2.0]]
+
+
+def test_with_a_critic_each_token_has_its_own_advantage() -> None:
+    """PPO: rewards less penalties at their tokens, GAE, whitened over the tokens that count; the target of a value is
+    its advantage before whitening, plus itself; explained is the reward-to-go."""
+    gamma, lam = 0.5, 0.25
+    config = PolicyGradientConfig(algorithm="ppo", gamma=gamma, gae_lambda=lam)
+    accelerator = Accelerator(cpu=True)
+    batch = batch_of_two_prompts()
+    batch.penalty = torch.arange(12.0).view(4, 3) / 10
+    batch.value = torch.tensor([[0.5, 0, 0], [0.25, 1.0, -0.5], [0, 0, 0], [2.0, 0, 0]])
+    metrics = Credit(resolve(config), accelerator).assign(batch)
+    # Rewards of tokens: 1 - 0; -0.3, -0.4, 0 - 0.5; none of the cut one; 4 - 0.9.
+    last = -0.5 - -0.5
+    middle = -0.4 + gamma * -0.5 - 1.0
+    first = -0.3 + gamma * 1.0 - 0.25
+    adv = [0.5, first + gamma * lam * (middle + gamma * lam * last), middle + gamma * lam * last, last, 1.1]
+    where = ([0, 1, 1, 1, 3], [0, 0, 1, 2, 0])
+    assert (batch.target - batch.value)[where].tolist() == pytest.approx(adv)
+    mean = sum(adv) / 5
+    std = (sum((a - mean) ** 2 for a in adv) / 5) ** 0.5
+    assert batch.adv[where].tolist() == pytest.approx([(a - mean) / (std + 1e-8) for a in adv], abs=1e-5)
+    assert not batch.adv[~batch.mask].any()
+    outcome = torch.tensor([1.0, -0.3 + 0.5 * (-0.4 - 0.25), -0.4 - 0.25, -0.5, 3.1])
+    error = outcome - batch.value[where]
+    explained = 1 - float(error.var(correction=0) / outcome.var(correction=0))
+    assert metrics == {"critic/explained_variance": pytest.approx(explained, abs=1e-5)}
+
+
+def test_only_a_baseline_is_remembered() -> None:
+    credit = Credit(resolve(PolicyGradientConfig(algorithm="rloo")), Accelerator(cpu=True))
+    credit.assign(batch_of_two_prompts())
+    assert credit.state() == {"baseline": None}
+    credit.load_state({})
+    assert credit.baseline.value is None
