@@ -60,9 +60,12 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe)
         sampler.refuse_unreadable([*held_out.all(), *sampler.first_problems()])
         reference = Reference.load(session, recipe) if config.kl_coef else None
-        where = (accelerator, session.layout, session.path)
-        critic = CriticLearner(model, recipe.critic, recipe, *where) if recipe.critic else None
-        policy = PolicyLearner(model, session.make_optimizer(model), reference, recipe, *where)
+        layout = session.layout
+        critic = None
+        if recipe.critic:
+            critic = CriticLearner(model, recipe.critic, recipe, accelerator, layout, session.path)
+        optimizer = session.make_optimizer(model)
+        policy = PolicyLearner(model, optimizer, reference, recipe, accelerator, layout, session.path)
         credit = Credit(recipe, accelerator)
 
         _, state = session.begin()
