@@ -353,3 +353,26 @@ def test_the_error_of_resampling_says_what_was_drawn(model, accelerator, monkeyp
         monkeypatch.setattr(it.reward, "of_text", lambda *_, v=verdicts: {"exact": v[0], "format": 1.0, "partial": 0.0})
         with pytest.raises(UserError, match=f"none of 8 groups has both right and wrong completions .{said}"):
             it.draw(0, any_mixed_yet=False)
+
+
+def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
+    """The next problem, whether any group was mixed, and the batches that wait: here two, with staleness 2."""
+    it = sampler(model, accelerator, staleness=2, importance="truncate")
+    first = it.next_batch()
+    assert [one.number for one in first.rollouts] == [0, 1, 2, 3]
+    state = it.state()
+    assert state == {
+        "number": 12,
+        "any_contrast": it.any_mixed,
+        "waiting": [it.to_state(rollouts) for rollouts in it.waiting],
+    }
+    assert [[one["number"] for one in batch] for batch in state["waiting"]] == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    again = sampler(model, accelerator, staleness=2, importance="truncate")
+    again.load_state(state)
+    for _ in range(3):
+        assert again.next_batch().rollouts == it.next_batch().rollouts
+    assert again.number == it.number == 24
+    again.load_state({"any_contrast": True})
+    assert (again.number, again.any_mixed, again.waiting) == (0, True, [])
+    again.load_state({})
+    assert (again.number, again.any_mixed, again.waiting) == (0, False, [])

@@ -66,3 +66,37 @@ def test_settings_that_do_not_fit_are_refused(settings, said):
         PolicyGradientConfig(**settings)
     fitting = {"reward_model": ["a", "b"], "reward_model_combine": "mean_minus_variance"}
     assert PolicyGradientConfig(**fitting, reward_model_variance_weight=0.2).reward_model_variance_weight == 0.2
+
+
+class Member:
+    """Scores its answers by a number each, and has a scale of its own."""
+
+    def __init__(self, scores: list[float], mean: float, std: float):
+        self.scores, self.mean, self.std = np.array(scores), mean, std
+
+    def score(self, conversations) -> np.ndarray:
+        assert [len(answers) for _, answers in conversations] == [2, 1]
+        return self.scores
+
+    def scaled(self, scores: np.ndarray) -> np.ndarray:
+        return (scores - self.mean) / self.std
+
+
+def ensemble(*members: Member, how="mean", variance_weight: float = 0.5) -> list[list[float]]:
+    model = RewardModel.__new__(RewardModel)
+    model.members, model.combine, model.variance_weight = list(members), how, variance_weight
+    prompts = [[{"role": "user", "content": text}] for text in "pq"]
+    return model.score([(prompts[0], ["a", "b"]), (prompts[1], ["c"])])
+
+
+def test_an_ensemble_combines_what_its_members_say_on_one_scale():
+    """Scaled: (0, 1, 2) and (2, 1, -2). Each prompt gets the rewards of its own answers."""
+    members = Member([10.0, 12.0, 14.0], 10.0, 2.0), Member([7.0, 6.0, 3.0], 5.0, 1.0)
+    assert ensemble(*members) == [[1.0, 1.0], [0.0]]
+    assert ensemble(*members, how="min") == [[0.0, 1.0], [-2.0]]
+    assert ensemble(*members, how="mean_minus_variance", variance_weight=0.25) == [[0.75, 1.0], [-1.0]]
+    assert ensemble(*members, how="mean_minus_std")[0] == pytest.approx([1 - 2**0.5, 1.0])
+
+
+def test_one_model_keeps_its_own_scale():
+    assert ensemble(Member([10.0, 12.0, 14.0], 10.0, 2.0)) == [[10.0, 12.0], [14.0]]
