@@ -34,14 +34,9 @@ METRICS = {
     "length/chosen": {"description": "Mean length of chosen completions", "unit": "tokens"},
     "length/rejected": {"description": "Mean length of rejected completions", "unit": "tokens"},
     "online/pairs": {"description": "Pairs sampled from the policy the last time", "unit": ""},
-    "optim/lr": {"description": "Learning rate of the step", "unit": ""},
-    "optim/grad_norm": {"description": "Norm of the whole gradient before clipping", "unit": ""},
-    "speed/tokens_per_s": {"description": "Completion tokens trained on, a second", "unit": "tokens/s"},
     "time/sampling_s": {"description": "Sampling and judging new pairs", "unit": "s"},
     "time/reference_s": {"description": "Log-probabilities of a moving reference", "unit": "s"},
     "time/mismatched_s": {"description": "Log-probabilities of KTO's mismatched completions", "unit": "s"},
-    "time/update_s": {"description": "Forward, backward and optimizer", "unit": "s"},
-    "memory/peak_gb": {"description": "Peak memory so far", "unit": "GB"},
 }
 
 
@@ -113,39 +108,40 @@ def together(parts: Sequence[Completions]) -> Completions:
 
 
 class Adviser:
-    """Looks at steps and held-out evaluations, and says in words what is going wrong."""
+    """Warns when steps show that a run cannot learn."""
 
     def __init__(self, window: int = 20):
         self.accuracies: deque[float] = deque(maxlen=window)
 
-    def look(self, metrics: Mapping[str, float]) -> list[str]:
-        """After each step."""
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """Warnings after a step."""
         self.accuracies.append(metrics["reward/accuracy"])
         if len(self.accuracies) == self.accuracies.maxlen and set(self.accuracies) == {0.5}:
             return ["Chosen and rejected get the same reward, so the policy does not move: raise lr."]
         return []
 
-    def look_at_evaluations(self, results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:
-        """After each evaluation: the records so far, by data and metric."""
-        first, values = ({which: records[i]["value"] for which, records in results.items()} for i in (0, -1))
-        advice = []
-        chosen = ("chosen", "logp")
-        if chosen in values and (fallen := first[chosen] - values[chosen]) > 5:
-            advice.append(
-                f"Displacement: held-out chosen completions have become {fallen:.0f} nats less likely. What they and "
-                "the rejected ones lose goes to completions that are neither. If what the policy writes gets worse, "
-                "lower lr, raise beta, or take a loss that holds the chosen up (nca, apo_zero, orpo)."
-            )
-        if (kl := values.get(("samples", "kl"), 0.0)) > 50:
-            advice.append(
-                f"The policy is {kl:.0f} nats a completion from where it started: it is leaving what it was trained "
-                "on. Lower lr or raise beta."
-            )
-        length = ("samples", "length")
-        if length in values and values[length] > 1.5 * first[length]:
-            advice.append(
-                f"What the policy writes has grown from {first[length]:.0f} to {values[length]:.0f} tokens. If chosen "
-                "completions are the longer ones, that is what it learned: losses on token means (simpo, dpo_norm) are "
-                "less drawn to it."
-            )
-        return advice
+
+def advice_on_evaluations(results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What to tell the user after an evaluation. `results`: the records so far, by data and metric."""
+    first, values = ({which: records[i]["value"] for which, records in results.items()} for i in (0, -1))
+    advice = []
+    chosen = ("chosen", "logp")
+    if chosen in values and (fallen := first[chosen] - values[chosen]) > 5:
+        advice.append(
+            f"Displacement: held-out chosen completions have become {fallen:.0f} nats less likely. What they and "
+            "the rejected ones lose goes to completions that are neither. If what the policy writes gets worse, "
+            "lower lr, raise beta, or take a loss that holds the chosen up (nca, apo_zero, orpo)."
+        )
+    if (kl := values.get(("samples", "kl"), 0.0)) > 50:
+        advice.append(
+            f"The policy is {kl:.0f} nats a completion from where it started: it is leaving what it was trained "
+            "on. Lower lr or raise beta."
+        )
+    length = ("samples", "length")
+    if length in values and values[length] > 1.5 * first[length]:
+        advice.append(
+            f"What the policy writes has grown from {first[length]:.0f} to {values[length]:.0f} tokens. If chosen "
+            "completions are the longer ones, that is what it learned: losses on token means (simpo, dpo_norm) are "
+            "less drawn to it."
+        )
+    return advice

@@ -1,4 +1,4 @@
-"""Held-out measurements: what the policy prefers, and what it writes."""
+"""Held-out evaluation: what the policy prefers, and the completions that it samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,23 +6,105 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example
-from direct_alignment.diagnostics import implicit_reward, judged_right
-from direct_alignment.log_ratios import compare, count, score_all
+from direct_alignment.diagnostics import advice_on_evaluations, implicit_reward, judged_right
+from direct_alignment.log_ratios import compare, count, mismatched, score_all
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
 from rlhf.distributed import gather, share
+from rlhf.evaluation import evaluate_task, messages_for
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
 from rlhf.random_keys import of_samples
-from rlhf.sampling import Sampled, sample
+from rlhf.run.session import Session
+from rlhf.sampling import Sampled, refuse_long_prompts, sample
 from rlhf.statistics import record, t_interval, wilson
-from rlhf.text.chat import decode, end_tokens
+from rlhf.tasks.problem import Task
+from rlhf.text.chat import decode, encode_prompt, end_tokens
 
 PAIRS, SAMPLES = "held-out pairs", "samples"
+SHOWN = 4  # completions that are sampled for samples.jsonl
+
+
+class Evaluation:
+    """What is measured on held-out data while a policy is trained, and the samples that are written down.
+
+    Raises:
+        UserError: the model cannot read the prompts with completions of `max_new_tokens`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        held_out: Sequence[Example],
+        task: Task | None,
+        loss: Loss,
+        settings: Mapping[str, float],
+        reference: Reference | None,
+    ):
+        self.session, self.model, self.tokenizer = session, model, tokenizer
+        self.held_out, self.task, self.loss, self.settings = held_out, task, loss, settings
+        self.reference = reference
+        self.config: DirectAlignmentConfig = session.command.config
+        self.problems = task.held_out_problems(self.config.eval_problems) if task else []
+        self.prompts = list(dict.fromkeys(tuple(example.group.prompt) for example in held_out))
+        self.questions = [
+            encode_prompt(tokenizer, messages_for(problem, self.config.system_prompt)) for problem in self.problems
+        ]
+        sampled = self.prompts[: max(SHOWN, self.config.eval_samples)]
+        refuse_long_prompts(model, [*self.questions, *sampled], self.config.max_new_tokens)
+
+    def evaluate(self, step: int) -> None:
+        """Accuracy on the task, held-out pairs, KL and length of samples; first and last greedy accuracy too."""
+        records = [self._accuracy(greedy=False)] if self.task else []
+        records += self._pairs()
+        if prompts := self.prompts[: self.config.eval_samples]:
+            records += evaluate_samples(prompts, self._sample(prompts), self.reference)
+        if self.task and self.session.is_edge(step):
+            records.append(self._accuracy(greedy=True))
+        self.session.evaluated(step, records)
+        for text in advice_on_evaluations(self.session.results):
+            self.session.advise(step, text)
+
+    def sample(self, step: int) -> None:
+        """Write some completions down: of held-out problems where there is a task, and then with their verdicts."""
+        prompts = (self.questions or self.prompts)[:SHOWN]
+        samples = [
+            as_sample(self.tokenizer, prompt, one) for prompt, one in zip(prompts, self._sample(prompts), strict=True)
+        ]
+        if self.task:
+            for problem, sample in zip(self.problems, samples, strict=False):
+                sample["total"] = self.task.verify(problem, sample["completion"]).exact
+        self.session.samples(step, samples)
+
+    def _accuracy(self, *, greedy: bool) -> dict[str, Any]:
+        assert self.task is not None
+        return evaluate_task(
+            self.model,
+            self.tokenizer,
+            self.task,
+            self.problems,
+            self.session.accelerator,
+            max_new_tokens=self.config.max_new_tokens,
+            greedy=greedy,
+            system_prompt=self.config.system_prompt,
+        )
+
+    def _pairs(self) -> list[dict[str, Any]]:
+        # A reference that moves is the one that the loss compares with now, in training and here alike.
+        moves = self.reference is not None and self.reference.moves
+        held_out = self.reference.score(self.held_out) if self.reference is not None and moves else self.held_out
+        accelerator, layout = self.session.accelerator, self.session.layout
+        return evaluate_pairs(self.model, held_out, self.loss, self.settings, accelerator, layout)
+
+    def _sample(self, prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+        accelerator, longest = self.session.accelerator, self.config.max_new_tokens
+        return sample_completions(self.model, self.tokenizer, prompts, accelerator, max_new_tokens=longest)
 
 
 def evaluate_pairs(
@@ -65,19 +147,7 @@ def evaluate_pairs(
     return records
 
 
-def mismatched(
-    scorer: Scorer, examples: Sequence[Example], accelerator: Accelerator, layout: Layout
-) -> Tensor:  # (k,), nats
-    """Log-ratios of completions under prompts of others, of all processes' examples."""
-    groups = [example.mismatched for example in examples if example.mismatched is not None]
-    logp = score_all(scorer, groups, accelerator, layout)
-    reference = [x for example in examples for x in example.logp_ref_mismatched or ()]
-    return torch.tensor([x for own in logp for x in own], device=accelerator.device) - torch.tensor(
-        reference, device=accelerator.device
-    )
-
-
-def write(
+def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],

@@ -1,6 +1,6 @@
-"""Examples to micro-batches, and micro-batches to what a loss compares."""
+"""Log-probabilities of completions, and the loss of an optimizer step as a sum over its micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from direct_alignment.data import Example
 from direct_alignment.losses import Completions, Loss
-from rlhf.distributed import gather, share
+from rlhf.distributed import gather, share, total
 from rlhf.groups import Group, Layout, Rows
-from rlhf.logprobs import Scores, score
+from rlhf.logprobs import Scorer, Scores, score
 from rlhf.tensors import masked_sum
 
 AT_ONCE = 1024  # groups scored in one call: bounds the (n, t) tensors, whatever the size of the data
@@ -61,25 +61,80 @@ def score_all(
     return gather(made, accelerator)
 
 
-def whole_step(
+def mismatched(
+    scorer: Scorer, examples: Sequence[Example], accelerator: Accelerator, layout: Layout
+) -> Float[Tensor, " k"]:
+    """Log-ratios of completions under prompts of others, of all processes' examples, nats: KTO's reference point."""
+    groups = [example.mismatched for example in examples if example.mismatched is not None]
+    logp = score_all(scorer, groups, accelerator, layout)
+    reference = [x for example in examples for x in example.logp_ref_mismatched or ()]
+    device = accelerator.device
+    return torch.tensor([x for group in logp for x in group], device=device) - torch.tensor(reference, device=device)
+
+
+class StepLoss:
+    """The loss of an optimizer step, as the sum of what `part` returns for each of its micro-batches.
+
+    Most losses compare completions of one prompt, so that each micro-batch has its own share. Some need all completions
+    of the step at once, and a step that is cut has no part that knows the others: then `part` returns what has that
+    part's gradient, from `grad_logp`.
+
+    Args:
+        settings: of the loss, by name.
+        examples: of the whole step, the same in every process.
+        cut: whether the step is more than one micro-batch of one process.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        settings: Mapping[str, float],
+        scorer: Scorer,
+        examples: Sequence[Example],
+        accelerator: Accelerator,
+        layout: Layout,
+        *,
+        cut: bool,
+    ):
+        self.loss, self.settings, self.accelerator = loss, settings, accelerator
+        self.count = count(loss, examples)
+        self.value = 0.0
+        self.gradients: list[Tensor] | None = None  # for each example of this process
+        if cut and "whole step" in loss.needs:
+            self.value, gradients = grad_logp(loss, settings, scorer, examples, accelerator, layout)
+            self.gradients = share(gradients, accelerator)
+
+    def part(self, completions: Completions, numbers: Sequence[int]) -> Float[Tensor, ""]:
+        """A micro-batch's share. `numbers`: which of this process's examples the completions belong to."""
+        if self.gradients is not None:
+            return (completions.logp * torch.cat([self.gradients[n] for n in numbers])).sum()
+        value = self.loss(completions, **self.settings).sum() / self.count
+        self.value += float(value.detach())
+        return value
+
+    def total(self) -> float:
+        """The loss of the step, of all processes: after its last part."""
+        return self.value if self.gradients is not None else total([self.value], self.accelerator)[0]
+
+
+def grad_logp(
     loss: Loss,
-    settings: dict[str, float],
+    settings: Mapping[str, float],
     scorer: nn.Module,
     examples: Sequence[Example],
     accelerator: Accelerator,
     layout: Layout,
 ) -> tuple[float, list[Tensor]]:
-    """The loss of a step whose completions must be seen together, and its slope at each one's log-probability.
+    """The loss of all completions of a step together, and its gradient with respect to each one's log-probability.
 
-    A step that is cut into parts has no part that knows the others. So all are scored first, without gradient; the loss
-    of all gives d loss / d logp of each; and `sum(slope * logp)` of a part has that part's gradient, exactly.
+    All are scored first, without gradient; `sum(grad_logp * logp)` over a part then has that part's gradient, exactly.
 
     Returns:
-        The loss, and for each example the slopes of its completions.
+        The loss, and for each example the gradients of its completions.
     """
     sums = score_all(scorer, [example.group for example in examples], accelerator, layout)
-    logp = torch.tensor([x for own in sums for x in own], device=accelerator.device, requires_grad=True)
+    logp = torch.tensor([x for group in sums for x in group], device=accelerator.device, requires_grad=True)
     length = logp.new_tensor([sum(counts) for example in examples for counts in example.group.counts])
     value = loss(compare(logp, length, examples), **settings).sum() / count(loss, examples)
-    (slope,) = torch.autograd.grad(value, logp)
-    return float(value.detach()), list(slope.split([len(own) for own in sums]))
+    (gradient,) = torch.autograd.grad(value, logp)
+    return float(value.detach()), list(gradient.split([len(group) for group in sums]))

@@ -3,6 +3,7 @@
 Guo et al., "Direct Language Model Alignment from Online AI Feedback", 2024, arXiv 2402.04792; here a verifier judges.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, Say, to_examples, with_mismatched
 from direct_alignment.losses import Loss
+from direct_alignment.reference import Reference
 from rlhf.candidates import Candidates, to_rankings
 from rlhf.data.ranking_groups import Limits
 from rlhf.distributed import gather, share
@@ -19,10 +21,53 @@ from rlhf.errors import UserError
 from rlhf.evaluation import messages_for
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
+from rlhf.run.session import Session
 from rlhf.sampling import sample
 from rlhf.tasks.problem import Task
 from rlhf.text.answers import sampled_answer
 from rlhf.text.chat import encode_prompt, end_tokens
+
+
+class OnlinePairs:
+    """Batches of pairs that are sampled from the policy every `online_every` steps."""
+
+    def __init__(
+        self,
+        session: Session,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        loss: Loss,
+        reference: Reference | None,
+    ):
+        self.session, self.model, self.tokenizer = session, model, tokenizer
+        self.task, self.loss, self.reference = task, loss, reference
+        self.config: DirectAlignmentConfig = session.command.config
+        self.pairs: list[Example] = []
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"fresh": to_state(self.pairs)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.pairs = from_state(state.get("fresh", []))
+
+    def batch(self, step: int) -> list[Example]:
+        """The pairs of a step, with the log-probabilities of the reference as it is now."""
+        if step % self.config.online_every == 0:
+            with self.session.watch("sampling"):
+                fresh = fresh_pairs(
+                    self.model,
+                    self.tokenizer,
+                    self.task,
+                    self.session.accelerator,
+                    self.config,
+                    self.loss,
+                    step=step,
+                    say=self.session.console.say,
+                )
+                self.pairs = self.reference.score(fresh) if self.reference is not None else fresh
+        return take(self.pairs, step, self.config)
 
 
 def fresh_pairs(

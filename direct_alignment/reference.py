@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, digest
 from direct_alignment.log_ratios import score_all
+from direct_alignment.losses import Loss
 from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
@@ -24,20 +26,33 @@ from rlhf.run.session import Session
 class Reference:
     """
     Args:
+        compared: whether the loss takes log-ratios against it; otherwise it only measures KL.
         every: steps between moves towards the policy; 0 for a reference that stays.
         mix: how far a move goes, 1 being all the way.
         keep: whether the initial model stays in memory, for when new data are scored all the time.
     """
 
     def __init__(
-        self, session: Session, policy: PreTrainedModel, layout: Layout, *, every: int, mix: float, keep: bool
+        self,
+        session: Session,
+        policy: PreTrainedModel,
+        layout: Layout,
+        *,
+        compared: bool = True,
+        every: int,
+        mix: float,
+        keep: bool,
     ):
         self.session, self.policy, self.layout = session, policy, layout
-        self.every, self.mix = every, mix
+        self.compared, self.every, self.mix = compared, every, mix
         self.kept = session.load_reference() if keep and not session.config.lora_rank else None
         self.moving = session.load_reference() if every else None
         if self.moving is not None:
             session.accelerator.register_for_checkpointing(self.moving)
+
+    @property
+    def moves(self) -> bool:
+        return self.moving is not None
 
     @contextmanager
     def initial(self) -> Generator[PreTrainedModel]:
@@ -54,7 +69,9 @@ class Reference:
             return score_all(Scorer(network), groups, self.session.accelerator, self.layout)
 
     def score(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples with the log-probabilities of the reference as it is now."""
+        """The examples with the log-probabilities of the reference as it is now, where the loss compares with it."""
+        if not self.compared:
+            return list(examples)
         moving = self.moving
         if moving is None:
             return _with(examples, self.initial_logp)
@@ -62,7 +79,10 @@ class Reference:
         return _with(examples, lambda groups: score_all(Scorer(moving), groups, accelerator, self.layout))
 
     def score_once(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples with the initial model's log-probabilities, from the cache where they were ever computed."""
+        """The examples with the initial model's log-probabilities, from the cache where they were ever computed;
+        unchanged where the loss does not compare with it."""
+        if not self.compared:
+            return list(examples)
         return _with(examples, self._cached_logp)
 
     def _cached_logp(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
@@ -74,7 +94,7 @@ class Reference:
         return [tuple(next(flat) for _ in group.completions) for group in groups]
 
     @torch.no_grad()
-    def after_step(self, done: int) -> None:
+    def follow(self, done: int) -> None:
         """Every so many steps, reference = (1 - mix) * reference + mix * policy.
 
         Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment", 2024, arXiv 2404.09656, equation 6.
@@ -83,6 +103,23 @@ class Reference:
             return
         for own, new in zip(self.moving.parameters(), self.policy.parameters(), strict=True):
             own.lerp_(new, self.mix)
+
+
+def open_reference(
+    session: Session, policy: PreTrainedModel, config: DirectAlignmentConfig, loss: Loss
+) -> Reference | None:
+    """What the config asks for; None for `reference: none`."""
+    if config.reference != "initial":
+        return None
+    return Reference(
+        session,
+        policy,
+        session.layout,
+        compared="reference" in loss.needs,
+        every=config.sync_reference_every,
+        mix=config.sync_reference_mix,
+        keep=bool(config.online_every),
+    )
 
 
 def _with(examples: Sequence[Example], logp: Callable[[Sequence[Group]], list[tuple[float, ...]]]) -> list[Example]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from reward_models.data import Example
@@ -329,7 +328,3 @@ def step_samples(found: Read, examples: Sequence[Example], count: int) -> list[d
             told["right steps"] = example.labels[0].count(RIGHT)
         samples.append({"prompt": example.question, "completion": example.texts[0], "reward": told, "total": score})
     return samples
-
-
-def mean_loss(losses: Sequence[Tensor]) -> float:
-    return float(torch.cat(list(losses)).double().mean())

@@ -3,9 +3,19 @@
 Shapes: b rankings of k answers; n completions of t tokens; m labelled steps. Rewards and logits are fp32.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
+
+from reward_models.config import OutcomeConfig, PreferenceConfig
+from reward_models.data import Example
+from reward_models.held_out_metrics import Read, Result, outcome_result, preference_result, process_result
+from reward_models.steps import CLASSES
+from rlhf.models.heads import Readings
 
 
 def bradley_terry(
@@ -52,3 +62,70 @@ def process(logits: Float[Tensor, "m c"], label: Int[Tensor, " m"]) -> Float[Ten
     Lightman et al., "Let's verify step by step", 2023, arXiv 2305.20050. `label`: 0 wrong, 1 neutral, 2 right.
     """
     return cross_entropy(logits, label, reduction="none")
+
+
+# -------------------------------------------------------------------- from the head's outputs to the terms of the loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What tells one reward model from another."""
+
+    loss: Callable[[Readings, list[Example]], Float[Tensor, " units"]]
+    loss_terms: Callable[[Example], int]  # how many terms of the loss an example has
+    evaluate: Callable[[Read, Sequence[Example], str], Result]  # the last argument names the data
+    criterion: str  # the metric that says how good the model is
+    compares: bool  # whether answers of an example are compared, and so must stand in one micro-batch
+
+
+def preference_objective(config: PreferenceConfig) -> Objective:
+    """One loss a question: Bradley-Terry, its mean where there are several pairs; Plackett-Luce for longer rankings.
+
+    All pairs of a question are one unit of the batch, since they are not independent: Ouyang et al., 2022, section 3.5.
+    """
+
+    def loss(output: Readings, examples: list[Example]) -> Tensor:
+        sizes = [len(example.group.completions) for example in examples]
+        rewards = output.final.split(sizes)
+        return torch.stack([_preference(reward, example) for reward, example in zip(rewards, examples, strict=True)])
+
+    def _preference(reward: Float[Tensor, " k"], example: Example) -> Float[Tensor, ""]:
+        if len(reward) > 2 and not example.right:
+            ranked = plackett_luce(reward[None])[0]
+            return ranked + config.centring * centring(reward[:1], reward[-1:])[0]
+        better, worse = (reward[list(side)] for side in zip(*example.pairs, strict=True))
+        margin = torch.full_like(better, config.margin_scale * example.margin)
+        pairs = bradley_terry(better, worse, margin) + config.centring * centring(better, worse)
+        return pairs.mean()
+
+    return Objective(loss, lambda _: 1, preference_result, criterion="accuracy", compares=True)
+
+
+def outcome_objective(config: OutcomeConfig) -> Objective:
+    """One loss a token that counts, or one a solution."""
+    at_every_token = config.orm_loss == "tokens"
+
+    def loss(output: Readings, examples: list[Example]) -> Tensor:
+        labels = [float(label is True) for example in examples for label in example.right]
+        right = torch.tensor(labels, device=output.last.device)
+        if at_every_token:
+            return outcome(output.logits[..., 0], right)[output.mask]
+        return outcome(output.final[:, None], right)[:, 0]
+
+    def loss_terms(example: Example) -> int:
+        return sum(map(sum, example.group.counts)) if at_every_token else len(example.right)
+
+    return Objective(loss, loss_terms, outcome_result, criterion="auc", compares=False)
+
+
+def process_objective() -> Objective:
+    """One loss a labelled step, read at the token that ends it."""
+
+    def loss(output: Readings, examples: list[Example]) -> Tensor:
+        labels = [label - CLASSES[0] for example in examples for own in example.labels for label in own]
+        return process(output.logits[output.mask], torch.tensor(labels, device=output.last.device))
+
+    def loss_terms(example: Example) -> int:
+        return sum(map(len, example.labels))
+
+    return Objective(loss, loss_terms, process_result, criterion="macro_f1", compares=False)

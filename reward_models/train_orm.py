@@ -24,7 +24,7 @@ def train(command: Command[OutcomeConfig]) -> int:
     from reward_models import shortcuts
     from reward_models.data import outcome_data
     from reward_models.fit import METRICS, fit, load_model
-    from reward_models.objectives import outcome
+    from reward_models.losses import outcome_objective
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 
@@ -36,7 +36,7 @@ def train(command: Command[OutcomeConfig]) -> int:
         tried = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried, chance=0.5):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, outcome(config), tried)
+        return fit(session, config, model, tokenizer, split, outcome_objective(config), tried)
 
 
 def main() -> int:

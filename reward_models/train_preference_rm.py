@@ -25,7 +25,7 @@ def train(command: Command[PreferenceConfig]) -> int:
     from reward_models import shortcuts
     from reward_models.data import preference_data
     from reward_models.fit import METRICS, fit, load_model
-    from reward_models.objectives import preference
+    from reward_models.losses import preference_objective
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 
@@ -37,7 +37,7 @@ def train(command: Command[PreferenceConfig]) -> int:
         tried = shortcuts.of_preference(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried, chance=0.5):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, preference(config), tried)
+        return fit(session, config, model, tokenizer, split, preference_objective(config), tried)
 
 
 def main() -> int:

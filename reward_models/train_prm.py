@@ -25,7 +25,7 @@ def train(command: Command[ProcessConfig]) -> int:
     from reward_models import shortcuts
     from reward_models.data import process_data
     from reward_models.fit import METRICS, fit, load_model
-    from reward_models.objectives import process
+    from reward_models.losses import process_objective
     from reward_models.steps import CLASS_NAMES
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
@@ -39,7 +39,7 @@ def train(command: Command[ProcessConfig]) -> int:
         tried = shortcuts.of_process(split.train, split.held_out, data="held-out")
         for text in shortcuts.warnings(tried[1:], chance=tried[0].record["value"]):
             session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, process(), tried)
+        return fit(session, config, model, tokenizer, split, process_objective(), tried)
 
 
 def main() -> int:

@@ -202,6 +202,11 @@ class Readings(NamedTuple):
         """The number read at the last token: the reward."""
         return self.logits[torch.arange(len(self.last), device=self.last.device), self.last, 0]
 
+    def by_completion(self) -> list[tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]]:
+        """Of each completion, on the CPU: the logits at its tokens that count, and at its last token."""
+        logits, mask = self.logits.cpu(), self.mask.cpu()
+        return [(logits[i][mask[i]], logits[i, last]) for i, last in enumerate(self.last.tolist())]
+
 
 class HeadScorer(nn.Module):
     """A model with a head whose forward pass returns `Readings`. A module, so that DDP and FSDP can wrap it."""
@@ -252,10 +257,8 @@ def read(
     )
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
-        readings = scorer(rows.to(device))
-        for i, sequence in enumerate(rows.sequence.tolist()):
-            logits = readings.logits[i].cpu()
-            found[sequence] = (logits[readings.mask[i].cpu()], logits[int(readings.last[i])])
+        outputs = scorer(rows.to(device)).by_completion()
+        found.update(zip(rows.sequence.tolist(), outputs, strict=True))
     return [found[i] for i in range(len(found))]
 
 

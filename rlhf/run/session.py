@@ -495,6 +495,12 @@ class Session:
                     + "".join(f", {it}" for it in drawn)
                 )
 
+    def forget_results_after(self, step: int, *, data: str) -> None:
+        """Leave evaluations of later steps out of the summary at the end, where the weights of `step` are kept."""
+        for (of, _), records in self.results.items():
+            if of == data:
+                records[:] = [record for record in records if record["step"] <= step]
+
     def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Write some completions down, and show the first."""
         for sample in samples:

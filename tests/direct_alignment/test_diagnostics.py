@@ -7,7 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from direct_alignment.diagnostics import Adviser, StepSums, implicit_reward, judged_right, ranked_right
+from direct_alignment.diagnostics import (
+    Adviser,
+    StepSums,
+    advice_on_evaluations,
+    implicit_reward,
+    judged_right,
+    ranked_right,
+)
 from direct_alignment.losses import Completions, losses
 
 
@@ -134,15 +141,14 @@ def test_what_is_kept_of_a_step_holds_no_graph() -> None:
 )
 def test_where_advice_begins(key, before: float, quiet: float, loud: float) -> None:
     for after, said in ((quiet, 0), (loud, 1)):
-        assert len(Adviser().look_at_evaluations({key: [{"value": before}, {"value": after}]})) == said
+        assert len(advice_on_evaluations({key: [{"value": before}, {"value": after}]})) == said
 
 
 def test_displacement_is_said() -> None:
-    adviser = Adviser()
     values = {("chosen", "logp"): (-10.0, -18.0), ("samples", "length"): (20.0, 40.0), ("samples", "kl"): (0.0, 60.0)}
     both = {which: [{"value": value} for value in pair] for which, pair in values.items()}
-    assert adviser.look_at_evaluations({which: records[:1] for which, records in both.items()}) == []
-    displaced, far, longer = adviser.look_at_evaluations(both)
+    assert advice_on_evaluations({which: records[:1] for which, records in both.items()}) == []
+    displaced, far, longer = advice_on_evaluations(both)
     assert "8 nats less likely" in displaced
     assert "60 nats" in far
     assert "from 20 to 40 tokens" in longer
@@ -150,10 +156,10 @@ def test_displacement_is_said() -> None:
 
 def test_a_policy_that_does_not_move_is_said() -> None:
     adviser = Adviser(window=3)
-    said = [adviser.look({"reward/accuracy": 0.5}) for _ in range(3)]
+    said = [adviser.check({"reward/accuracy": 0.5}) for _ in range(3)]
     assert said[:2] == [[], []]
     assert "does not move" in said[2][0]
-    assert adviser.look({"reward/accuracy": 0.6}) == []
-    assert [adviser.look({"reward/accuracy": 0.5}) for _ in range(2)] == [[], []]
-    assert len(adviser.look({"reward/accuracy": 0.5})) == 1
+    assert adviser.check({"reward/accuracy": 0.6}) == []
+    assert [adviser.check({"reward/accuracy": 0.5}) for _ in range(2)] == [[], []]
+    assert len(adviser.check({"reward/accuracy": 0.5})) == 1
     assert Adviser().accuracies.maxlen == 20

@@ -7,9 +7,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from direct_alignment import evaluation
+from direct_alignment import evaluation, log_ratios
 from direct_alignment.data import Example
-from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, mismatched, write
+from direct_alignment.evaluation import as_sample, evaluate_pairs, evaluate_samples, sample_completions
+from direct_alignment.log_ratios import mismatched
 from direct_alignment.losses import losses
 from direct_alignment.reference import Reference
 from rlhf.groups import Group
@@ -178,7 +179,7 @@ def test_log_ratios_of_mismatched_completions(monkeypatch):
     def scored(_scorer, groups, _accelerator, _layout):
         return [(-10.0 * group.completions[0][0],) for group in groups]
 
-    monkeypatch.setattr(evaluation, "score_all", scored)
+    monkeypatch.setattr(log_ratios, "score_all", scored)
     assert mismatched(Scorer(MODEL), made, Accelerator(cpu=True), LAYOUT).tolist() == [-9.0, -18.0]
 
 
@@ -225,7 +226,9 @@ def test_samples_are_of_the_policy_itself_and_the_same_in_every_run(monkeypatch)
         return WRITTEN
 
     monkeypatch.setattr(evaluation, "sample", sample)
-    found = write(MODEL, load_tokenizer("embedded"), [[1], [2], [3]], Accelerator(cpu=True), max_new_tokens=7)
+    found = sample_completions(
+        MODEL, load_tokenizer("embedded"), [[1], [2], [3]], Accelerator(cpu=True), max_new_tokens=7
+    )
     assert found == WRITTEN
     assert asked["prompts"] == [[1], [2], [3]]
     assert (asked["completions"], asked["max_new_tokens"], asked.get("temperature", 1.0)) == (1, 7, 1.0)

@@ -14,7 +14,7 @@ from direct_alignment.data import (
     to_examples,
     with_mismatched,
 )
-from direct_alignment.log_ratios import compare, count, lengths, score_all, sequence_logp, whole_step
+from direct_alignment.log_ratios import compare, count, grad_logp, lengths, score_all, sequence_logp
 from direct_alignment.losses import Completions, losses
 from rlhf.data.preferences import parse_preference
 from rlhf.groups import Group, whole_micro_batches
@@ -82,7 +82,7 @@ def test_score_all_keeps_the_order(qwen3: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", ["bco", "aot"])
 def test_a_step_seen_whole_has_its_own_gradient(qwen3: nn.Module, name: str) -> None:
-    """The slopes times log-probabilities, part by part, give the gradient of the whole step's loss."""
+    """`grad_logp` times log-probabilities, part by part, gives the gradient of the whole step's loss."""
     made, loss, accelerator = examples(), losses[name], Accelerator(cpu=True)
     settings = {"beta": 0.5}
 
@@ -95,12 +95,12 @@ def test_a_step_seen_whole_has_its_own_gradient(qwen3: nn.Module, name: str) -> 
     logp = sequence_logp(Scorer(qwen3)(whole.rows), whole.rows)
     together = compare(logp, lengths(whole.rows), [made[i] for i in whole.numbers])
     expected = loss(together, **settings).sum() / count(loss, made)
-    value, slopes = whole_step(loss, settings, Scorer(qwen3), made, accelerator, LAYOUT)
+    value, gradients = grad_logp(loss, settings, Scorer(qwen3), made, accelerator, LAYOUT)
     assert value == pytest.approx(float(expected.detach()), abs=1e-4)
     pieces = torch.zeros(())
     for part in whole_micro_batches([e.group for e in made], token_budget=40, shared_prefix=True):
         logp = sequence_logp(Scorer(qwen3)(part.rows), part.rows)
-        pieces = pieces + (logp * torch.cat([slopes[i] for i in part.numbers])).sum()
+        pieces = pieces + (logp * torch.cat([gradients[i] for i in part.numbers])).sum()
     for a, b in zip(gradient(pieces), gradient(expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
@@ -145,7 +145,7 @@ def test_the_loop_gives_kto_the_mismatched(qwen3: nn.Module) -> None:
     """`mismatched` scores prompts with completions of others, less the reference's log-probabilities of the same."""
     from dataclasses import replace
 
-    from direct_alignment.evaluation import mismatched
+    from direct_alignment.log_ratios import mismatched
 
     made = [replace(e, logp_ref_mismatched=(1.0, 2.0)) for e in with_mismatched(examples(), **ROOM)]
     found = mismatched(Scorer(qwen3), made, Accelerator(cpu=True), LAYOUT)

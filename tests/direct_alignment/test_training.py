@@ -265,8 +265,8 @@ def test_mixing_is_a_weighted_mean() -> None:
     own, policy = nn.Linear(2, 2), nn.Linear(2, 2)
     expected = 0.25 * policy.weight + 0.75 * own.weight
     it = SimpleNamespace(moving=own, policy=policy, every=3, mix=0.25)
-    Reference.after_step(it, 2)  # not yet
-    Reference.after_step(it, 3)
+    Reference.follow(it, 2)  # not yet
+    Reference.follow(it, 3)
     torch.testing.assert_close(own.weight, expected)
 
 

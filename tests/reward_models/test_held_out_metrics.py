@@ -14,7 +14,6 @@ from reward_models.held_out_metrics import (
     Solutions,
     Steps,
     by_subset,
-    mean_loss,
     outcome_result,
     preference_result,
     process_result,
@@ -462,7 +461,3 @@ def test_samples_of_answers_are_the_first_of_each_question():
     assert [(s["prompt"], s["completion"], s["total"]) for s in found] == [("q", "a", 1.0), ("p", "c", 3.0)]
     assert [s["reward"] for s in found] == [{"score": 1.0, "right": 1.0}, {"score": 3.0}]
     assert len(step_samples(scalar([1.0, 2.0, 3.0]), examples, 1)) == 1
-
-
-def test_the_mean_loss_is_over_all_units():
-    assert mean_loss([torch.tensor([1.0, 2.0]), torch.tensor([6.0])]) == 3.0

@@ -4,16 +4,18 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_models import tiny_model
 
+from reward_models.batches import in_order, into_micro_batches
 from reward_models.config import OutcomeConfig, PreferenceConfig
 from reward_models.data import Example
-from reward_models.fit import in_order, into_micro_batches, losses_of
-from reward_models.objectives import outcome, preference, process
+from reward_models.losses import outcome_objective, preference_objective, process_objective
+from reward_models.validation import measure
 from rlhf.data.preferences import parse_preference
 from rlhf.data.ranking_groups import to_group
 from rlhf.data.rows import in_epochs
-from rlhf.groups import Group
+from rlhf.groups import Group, Layout
 from rlhf.models.heads import HeadScorer, load_with_head, read
 from rlhf.models.policy import load_tokenizer
 
@@ -50,11 +52,11 @@ def tokens(count: int, salt: int) -> list[int]:
 def step(model, objective, examples, *, token_budget: int, shared_prefix: bool):
     """Loss and gradients of a whole step, as the loop takes it."""
     model.zero_grad()
-    units, total = sum(map(objective.units, examples)), 0.0
-    if not objective.compares:
-        examples = [part for example in examples for part in example.parts(token_budget)]
-    for rows, chunk in into_micro_batches(examples, token_budget=token_budget, shared_prefix=shared_prefix):
-        loss = objective.loss(in_order(HeadScorer(model)(rows), rows), chunk).sum() / units
+    loss_terms, total = sum(map(objective.loss_terms, examples)), 0.0
+    layout: Layout = {"token_budget": token_budget, "shared_prefix": shared_prefix}
+    for batch in into_micro_batches(examples, objective, layout):
+        output = in_order(HeadScorer(model)(batch.rows), batch.rows)
+        loss = objective.loss(output, batch.examples).sum() / loss_terms
         loss.backward()
         total += float(loss.detach())
     return total, [p.grad.clone() for p in model.parameters()]
@@ -87,12 +89,12 @@ STEPS = [
 ]
 COMPARED = [example for example in SOLUTIONS if len(set(example.right)) == 2]
 CASES = {
-    "all pairs": (preference(PreferenceConfig(centring=0.1)), [*COMPARED, RANKINGS[0]]),
-    "pairs": (preference(PreferenceConfig(margin_scale=1.0, centring=0.1)), RANKINGS),
-    "lists": (preference(PreferenceConfig()), LISTS),
-    "every token": (outcome(OutcomeConfig()), SOLUTIONS),
-    "last token": (outcome(OutcomeConfig(orm_loss="last")), SOLUTIONS),
-    "steps": (process(), STEPS),
+    "all pairs": (preference_objective(PreferenceConfig(centring=0.1)), [*COMPARED, RANKINGS[0]]),
+    "pairs": (preference_objective(PreferenceConfig(margin_scale=1.0, centring=0.1)), RANKINGS),
+    "lists": (preference_objective(PreferenceConfig()), LISTS),
+    "every token": (outcome_objective(OutcomeConfig()), SOLUTIONS),
+    "last token": (outcome_objective(OutcomeConfig(orm_loss="last")), SOLUTIONS),
+    "steps": (process_objective(), STEPS),
 }
 
 
@@ -113,19 +115,24 @@ def test_micro_batches_and_layout_change_nothing(case, model, three_classes):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_without_gradient_is_the_loss(case, model, three_classes):
-    """Validation computes from what `read` keeps what training computes from whole readings."""
+    """Validation computes the loss that training computes: the mean over all terms, whatever example has how many. Its
+    outputs are in the order of the answers."""
     objective, examples = CASES[case]
     model = three_classes if case == "steps" else model
     found = read(HeadScorer(model), [e.group for e in examples], token_budget=30, shared_prefix=True, device=CPU)
-    losses = torch.cat(losses_of(objective, found, examples))
     loss, _ = step(model, objective, examples, token_budget=ALL, shared_prefix=True)
-    assert len(losses) == sum(map(objective.units, examples))
-    assert float(losses.mean()) == pytest.approx(loss, abs=1e-5)
+    for token_budget in (24, ALL):
+        layout: Layout = {"token_budget": token_budget, "shared_prefix": True}
+        mean, outputs = measure(model, examples, objective, Accelerator(cpu=True), layout)
+        assert mean == pytest.approx(loss, abs=1e-5)
+        for (counted, last), (expected_counted, expected_last) in zip(outputs, found, strict=True):
+            torch.testing.assert_close(counted, expected_counted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(last, expected_last, atol=1e-4, rtol=1e-3)
 
 
 def test_only_tokens_that_count_are_judged(model):
     """A token is taken out of the mask: the loss is the mean over the others, computed one by one."""
-    objective = outcome(OutcomeConfig())
+    objective = outcome_objective(OutcomeConfig())
     counts = [[True, False, True, True, False]]
     example = Example("a", Group(tokens(4, 1), [tokens(5, 2)], counts), [], [True])
     loss, _ = step(model, objective, [example], token_budget=ALL, shared_prefix=True)
@@ -140,7 +147,7 @@ def test_all_pairs_of_a_question_are_one_unit(model):
     """Two right answers (0, 3) and two wrong ones: the mean of -log sigmoid(r_w - r_l) over four pairs, by hand."""
     (example,) = COMPARED
     assert example.pairs == [(0, 1), (0, 2), (3, 1), (3, 2)]
-    objective = preference(PreferenceConfig(centring=0.0))
+    objective = preference_objective(PreferenceConfig(centring=0.0))
     loss, _ = step(model, objective, [example], token_budget=ALL, shared_prefix=True)
     found = read(HeadScorer(model), [example.group], token_budget=ALL, shared_prefix=True, device=CPU)
     r = [float(last[0]) for _, last in found]
@@ -150,7 +157,7 @@ def test_all_pairs_of_a_question_are_one_unit(model):
 
 def test_the_best_comes_first(model):
     """The gradient step raises the first answer's reward over the second's: swapped sides go the other way."""
-    objective = preference(PreferenceConfig(centring=0.0))
+    objective = preference_objective(PreferenceConfig(centring=0.0))
     example = RANKINGS[0]
     swapped = example.take([1, 0])
 
