@@ -175,7 +175,7 @@ def test_a_reference_moves_towards_the_policy_every_so_often(asked: Asked, mix: 
     before = [p.clone() for p in it.moving.parameters()]
     its = [p.clone() for p in policy.parameters()]
     for done in (1, 2, 3):
-        it.after_step(done)
+        it.follow(done)
         for own, a, b in zip(it.moving.parameters(), before, its, strict=True):
             torch.testing.assert_close(own, a if done == 1 else (1 - mix) * a + mix * b)
             assert not own.grad_fn
@@ -190,5 +190,5 @@ def test_a_reference_that_stays_does_not_move(asked: Asked) -> None:
     session = Loading()
     it = reference(session, keep=True)
     before = [p.clone() for p in it.kept.parameters()]
-    it.after_step(2)
+    it.follow(2)
     assert all(torch.equal(a, b) for a, b in zip(it.kept.parameters(), before, strict=True))

@@ -223,7 +223,7 @@ def test_loss_and_gradient_are_those_of_trl(folder, tmp_path, margins):
     assert their_rows == ours_rows
     examples = [Example("", g, [], margin=row["margin"]) for g, row in zip(groups, rows, strict=True)]
     config = PreferenceConfig(centring=0.05, margin_scale=float(margins))
-    ours, gradients = step(model, preference(config), examples, token_budget=ALL, shared_prefix=True)
+    ours, gradients = step(model, preference_objective(config), examples, token_budget=ALL, shared_prefix=True)
     assert ours == pytest.approx(float(loss), abs=1e-5)
     for a, b in zip(gradients, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
