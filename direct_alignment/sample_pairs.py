@@ -4,7 +4,7 @@
     uv run python -m direct_alignment.sample_pairs --reward_model runs/preference_rm-seed0 --output pairs.jsonl
 
 Samples completions of problems that no evaluation uses, and has them judged: by the task's verifier, whose pairs are a
-right and a wrong completion of a problem; or by a preference reward model, whose pairs are the best and the worst. What
+right and a wrong completion of a problem; or by a reward model, whose pairs are the best and the worst. What
 is written is what `--data.path` reads.
 """
 
@@ -21,8 +21,6 @@ from rlhf.errors import UserError, run_main
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
     from rlhf.data.preferences import Ranking
-
-TOKEN_BUDGET = 8192  # tokens that a reward model reads at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +47,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--per_problem", type=whole(1), default=1, help="pairs of each at most, by the verifier")
     add("--max_new_tokens", type=whole(1), default=64, help="tokens at which a completion is cut")
     add("--temperature", type=temperature, default=1.0, help="of sampling")
-    add("--reward_model", help="a preference reward model (folder or run directory) to judge, not the verifier")
+    add("--reward_model", help="a reward model (folder or run directory) to judge instead of the verifier")
     add("--seed", type=seed, default=0, help="of the problems and the sampling")
     add("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(arguments)
@@ -109,32 +107,20 @@ def judged_by_model(
 ) -> list["Ranking"]:
     """The completions that the model gives the highest and the lowest reward; the margin is their difference."""
     from rlhf.data.preferences import Ranking
-    from rlhf.data.ranking_groups import shared_prompt
-    from rlhf.distributed import open_device
-    from rlhf.evaluation import messages_for
-    from rlhf.groups import Group
-    from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.text.answers import encode_answer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.tasks.problem import messages_for
     from rlhf.text.chat import Message
 
-    device = open_device("auto")
-    model, tokenizer = load_trained(reward_model)
-    model.to(device)
-    if model.config.num_labels != 1:
-        raise UserError(f"--reward_model: '{reward_model}' gives {model.config.num_labels} numbers, not one reward")
-    groups, judged = [], []
+    model = RewardModel([reward_model])
+    judged = []  # candidates that say something, each answer once
     for one in candidates:
-        judged.append(list(dict.fromkeys(answer for answer in one.answers if answer.text.strip())))
-        if judged[-1]:
-            asked = messages_for(one.problem, system_prompt)
-            groups.append(Group(*shared_prompt([encode_answer(tokenizer, asked, answer) for answer in judged[-1]])))
-    shared = takes_shared_rows(model)
-    found = read(HeadScorer(model), groups, token_budget=TOKEN_BUDGET, shared_prefix=shared, device=device)
-    rewards = iter(float(last[0]) for _, last in found)
+        if answers := list(dict.fromkeys(answer for answer in one.answers if answer.text.strip())):
+            judged.append((one, answers))
+    rewards = model.score([(messages_for(one.problem, system_prompt), answers) for one, answers in judged])
     rankings = []
-    for one, answers in zip(candidates, judged, strict=True):
-        reward = {answer: next(rewards) for answer in answers}
-        if len(set(reward.values())) < 2:
+    for (one, answers), scores in zip(judged, rewards, strict=True):
+        reward = dict(zip(answers, scores, strict=True))
+        if len(set(scores)) < 2:
             continue
         best, worst = max(reward, key=reward.__getitem__), min(reward, key=reward.__getitem__)
         question: list[Message] = [{"role": "user", "content": one.problem.question}]

@@ -81,7 +81,7 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
     """
     if not config.reward_models:
         return None
-    from reward_models.scoring import RewardModel
+    from rlhf.models.reward_model import RewardModel
 
     model = RewardModel(
         config.reward_models,

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig, RewardModelConfig
 from reward_models.questions import load_questions
-from reward_models.steps import CLASSES, label_arithmetic, split_steps
+from reward_models.steps import label_arithmetic
 from rlhf.candidates import Candidates, sample_candidates
 from rlhf.data.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
 from rlhf.data.preferences import AS_SAMPLED, Ranking, parse_preference
@@ -27,10 +27,10 @@ from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.answers import Answer, encode_answer, from_columns
-from rlhf.text.chat import Conversation, encode_prompt, encode_text, refuse_unknown
+from rlhf.text.chat import Conversation, encode_prompt, refuse_unknown
+from rlhf.text.steps import CLASSES, JudgedAt, encode_steps, join_steps, separator_token, split_steps
 
 type Say = Callable[[str], None]
-type JudgedAt = Literal["separator", "step"]
 TEXTS = ("completion", "solution", "response", "answer")
 LABELS = ("label", "is_correct", "correct")
 
@@ -506,48 +506,6 @@ def _trace_example(
         step_ends=[[end - 1 for end in accumulate(map(len, steps))] for _, _, steps in found],
         whole=[not trace.alternative for trace, _, _ in found],
     )
-
-
-def separator_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
-    """The one token that ends a step. Steps are tokenized apart and it is put between, so nothing melts into it.
-
-    Raises:
-        UserError: if the tokenizer cuts the separator.
-    """
-    tokens = tokenizer(separator, add_special_tokens=False)["input_ids"]
-    if len(tokens) != 1:
-        raise UserError(
-            f"separator: the model's tokenizer makes {len(tokens)} tokens of {separator!r}, wanted one",
-            hint="Take a special token of the tokenizer, or a line break.",
-        )
-    return tokens[0]
-
-
-def encode_trace(
-    tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: int, *, judged_at: JudgedAt
-) -> tuple[list[int], list[bool], list[int]]:
-    """Tokens, at which of them a labelled step is judged, and these steps' labels."""
-    return join_steps(encode_steps(tokenizer, trace.steps, separator), trace.labels, judged_at=judged_at)
-
-
-def encode_steps(tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], separator: int) -> list[list[int]]:
-    """The tokens of each step with its separator."""
-    return [[*encode_text(tokenizer, step), separator] for step in steps]
-
-
-def join_steps(
-    steps: Sequence[list[int]], labels: Sequence[int | None], *, judged_at: JudgedAt
-) -> tuple[list[int], list[bool], list[int]]:
-    """The tokens of all steps, at which of them a labelled step is judged, and these steps' labels."""
-    tokens: list[int] = []
-    counts: list[bool] = []
-    known: list[int] = []
-    for own, label in zip(steps, labels, strict=False):
-        tokens += own
-        at = len(own) - (1 if judged_at == "separator" else 2)
-        counts += [label is not None and i == at for i in range(len(own))]
-        known += [] if label is None else [label]
-    return tokens, counts, known
 
 
 # ---------------------------------------------------------------------------------------------------------- samples

@@ -21,7 +21,9 @@ from reward_models.metrics import (
     reliability,
     share,
 )
-from reward_models.steps import CLASS_NAMES, CLASSES, RIGHT, WRONG, aggregate_log, first_error, log_not_wrong
+from reward_models.steps import first_error
+from rlhf.models.reward_model import aggregate_log, log_not_wrong
+from rlhf.text.steps import CLASS_NAMES, CLASSES, RIGHT, WRONG
 
 OTHER_WAYS = ("random", "shortest")  # to choose the best of n without a model
 

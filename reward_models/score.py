@@ -15,8 +15,8 @@ from rlhf.config.paths import user_path
 from rlhf.errors import run_main
 
 if TYPE_CHECKING:
-    from reward_models.scoring import Conversation
     from rlhf.data.rows import Row
+    from rlhf.models.reward_model import Conversation
 
 
 def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
@@ -51,10 +51,10 @@ def score(
     device: str,
     variance_weight: float | None = None,
 ) -> None:
-    from reward_models.scoring import RewardModel
     from rlhf.data.columns import is_missing
     from rlhf.data.files import refuse_output, write_jsonl
     from rlhf.data.rows import load_rows, usable
+    from rlhf.models.reward_model import RewardModel
 
     refuse_output(output, reads=data)
     rows = usable(load_rows(data), parse_answers, say=print)

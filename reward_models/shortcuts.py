@@ -18,7 +18,7 @@ import torch
 from reward_models.data import Example
 from reward_models.held_out_metrics import Pairs, Result, Solutions, Steps
 from reward_models.metrics import auc, estimate, macro_f1, pair_accuracy
-from reward_models.steps import CLASSES
+from rlhf.text.steps import CLASSES
 
 MOST_TOKENS, MOST_ITEMS = 1000, 20_000
 L2 = 1e-3

@@ -1,31 +1,14 @@
-"""Solutions as steps, steps with computed labels, and how step scores make the score of a solution."""
+"""Labels of the steps of a solution: computed for arithmetic, and the first that is wrong."""
 
-import math
 import re
 from collections.abc import Sequence
-from typing import Literal
-
-from jaxtyping import Float
-from torch import Tensor
 
 from rlhf.tasks.step_arithmetic import evaluate, split
+from rlhf.text.steps import NEUTRAL, RIGHT, WRONG
 
-WRONG, NEUTRAL, RIGHT = -1, 0, 1
-CLASSES = (WRONG, NEUTRAL, RIGHT)
-CLASS_NAMES = ("wrong", "neutral", "right")
-THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 EQUATION = re.compile(r"(\d+)([+*-])(\d+)=(\d+)")
 EXPRESSION = re.compile(r"\d+([+*-]\d+)*")
-
-type Aggregation = Literal["min", "product", "last"]
-
-
-def split_steps(completion: str) -> list[str]:
-    """The lines of a solution. Of <think>..</think><answer>..</answer>: the lines of the thought, then the answer."""
-    thought = THOUGHT.fullmatch(completion)
-    parts = [*thought[1].split("\n"), thought[2]] if thought else completion.split("\n")
-    return [part.strip() for part in parts if part.strip()]
 
 
 def label_arithmetic(expression: str, steps: Sequence[str]) -> list[int]:
@@ -59,17 +42,3 @@ def label_arithmetic(expression: str, steps: Sequence[str]) -> list[int]:
 def first_error(labels: Sequence[int | None]) -> int | None:
     """The number of the first wrong step, from 0; None if there is none."""
     return next((i for i, label in enumerate(labels) if label == WRONG), None)
-
-
-def log_not_wrong(logits: Float[Tensor, "s 3"]) -> list[float]:
-    """log P(not wrong) of each step, in fp64: from the logits, since 1 - P(wrong) has no digits left near 0."""
-    return logits.double().log_softmax(-1)[:, [NEUTRAL + 1, RIGHT + 1]].logsumexp(1).tolist()
-
-
-def aggregate_log(scores: Sequence[float], how: Aggregation) -> float:
-    """From the log-probabilities that each step is not wrong to one of the whole solution, in nats.
-
-    `product` is the log-probability that no step is wrong, if they were independent (Lightman et al., 2023); `min` that
-    of the weakest step; `last` that of the final one. In logarithms, since products of many steps run out of digits.
-    """
-    return {"min": min, "product": math.fsum, "last": lambda values: values[-1]}[how](scores)

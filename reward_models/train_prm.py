@@ -26,9 +26,9 @@ def train(command: Command[ProcessConfig]) -> int:
     from reward_models.data import process_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import process_objective
-    from reward_models.steps import CLASS_NAMES
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
+    from rlhf.text.steps import CLASS_NAMES
 
     config = command.config
     with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:

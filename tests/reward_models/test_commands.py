@@ -13,7 +13,7 @@ from rm_commands import MODULES, SMALL
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from benchmarks.kill_and_resume import start, wait
-from reward_models.scoring import RewardModel
+from rlhf.models.reward_model import RewardModel
 from rlhf.run.tracking import read_records
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,6 @@ from reward_models.data import (
     Trace,
     candidates_to_solutions,
     contrasting,
-    encode_trace,
     in_pairs,
     outcome_data,
     outcome_examples,
@@ -19,7 +18,6 @@ from reward_models.data import (
     preference_examples,
     process_data,
     process_examples,
-    separator_token,
     solutions_to_examples,
 )
 from reward_models.questions import LastNumber, parse_question
@@ -33,6 +31,7 @@ from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.problem import Problem, Verdict
 from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import encode_prompt, end_tokens
+from rlhf.text.steps import encode_steps, join_steps, separator_token
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +264,8 @@ def test_steps_end_with_the_separator(tokenizer):
     separator = separator_token(tokenizer, "\n")
     trace = Trace(["ab", "c", "d"], [1, None, -1])
     for judged_at, places in (("separator", [2, 6]), ("step", [1, 5])):
-        tokens, counts, labels = encode_trace(tokenizer, trace, separator, judged_at=judged_at)
+        steps = encode_steps(tokenizer, trace.steps, separator)
+        tokens, counts, labels = join_steps(steps, trace.labels, judged_at=judged_at)
         assert tokenizer.decode(tokens) == "ab\nc\nd\n"
         assert [i for i, counted in enumerate(counts) if counted] == places
         assert labels == [1, -1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from reward_models.data import Example, join_steps
+from reward_models.data import Example
 from reward_models.held_out_metrics import (
     Pairs,
     Solutions,
@@ -23,6 +23,7 @@ from reward_models.held_out_metrics import (
 from rlhf import statistics
 from rlhf.groups import Group
 from rlhf.statistics import Estimate, bootstrap, wilson
+from rlhf.text.steps import join_steps
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from reward_models.metrics import (
     reliability,
     share,
 )
-from reward_models.steps import CLASSES
 from rlhf.statistics import wilson_of
+from rlhf.text.steps import CLASSES
 
 
 def test_a_tie_counts_one_half():

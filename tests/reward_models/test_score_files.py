@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 
 from reward_models.score import parse_answers
-from reward_models.scoring import _Member
 from rlhf.data.files import refuse_output, write_jsonl
 from rlhf.errors import UserError
 from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import _Member
 from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import end_tokens
 

@@ -5,15 +5,9 @@ import math
 import pytest
 import torch
 
-from reward_models.steps import (
-    CLASS_NAMES,
-    CLASSES,
-    aggregate_log,
-    first_error,
-    label_arithmetic,
-    log_not_wrong,
-    split_steps,
-)
+from reward_models.steps import first_error, label_arithmetic
+from rlhf.models.reward_model import aggregate_log, log_not_wrong
+from rlhf.text.steps import CLASS_NAMES, CLASSES, split_steps
 
 
 def test_split():

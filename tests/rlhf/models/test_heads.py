@@ -7,7 +7,6 @@ import torch
 from tiny_models import tiny_model
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from reward_models.scoring import RewardModel
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.models.heads import (
@@ -20,6 +19,7 @@ from rlhf.models.heads import (
     takes_shared_rows,
 )
 from rlhf.models.policy import EMBEDDED_JUDGE, load_tokenizer
+from rlhf.models.reward_model import RewardModel
 
 CPU, ALL = torch.device("cpu"), 10**6
 

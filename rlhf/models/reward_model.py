@@ -1,16 +1,17 @@
-"""A trained reward model, or several as an ensemble, at work: conversations to rewards.
+"""A trained reward model, or an ensemble of several: from conversations to rewards.
 
-For best-of-n, for policy gradients (`reward_model: runs/NAME`), and for scoring files.
+For best-of-n, for policy gradients (`reward_model: runs/NAME`), for pairs judged by a model, and for scoring files.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from reward_models.data import Trace, encode_trace, separator_token
-from reward_models.steps import Aggregation, aggregate_log, log_not_wrong, split_steps
 from rlhf.data.ranking_groups import shared_prompt
 from rlhf.distributed import open_device
 from rlhf.errors import UserError
@@ -18,7 +19,9 @@ from rlhf.groups import Group
 from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
 from rlhf.text.answers import Answer, encode_answer, text_of
 from rlhf.text.chat import Message, encode_prompt
+from rlhf.text.steps import NEUTRAL, RIGHT, encode_steps, join_steps, separator_token, split_steps
 
+type Aggregation = Literal["min", "product", "last"]  # from the scores of steps to that of the solution
 type Combine = Literal["mean", "min", "mean_minus_variance", "mean_minus_std"]
 Conversation = tuple[Sequence[Message], Sequence[Answer | str]]  # a prompt with answers to it
 
@@ -131,8 +134,22 @@ class _Member:
         encoded = []
         for answer in answers:
             steps = split_steps(text_of(answer)) or [text_of(answer)]
-            trace = Trace(steps, [0] * len(steps))
-            encoded.append(encode_trace(self.tokenizer, trace, separator, judged_at=judged_at))
+            tokens = encode_steps(self.tokenizer, steps, separator)
+            encoded.append(join_steps(tokens, [NEUTRAL] * len(steps), judged_at=judged_at))  # all are judged
         return Group(
             encode_prompt(self.tokenizer, prompt), [tokens for tokens, _, _ in encoded], [c for _, c, _ in encoded]
         )
+
+
+def log_not_wrong(logits: Float[Tensor, "s 3"]) -> list[float]:
+    """log P(not wrong) of each step, in fp64: from the logits, since 1 - P(wrong) has no digits left near 0."""
+    return logits.double().log_softmax(-1)[:, [NEUTRAL + 1, RIGHT + 1]].logsumexp(1).tolist()
+
+
+def aggregate_log(scores: Sequence[float], how: Aggregation) -> float:
+    """From the log-probabilities that each step is not wrong to one of the whole solution, in nats.
+
+    `product` is the log-probability that no step is wrong, if they were independent (Lightman et al., 2023); `min` that
+    of the weakest step; `last` that of the final one. In logarithms, since products of many steps run out of digits.
+    """
+    return {"min": min, "product": math.fsum, "last": lambda values: values[-1]}[how](scores)

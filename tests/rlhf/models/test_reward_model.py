@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from policy_gradients.config import PolicyGradientConfig
-from reward_models.scoring import RewardModel, combine
 from rlhf.errors import UserError
+from rlhf.models.reward_model import RewardModel, combine
 
 # Three members, two answers: they agree on the second.
 SCORES = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]])
