@@ -376,3 +376,18 @@ def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
     assert (again.number, again.any_mixed, again.waiting) == (0, True, [])
     again.load_state({})
     assert (again.number, again.any_mixed, again.waiting) == (0, False, [])
+
+
+def test_one_mixed_group_in_any_batch_is_enough(model, accelerator, monkeypatch) -> None:
+    """Problem 6, of the second batch: known from then on, over all processes."""
+    monkeypatch.setattr(Rollout, "is_mixed", property(lambda rollout: rollout.number == 6))
+    it = sampler(model, accelerator)
+    found = []
+    for _ in range(3):
+        it.next_batch()
+        found.append(it.any_mixed)
+    assert found == [False, True, True]
+    monkeypatch.setattr("policy_gradients.sampler.total", lambda numbers, _: [numbers[0] + 1])
+    elsewhere = sampler(model, accelerator)
+    elsewhere.next_batch()
+    assert elsewhere.any_mixed, "another process has seen one"
