@@ -18,7 +18,7 @@ def run_ours(turn: Connection, options: Options) -> None:
     from rlhf.distributed import make_accelerator
     from rlhf.groups import Layout, whole_micro_batches
     from rlhf.logprobs import Scorer
-    from rlhf.optimizer import check_finite, gradients_flow, make_optimizer, optimizer_step
+    from rlhf.optimizer import check_finite, make_optimizer, optimizer_step, sync_only_last
 
     loss = losses["dpo"]
     settings = {"beta": BETA}
@@ -48,7 +48,7 @@ def run_ours(turn: Connection, options: Options) -> None:
         batch = examples[number * options.batch : (number + 1) * options.batch]
         parts = whole_micro_batches([example.group for example in batch], **layout)
         for i, part in enumerate(parts):
-            with gradients_flow(accelerator, scorer, last=i == len(parts) - 1):
+            with sync_only_last(accelerator, scorer, last=i == len(parts) - 1):
                 logp = sequence_logp(scorer(part.rows), part.rows)
                 completions = compare(logp, lengths(part.rows), [batch[n] for n in part.numbers])
                 value = loss(completions, **settings).sum() / len(batch)

@@ -81,7 +81,7 @@ def run_ours(turn: Connection, options: Options) -> None:
     from rlhf.distributed import make_accelerator
     from rlhf.groups import micro_batches
     from rlhf.logprobs import Scorer
-    from rlhf.optimizer import check_finite, gradients_flow, make_optimizer, optimizer_step
+    from rlhf.optimizer import check_finite, make_optimizer, optimizer_step, sync_only_last
     from rlhf.text.chat import end_tokens
 
     b = options.prompts
@@ -110,8 +110,8 @@ def run_ours(turn: Connection, options: Options) -> None:
             totals = Totals(b * g, int(batch.mask.sum()), options.max_new_tokens)
             batches = micro_batches(batch.groups, token_budget=recipe.config.token_budget)
             for i, rows in enumerate(batches):
-                n, t = rows.sequence, rows.mask.shape[1]
-                with gradients_flow(accelerator, scorer, last=i == len(batches) - 1):
+                n, t = rows.index, rows.mask.shape[1]
+                with sync_only_last(accelerator, scorer, last=i == len(batches) - 1):
                     scores = scorer(rows, 1.0)
                     ratio = recipe.ratio(scores.logp, scores.logp.detach(), scores.mask)
                     loss = recipe.surrogate(scores.logp, ratio, adv[n], scores.mask)

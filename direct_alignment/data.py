@@ -102,7 +102,7 @@ def digest(groups: Sequence[Group]) -> str:
     """Of every token, and of which ones count."""
     whole = hashlib.sha256()
     for group in groups:
-        for part in (group.prompt, *group.completions, *group.counts):
+        for part in (group.prompt, *group.completions, *group.loss_mask):
             whole.update(len(part).to_bytes(4, "big") + np.asarray(part, dtype="<i4").tobytes())
         whole.update(len(group.completions).to_bytes(4, "big"))
     return whole.hexdigest()
@@ -214,7 +214,7 @@ def _behind(prompt: list[int], other: Group, *, max_length: int, truncation: Tru
     if truncation == "keep_end":
         return replace(other, prompt=prompt[-(max_length - _longest(other)) :])
     room = max_length - len(prompt)
-    return Group(prompt, [own[:room] for own in other.completions], [own[:room] for own in other.counts])
+    return Group(prompt, [own[:room] for own in other.completions], [own[:room] for own in other.loss_mask])
 
 
 def _longest(group: Group) -> int:

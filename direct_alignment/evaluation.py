@@ -14,15 +14,15 @@ from direct_alignment.diagnostics import advice_on_evaluations, implicit_reward,
 from direct_alignment.log_ratios import compare, count, mismatched, score_all
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
-from rlhf.distributed import gather, share
-from rlhf.evaluation import evaluate_task, messages_for
+from rlhf.distributed import gather, local_shard
+from rlhf.evaluation import evaluate_task
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
 from rlhf.random_keys import of_samples
 from rlhf.run.session import Session
-from rlhf.sampling import Sampled, refuse_long_prompts, sample
+from rlhf.sampling import SampledCompletions, refuse_long_prompts, sample
 from rlhf.statistics import record, t_interval, wilson
-from rlhf.tasks.problem import Task
+from rlhf.tasks.problem import Task, messages_for
 from rlhf.text.chat import decode, encode_prompt, end_tokens
 
 PAIRS, SAMPLES = "held-out pairs", "samples"
@@ -102,7 +102,7 @@ class Evaluation:
         accelerator, layout = self.session.accelerator, self.session.layout
         return evaluate_pairs(self.model, held_out, self.loss, self.settings, accelerator, layout)
 
-    def _sample(self, prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+    def _sample(self, prompts: Sequence[Sequence[int]]) -> list[SampledCompletions]:
         accelerator, longest = self.session.accelerator, self.config.max_new_tokens
         return sample_completions(self.model, self.tokenizer, prompts, accelerator, max_new_tokens=longest)
 
@@ -123,7 +123,7 @@ def evaluate_pairs(
     scorer = Scorer(model)
     sums = score_all(scorer, [example.group for example in examples], accelerator, layout)
     logp = torch.tensor([x for own in sums for x in own])
-    length = torch.tensor([float(sum(counts)) for example in examples for counts in example.group.counts])
+    length = torch.tensor([float(sum(mask)) for example in examples for mask in example.group.loss_mask])
     s_mismatched = mismatched(scorer, examples, accelerator, layout).cpu() if "mismatched" in loss.needs else None
     completions = compare(logp, length, examples, s_mismatched)
     pairs = all(len(example.desirable) == 2 for example in examples)
@@ -154,9 +154,9 @@ def sample_completions(
     accelerator: Accelerator,
     *,
     max_new_tokens: int,
-) -> list[Sampled]:
+) -> list[SampledCompletions]:
     """One completion of each prompt at temperature 1; the same random numbers in every run."""
-    mine = share(list(enumerate(prompts)), accelerator)
+    mine = local_shard(list(enumerate(prompts)), accelerator)
     with accelerator.autocast():
         sampled = sample(
             model,
@@ -170,7 +170,7 @@ def sample_completions(
 
 
 def evaluate_samples(
-    prompts: Sequence[Sequence[int]], written: Sequence[Sampled], reference: Reference | None
+    prompts: Sequence[Sequence[int]], written: Sequence[SampledCompletions], reference: Reference | None
 ) -> list[dict[str, Any]]:
     """KL(policy || initial model) of whole completions, in nats, and their length: eval.jsonl records.
 
@@ -187,7 +187,7 @@ def evaluate_samples(
     return records
 
 
-def as_sample(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], one: Sampled) -> dict[str, Any]:
+def as_sample(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], one: SampledCompletions) -> dict[str, Any]:
     """For samples.jsonl. Where nobody judges, its number is its log-probability."""
     logp = sum(one.logp[0])
     return {

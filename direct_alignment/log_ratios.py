@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from direct_alignment.data import Example
 from direct_alignment.losses import Completions, Loss
-from rlhf.distributed import gather, share, total
+from rlhf.distributed import all_reduce_sum, gather, local_shard
 from rlhf.groups import Group, Layout, Rows
 from rlhf.logprobs import Scorer, Scores, score
 from rlhf.tensors import masked_sum
@@ -19,11 +19,11 @@ AT_ONCE = 1024  # groups scored in one call: bounds the (n, t) tensors, whatever
 
 def sequence_logp(scores: Scores, rows: Rows) -> Float[Tensor, " c"]:
     """log pi(completion | prompt) in the order of the groups' completions, nats."""
-    return masked_sum(scores.logp, scores.mask)[rows.sequence.argsort()]
+    return rows.in_order(masked_sum(scores.logp, scores.mask))
 
 
 def lengths(rows: Rows) -> Float[Tensor, " c"]:
-    return rows.mask.sum(-1)[rows.sequence.argsort()].float()
+    return rows.in_order(rows.mask.sum(-1)).float()
 
 
 def compare(
@@ -50,7 +50,7 @@ def score_all(
     scorer: nn.Module, groups: Sequence[Group], accelerator: Accelerator, layout: Layout
 ) -> list[tuple[float, ...]]:
     """log pi(completion | prompt) of each group's completions, in nats, computed by all processes together."""
-    mine = share(list(groups), accelerator)
+    mine = local_shard(list(groups), accelerator)
     made: list[tuple[float, ...]] = []
     for start in range(0, len(mine), AT_ONCE):
         some = mine[start : start + AT_ONCE]
@@ -102,7 +102,7 @@ class StepLoss:
         self.gradients: list[Tensor] | None = None  # for each example of this process
         if cut and "whole step" in loss.needs:
             self.value, gradients = grad_logp(loss, settings, scorer, examples, accelerator, layout)
-            self.gradients = share(gradients, accelerator)
+            self.gradients = local_shard(gradients, accelerator)
 
     def part(self, completions: Completions, numbers: Sequence[int]) -> Float[Tensor, ""]:
         """A micro-batch's share. `numbers`: which of this process's examples the completions belong to."""
@@ -114,7 +114,7 @@ class StepLoss:
 
     def total(self) -> float:
         """The loss of the step, of all processes: after its last part."""
-        return self.value if self.gradients is not None else total([self.value], self.accelerator)[0]
+        return self.value if self.gradients is not None else all_reduce_sum([self.value], self.accelerator)[0]
 
 
 def grad_logp(
@@ -134,7 +134,7 @@ def grad_logp(
     """
     sums = score_all(scorer, [example.group for example in examples], accelerator, layout)
     logp = torch.tensor([x for group in sums for x in group], device=accelerator.device, requires_grad=True)
-    length = logp.new_tensor([sum(counts) for example in examples for counts in example.group.counts])
+    length = logp.new_tensor([sum(mask) for example in examples for mask in example.group.loss_mask])
     value = loss(compare(logp, length, examples), **settings).sum() / count(loss, examples)
     (gradient,) = torch.autograd.grad(value, logp)
     return float(value.detach()), list(gradient.split([len(group) for group in sums]))

@@ -15,16 +15,15 @@ from direct_alignment.data import Example, Say, to_examples, with_mismatched
 from direct_alignment.losses import Loss
 from direct_alignment.reference import Reference
 from rlhf.candidates import Candidates, to_rankings
+from rlhf.data.answers import sampled_answer
 from rlhf.data.ranking_groups import Limits
-from rlhf.distributed import gather, share
+from rlhf.distributed import gather, local_shard
 from rlhf.errors import UserError
-from rlhf.evaluation import messages_for
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
 from rlhf.run.session import Session
 from rlhf.sampling import sample
-from rlhf.tasks.problem import Task
-from rlhf.text.answers import sampled_answer
+from rlhf.tasks.problem import Task, messages_for
 from rlhf.text.chat import encode_prompt, end_tokens
 
 
@@ -91,7 +90,7 @@ def fresh_pairs(
     """
     first = config.data.problems + step * config.batch_size  # behind those of the data that the run started with
     problems = task.train_problems(seed=config.seed, first=first, count=config.online_every * config.batch_size)
-    mine = share(list(enumerate(problems, start=first)), accelerator)
+    mine = local_shard(list(enumerate(problems, start=first)), accelerator)
     with accelerator.autocast():
         sampled = sample(
             model,

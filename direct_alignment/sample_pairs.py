@@ -55,9 +55,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def write_pairs(options: argparse.Namespace) -> int:
     from rlhf.candidates import sample_candidates, to_rankings
+    from rlhf.data.answers import to_columns
     from rlhf.data.files import refuse_output, write_jsonl
     from rlhf.tasks.registry import open_task
-    from rlhf.text.answers import to_columns
 
     output: Path = options.output
     if output.suffix != ".jsonl":

@@ -10,7 +10,7 @@ from direct_alignment.data import Example
 from direct_alignment.diagnostics import StepSums
 from direct_alignment.log_ratios import StepLoss, compare, lengths, sequence_logp
 from direct_alignment.losses import Loss
-from rlhf.distributed import share, total
+from rlhf.distributed import all_reduce_sum, local_shard
 from rlhf.groups import whole_micro_batches
 from rlhf.logprobs import Scorer
 from rlhf.optimizer import backward, in_turn, optimizer_step
@@ -39,7 +39,7 @@ class PolicyLearner:
             lr: learning rate of this step.
         """
         accelerator, layout = self.session.accelerator, self.session.layout
-        examples_here = share(list(examples), accelerator)
+        examples_here = local_shard(list(examples), accelerator)
         pairs = all(len(example.desirable) == 2 for example in examples)
         sums = StepSums(self.loss, self.settings)
         with self.session.watch("update"):
@@ -55,6 +55,6 @@ class PolicyLearner:
                 sums.add(completions, pairs=pairs)
             max_grad_norm = self.session.config.max_grad_norm
             norm = optimizer_step(accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=max_grad_norm)
-        (tokens,) = total([sums.tokens], accelerator)
+        (tokens,) = all_reduce_sum([sums.tokens], accelerator)
         metrics = {"loss": step_loss.total(), **sums.means(accelerator), "optim/lr": lr, "optim/grad_norm": norm}
         return metrics, round(tokens)

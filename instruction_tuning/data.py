@@ -218,9 +218,9 @@ def _fitting(conversation: Conversation, config: InstructionTuningConfig) -> Gro
     room = max(0, config.max_length - len(conversation.prompt))
     if needs > config.max_length and config.truncation == "refuse":
         raise TooLong(needs, config.max_length)
-    if not any(conversation.counts[:room]):
+    if not any(conversation.loss_mask[:room]):
         raise ValueError(f"nothing of the answer is left within max_length {config.max_length}")
-    return Group(conversation.prompt, [conversation.completion[:room]], [conversation.counts[:room]])
+    return Group(conversation.prompt, [conversation.completion[:room]], [conversation.loss_mask[:room]])
 
 
 def say_what_is_cut(

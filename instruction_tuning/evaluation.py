@@ -7,12 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.data import Source
-from rlhf.distributed import share, total
-from rlhf.evaluation import evaluate_task, messages_for
+from rlhf.distributed import all_reduce_sum, local_shard
+from rlhf.evaluation import evaluate_task
 from rlhf.groups import Layout
 from rlhf.logprobs import Scorer, score
 from rlhf.sampling import refuse_long_prompts
-from rlhf.tasks.problem import Problem
+from rlhf.tasks.problem import Problem, messages_for
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.tensors import masked_sum
 from rlhf.text.chat import encode_prompt
@@ -48,11 +48,11 @@ def evaluate(
 
 def held_out_loss(model: PreTrainedModel, data: Source, accelerator: Accelerator, layout: Layout) -> dict[str, Any]:
     """Mean negative log-likelihood of the counted tokens of all held-out conversations, nats per token."""
-    groups = share(list(data.held_out), accelerator)
+    groups = local_shard(list(data.held_out), accelerator)
     with accelerator.autocast():
         scores = score(Scorer(model), groups, device=accelerator.device, **layout)
     logp = float(masked_sum(scores.logp, scores.mask).sum())
-    logp, tokens = total([logp, int(scores.mask.sum())], accelerator)
+    logp, tokens = all_reduce_sum([logp, int(scores.mask.sum())], accelerator)
     return {"data": "held-out", "metric": "loss", "value": -logp / tokens, "n": int(tokens)}
 
 

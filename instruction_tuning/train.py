@@ -27,7 +27,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
     from instruction_tuning import evaluation
     from instruction_tuning.data import open_data
     from rlhf.aggregate import Totals, token_mean
-    from rlhf.distributed import share, total
+    from rlhf.distributed import all_reduce_sum, local_shard
     from rlhf.groups import micro_batches
     from rlhf.logprobs import Scorer
     from rlhf.optimizer import backward, in_turn, optimizer_step
@@ -51,8 +51,8 @@ def train(command: Command[InstructionTuningConfig]) -> int:
             # 1. The step's conversations, the same in every process; each process lays its share in rows.
             with session.watch("data"):
                 groups = data.batch(step, config.batch_size)
-                batches = micro_batches(share(groups, accelerator), pack_to=config.pack_to, **session.layout)
-                tokens = sum(sum(counts) for group in groups for counts in group.counts)
+                batches = micro_batches(local_shard(groups, accelerator), pack_to=config.pack_to, **session.layout)
+                tokens = sum(sum(mask) for group in groups for mask in group.loss_mask)
                 totals = Totals(sequences=len(groups), tokens=tokens, max_new_tokens=config.max_length)
 
             # 2. One optimizer step, in micro-batches whose losses add up to the step's.
@@ -68,7 +68,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
 
             # 3. Log, evaluate, save.
             done = step + 1
-            (step_loss,) = total([step_loss], accelerator)
+            (step_loss,) = all_reduce_sum([step_loss], accelerator)
             session.log(done, {"loss": step_loss, "optim/lr": lr, "optim/grad_norm": norm}, tokens=tokens)
             session.end_step(done)
         return session.end(model, tokenizer)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from policy_gradients.defaults import Recipe
 from policy_gradients.rollout import Batch
-from rlhf.distributed import gather_rows, local_rows, total
+from rlhf.distributed import all_reduce_sum, gather_rows, local_rows
 from rlhf.tensors import masked_sum
 
 
@@ -90,7 +90,9 @@ def token_rewards(
 def whiten(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"], accelerator: Accelerator) -> Float[Tensor, "n t"]:
     """(x - mean) / (std + 1e-8) over every token that counts, of all processes; 0 elsewhere."""
     counted = x[mask].double()
-    count, first, second = total([len(counted), float(counted.sum()), float(counted.square().sum())], accelerator)
+    count, first, second = all_reduce_sum(
+        [len(counted), float(counted.sum()), float(counted.square().sum())], accelerator
+    )
     mean = first / max(1, count)  # no token counts if all completions were cut and are left out
     std = max(0.0, second / max(1, count) - mean**2) ** 0.5
     return torch.where(mask, (x - mean) / (std + 1e-8), 0.0)
@@ -120,7 +122,7 @@ def explained_variance(
     error = (outcome - value)[mask].double()
     outcome = outcome[mask].double()
     sums = [error.sum(), error.square().sum(), outcome.sum(), outcome.square().sum()]
-    count, e, ee, o, oo = total([len(error), *map(float, sums)], accelerator)
+    count, e, ee, o, oo = all_reduce_sum([len(error), *map(float, sums)], accelerator)
     count = max(1, count)
     spread = oo / count - (o / count) ** 2
     return 1 - (ee / count - (e / count) ** 2) / spread if spread > 1e-12 else 0.0

@@ -19,7 +19,7 @@ from policy_gradients.config import CriticConfig
 from policy_gradients.defaults import Recipe
 from policy_gradients.rollout import Batch, TokenTensors
 from rlhf.aggregate import Totals, token_mean
-from rlhf.distributed import total
+from rlhf.distributed import all_reduce_sum
 from rlhf.groups import Layout, Rows, micro_batches
 from rlhf.logprobs import hidden_states
 from rlhf.optimizer import backward, in_turn, make_optimizer, optimizer_step
@@ -43,7 +43,7 @@ class Critic(nn.Module):
             states = hidden_states(self.backbone, rows)  # ty: ignore[invalid-argument-type]
         value = states.new_zeros(rows.mask.shape, dtype=torch.float32)
         with torch.autocast(states.device.type, enabled=False):
-            value[rows.mask] = self.head(states.flatten(0, 1)[rows.source[rows.mask]].float()).squeeze(-1)
+            value[rows.mask] = self.head(states.flatten(0, 1)[rows.logit_index[rows.mask]].float()).squeeze(-1)
         return value
 
 
@@ -89,7 +89,7 @@ class CriticLearner:
         with self.accelerator.autocast():
             for rows in micro_batches(batch.groups, **self.layout):
                 t = rows.mask.shape[1]
-                batch.value[rows.sequence, :t] = self.critic(rows.to(batch.value.device))
+                batch.value[rows.index, :t] = self.critic(rows.to(batch.value.device))
 
     def update(self, part: Batch) -> None:
         """One optimizer step on a part of a batch, in micro-batches whose shares of the loss add up to the step's."""
@@ -112,7 +112,7 @@ class CriticLearner:
 
     def _totals(self, mask: Bool[Tensor, "n t"]) -> Totals:
         """The denominator of an optimizer step, over all its micro-batches and processes: its tokens."""
-        (tokens,) = total([int(mask.sum())], self.accelerator)
+        (tokens,) = all_reduce_sum([int(mask.sum())], self.accelerator)
         return Totals(sequences=1, tokens=max(1, int(tokens)), max_new_tokens=1)
 
     def _loss(self, rows: Rows, tokens: TokenTensors, totals: Totals) -> Float[Tensor, ""]:
@@ -123,7 +123,7 @@ class CriticLearner:
 
     def end_step(self) -> dict[str, float]:
         """The metrics of the step, over all processes."""
-        (loss,) = total([self.loss], self.accelerator)
+        (loss,) = all_reduce_sum([self.loss], self.accelerator)
         metrics = {**self.metrics, "critic/loss": loss}
         self.metrics = {}
         self.loss = 0.0

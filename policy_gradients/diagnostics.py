@@ -12,7 +12,7 @@ from torch import Tensor
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.reward_functions import load_functions
 from policy_gradients.rollout import Batch
-from rlhf.distributed import gather, total
+from rlhf.distributed import all_reduce_sum, gather
 from rlhf.logprobs import Scores
 
 METRICS = {
@@ -103,7 +103,7 @@ def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
         "groups/solved": float((exact == 1).all(1).sum()),
         "groups/failed": float((exact == 0).all(1).sum()),
     }
-    values = total([len(components), len(exact), *sums.values(), *by_group.values()], accelerator)
+    values = all_reduce_sum([len(components), len(exact), *sums.values(), *by_group.values()], accelerator)
     n, b, values = values[0], values[1], values[2:]
     metrics = {key: value / n for key, value in zip(sums, values, strict=False)}
     metrics |= {key: value / b for key, value in zip(by_group, values[len(sums) :], strict=True)}

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.reward_functions import load_functions, names_of
+from rlhf.data.answers import Answer, text_of
 from rlhf.errors import UserError
-from rlhf.evaluation import messages_for
-from rlhf.tasks.problem import Problem, Task, Verdict
-from rlhf.text.answers import Answer, text_of
+from rlhf.tasks.problem import Problem, Task, Verdict, messages_for
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions

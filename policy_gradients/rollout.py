@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.groups import Group, Rows
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem
 
 
@@ -24,7 +24,7 @@ class Rollout:
     number: int  # of the problem in the training stream; the key of its random numbers
     problem: Problem
     prompt: list[int]
-    sampled: Sampled
+    sampled: SampledCompletions
     texts: list[str]
     components: list[dict[str, float]]  # of each completion's reward, unweighted
     reward: list[float]
@@ -82,7 +82,7 @@ class Batch:
     @property
     def whole_groups(self) -> list[Group]:
         """The groups with every token counting: to score completions that the loss leaves out."""
-        return [replace(group, counts=()) for group in self.groups]
+        return [replace(group, loss_mask=()) for group in self.groups]
 
     def parts(self, count: int, *, passes: int) -> Generator["Batch"]:
         """`count` parts with as many prompts each, one after the other, and that `passes` times."""
@@ -115,7 +115,7 @@ class Batch:
 
     def at(self, rows: Rows) -> TokenTensors:
         """The token tensors of a micro-batch of these groups, in the order of its completions."""
-        n = rows.sequence
+        n = rows.index
         t = rows.mask.shape[1]
         return TokenTensors(
             logp_sampler=self.logp_sampler[n, :t],
@@ -143,7 +143,7 @@ class Batch:
 def loss_mask(groups: Sequence[Group]) -> Bool[Tensor, "n t"]:
     """Which tokens count in the loss, right-padded: the same that `rlhf.groups` gives to each micro-batch."""
     counts = [
-        torch.tensor(group.counts[i] if group.counts else [True] * len(tokens))
+        torch.tensor(group.loss_mask[i] if group.loss_mask else [True] * len(tokens))
         for group in groups
         for i, tokens in enumerate(group.completions)
     ]

@@ -12,14 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policy_gradients.defaults import Recipe
 from policy_gradients.rewards import RewardFunction, overlong_penalty
 from policy_gradients.rollout import Batch, Rollout, loss_mask
-from rlhf.distributed import gather, share, total
+from rlhf.data.answers import sampled_answer
+from rlhf.distributed import all_reduce_sum, gather, local_shard
 from rlhf.errors import UserError
-from rlhf.evaluation import messages_for
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
-from rlhf.sampling import Sampled, refuse_long_prompts, sample
-from rlhf.tasks.problem import Problem, Task
-from rlhf.text.answers import sampled_answer
+from rlhf.sampling import SampledCompletions, refuse_long_prompts, sample
+from rlhf.tasks.problem import Problem, Task, messages_for
 from rlhf.text.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
 
 Prompted = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
@@ -71,7 +70,7 @@ class Sampler:
             self.waiting.append(rollouts)
         batch = self.batch(self.waiting.pop(0))
         batch.drawn = self.number - first
-        (mixed,) = total([sum(rollout.is_mixed for rollout in batch.rollouts)], self.accelerator)
+        (mixed,) = all_reduce_sum([sum(rollout.is_mixed for rollout in batch.rollouts)], self.accelerator)
         self.any_mixed = self.any_mixed or mixed > 0
         return batch
 
@@ -107,9 +106,9 @@ class Sampler:
             )
         # In the order of the stream again, so that no optimizer step is made of uniform groups alone.
         chosen = sorted([*mixed, *uniform][:count], key=lambda rollout: rollout.number)
-        return share(chosen, self.accelerator), first
+        return local_shard(chosen, self.accelerator), first
 
-    def rewarded(self, prompted: Sequence[Prompted], sampled: Sequence[Sampled]) -> list[Rollout]:
+    def rewarded(self, prompted: Sequence[Prompted], sampled: Sequence[SampledCompletions]) -> list[Rollout]:
         """Completions of some problems, with their rewards."""
         answers = [[sampled_answer(self.tokenizer, tokens) for tokens in each.tokens] for each in sampled]
         problems = [problem for _, problem, _ in prompted]
@@ -129,7 +128,7 @@ class Sampler:
             )
         ]
 
-    def _totals(self, components: Sequence[Mapping[str, float]], sampled: Sampled) -> list[float]:
+    def _totals(self, components: Sequence[Mapping[str, float]], sampled: SampledCompletions) -> list[float]:
         rewards = [self.reward.total(each) for each in components]
         if self.settings.truncated != "penalize":
             return rewards
@@ -155,7 +154,7 @@ class Sampler:
             mask=loss_mask(groups).to(device),
         )
 
-    def _counts(self, sampled: Sampled) -> Sequence[Sequence[bool]]:
+    def _counts(self, sampled: SampledCompletions) -> Sequence[Sequence[bool]]:
         """Which tokens count in the loss; (): all do."""
         if self.settings.truncated != "mask":
             return ()
@@ -169,7 +168,7 @@ class Sampler:
         """
         config = self.config
         problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
-        own = share(list(zip(numbers, problems, strict=True)), self.accelerator)
+        own = local_shard(list(zip(numbers, problems, strict=True)), self.accelerator)
         prompted = [(number, problem, self._prompt(problem)) for number, problem in own]
         with self.accelerator.autocast():
             sampled = sample(
@@ -191,10 +190,10 @@ class Sampler:
     def _prompt(self, problem: Problem) -> list[int]:
         return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
 
-    def _up_to_the_answer(self, sampled: Sampled) -> Sampled:
+    def _up_to_the_answer(self, sampled: SampledCompletions) -> SampledCompletions:
         """As if sampling had stopped at </answer>: what comes after it is neither rewarded nor trained on."""
         lengths = [length_up_to(self.tokenizer, tokens, "</answer>") for tokens in sampled.tokens]
-        return Sampled(
+        return SampledCompletions(
             tokens=[tokens[:length] for tokens, length in zip(sampled.tokens, lengths, strict=True)],
             logp=[logp[:length] for logp, length in zip(sampled.logp, lengths, strict=True)],
             truncated=[cut and length is None for cut, length in zip(sampled.truncated, lengths, strict=True)],
@@ -218,10 +217,10 @@ class Sampler:
 
     def from_state(self, state: list[dict[str, Any]]) -> list[Rollout]:
         prompted: list[Prompted] = []
-        sampled: list[Sampled] = []
-        for saved in share(state, self.accelerator):
+        sampled: list[SampledCompletions] = []
+        for saved in local_shard(state, self.accelerator):
             number = saved["number"]
             (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
             prompted.append((number, problem, self._prompt(problem)))
-            sampled.append(Sampled(saved["tokens"], saved["logp"], saved["truncated"]))
+            sampled.append(SampledCompletions(saved["tokens"], saved["logp"], saved["truncated"]))
         return self.rewarded(prompted, sampled)

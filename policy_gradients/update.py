@@ -16,7 +16,7 @@ from policy_gradients.ratios import importance_weight
 from policy_gradients.reference import Reference
 from policy_gradients.rollout import Batch, TokenTensors
 from rlhf.aggregate import Totals
-from rlhf.distributed import total
+from rlhf.distributed import all_reduce_sum
 from rlhf.groups import Layout, Rows, micro_batches
 from rlhf.kl import k3
 from rlhf.logprobs import Scorer, score
@@ -97,7 +97,7 @@ class PolicyLearner:
 
     def _totals(self, mask: Bool[Tensor, "n t"]) -> Totals:
         """The denominators of an optimizer step, over all its micro-batches and processes."""
-        sequences, tokens = total([int(mask.any(1).sum()), int(mask.sum())], self.accelerator)
+        sequences, tokens = all_reduce_sum([int(mask.any(1).sum()), int(mask.sum())], self.accelerator)
         return Totals(max(1, int(sequences)), max(1, int(tokens)), self.config.max_new_tokens)
 
     def _loss(self, rows: Rows, tokens: TokenTensors, totals: Totals) -> Float[Tensor, ""]:
@@ -143,7 +143,7 @@ class PolicyLearner:
 
     def end_step(self, done: int) -> dict[str, float]:
         """Let the reference follow. Returns the metrics of the step, over all processes."""
-        (loss,) = total([self.loss], self.accelerator)
+        (loss,) = all_reduce_sum([self.loss], self.accelerator)
         metrics = self.metrics
         if metrics:
             metrics |= {"loss": loss, **self.sums.means(self.accelerator, has_ratio=self.recipe.ratio is not None)}

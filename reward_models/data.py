@@ -18,6 +18,7 @@ from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, Pr
 from reward_models.questions import load_questions
 from reward_models.steps import label_arithmetic
 from rlhf.candidates import Candidates, sample_candidates
+from rlhf.data.answers import Answer, encode_answer, from_columns
 from rlhf.data.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
 from rlhf.data.preferences import AS_SAMPLED, Ranking, parse_preference
 from rlhf.data.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
@@ -26,7 +27,6 @@ from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.tasks.procedural import ProceduralTask
-from rlhf.text.answers import Answer, encode_answer, from_columns
 from rlhf.text.chat import Conversation, encode_prompt, refuse_unknown
 from rlhf.text.steps import CLASSES, JudgedAt, encode_steps, join_steps, separator_token, split_steps
 
@@ -37,7 +37,7 @@ LABELS = ("label", "is_correct", "correct")
 
 @dataclass(frozen=True)
 class Example:
-    """A question with answers, tokenized. `group.counts` is True on the tokens whose scores are read."""
+    """A question with answers, tokenized. `group.loss_mask` is True on the tokens whose scores are read."""
 
     question: str
     group: Group
@@ -80,7 +80,7 @@ class Example:
             return [values[i] for i in which] if values else []
 
         each = ("texts", "right", "labels", "steps", "step_ends", "whole")
-        group = Group(self.group.prompt, pick(self.group.completions), pick(self.group.counts))
+        group = Group(self.group.prompt, pick(self.group.completions), pick(self.group.loss_mask))
         return replace(self, group=group, **{name: pick(getattr(self, name)) for name in each})
 
 
@@ -495,10 +495,10 @@ def _trace_example(
 ) -> Example:
     """Of the traces of a question, each with its prompt and the tokens of the steps that fit."""
     joined = [join_steps(steps, trace.labels, judged_at=judged_at) for trace, _, steps in found]
-    tokens, counts, labels = (list(column) for column in zip(*joined, strict=True))
+    tokens, loss_mask, labels = (list(column) for column in zip(*joined, strict=True))
     return Example(
         question,
-        Group(found[0][1], tokens, counts),
+        Group(found[0][1], tokens, loss_mask),
         ["\n".join(trace.steps) for trace, _, _ in found],
         [trace.right for trace, _, _ in found],
         labels,

@@ -19,7 +19,7 @@ from reward_models.losses import Objective
 from reward_models.shortcuts import Shortcut, add_shortcuts
 from reward_models.validation import Validation
 from rlhf.data.rows import in_epochs, refuse_larger_step
-from rlhf.distributed import share, total
+from rlhf.distributed import all_reduce_sum, local_shard
 from rlhf.models.heads import HeadScorer, load_with_head, new_weights, read, takes_shared_rows
 from rlhf.models.policy import choose_attention
 from rlhf.optimizer import backward, in_turn, optimizer_step
@@ -74,7 +74,7 @@ def fit(
         with session.watch("data"):
             examples = in_epochs(split.train, seed=config.seed, first=step * config.batch_size, count=config.batch_size)
             loss_terms = sum(objective.loss_terms(example) for example in examples)
-            micro_batches = into_micro_batches(share(examples, accelerator), objective, session.layout)
+            micro_batches = into_micro_batches(local_shard(examples, accelerator), objective, session.layout)
 
         # 2. One optimizer step, in micro-batches whose losses add up to the step's.
         step_loss = 0.0
@@ -90,7 +90,7 @@ def fit(
 
         # 3. Log, validate, save.
         done = step + 1
-        (step_loss,) = total([step_loss], accelerator)
+        (step_loss,) = all_reduce_sum([step_loss], accelerator)
         metrics = {"loss": step_loss, "optim/lr": lr, "optim/grad_norm": norm}
         metrics["rows/tokens_saved"] = tokens_saved(examples) if session.shared_prefix else 0.0
         session.log(done, metrics, tokens=sum(example.tokens for example in examples))

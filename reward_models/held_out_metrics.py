@@ -221,7 +221,7 @@ class Steps:
         for number, example in zip(_numbered(examples), examples, strict=True):
             group = example.group
             for labels, ends, tokens, counts in zip(
-                example.labels, example.step_ends, group.completions, group.counts, strict=True
+                example.labels, example.step_ends, group.completions, group.loss_mask, strict=True
             ):
                 spans = zip([0, *(end + 1 for end in ends)], [end + 1 for end in ends], strict=False)
                 labelled = [(place, span) for place, span in enumerate(spans) if any(counts[slice(*span)])]

@@ -113,7 +113,7 @@ def outcome_objective(config: OutcomeConfig) -> Objective:
         return outcome(output.final[:, None], right)[:, 0]
 
     def loss_terms(example: Example) -> int:
-        return sum(map(sum, example.group.counts)) if at_every_token else len(example.right)
+        return sum(map(sum, example.group.loss_mask)) if at_every_token else len(example.right)
 
     return Objective(loss, loss_terms, outcome_result, criterion="auc", compares=False)
 

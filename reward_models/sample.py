@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def to_row(candidates: "Candidates") -> dict[str, Any]:
     """What an outcome model is trained on; of completions that say something, as they were sampled."""
-    from rlhf.text.answers import to_columns
+    from rlhf.data.answers import to_columns
 
     judged = [
         (answer, verdict.exact == 1)

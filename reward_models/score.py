@@ -25,9 +25,9 @@ def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
     Raises:
         ValueError: with the reason.
     """
+    from rlhf.data.answers import from_columns
     from rlhf.data.columns import JUDGEMENT, is_missing, kind_of, refuse_unused
     from rlhf.data.preferences import AS_SAMPLED, CONTEXT, read_prompt
-    from rlhf.text.answers import from_columns
 
     prompt = read_prompt(row)
     if not prompt:

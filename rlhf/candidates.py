@@ -12,14 +12,13 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from rlhf.cache import cached, fingerprint, key
+from rlhf.data.answers import Answer, sampled_answer
 from rlhf.data.preferences import Ranking
 from rlhf.distributed import open_device
-from rlhf.evaluation import messages_for
 from rlhf.models.policy import choose_precision, load, load_tokenizer
 from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
-from rlhf.tasks.problem import Problem, Verdict
-from rlhf.text.answers import Answer, sampled_answer
+from rlhf.tasks.problem import Problem, Verdict, messages_for
 from rlhf.text.chat import encode_prompt, end_tokens
 
 

@@ -147,13 +147,13 @@ def led_by_main(accelerator: Accelerator) -> Generator[None]:
         raise SystemExit(2)  # the main process says why
 
 
-def share(items: list, accelerator: Accelerator) -> list:
+def local_shard(items: list, accelerator: Accelerator) -> list:
     """This process's part of a list that is the same in every process."""
     return items[accelerator.process_index :: accelerator.num_processes]
 
 
 def gather(items: list, accelerator: Accelerator) -> list:
-    """The parts of all processes, in the order of the list that `share` took them from."""
+    """The parts of all processes, in the order of the list that `local_shard` took them from."""
     if accelerator.num_processes == 1:
         return items
     flat = gather_object([(accelerator.process_index + i * accelerator.num_processes, x) for i, x in enumerate(items)])
@@ -161,7 +161,7 @@ def gather(items: list, accelerator: Accelerator) -> list:
 
 
 def local_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
-    """`share` for the rows of a tensor."""
+    """`local_shard` for the rows of a tensor."""
     return rows[accelerator.process_index :: accelerator.num_processes]
 
 
@@ -174,7 +174,7 @@ def gather_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
     return by_process.transpose(0, 1).reshape(-1, *rows.shape[1:])
 
 
-def total(numbers: list[float], accelerator: Accelerator) -> list[float]:
+def all_reduce_sum(numbers: list[float], accelerator: Accelerator) -> list[float]:
     """Each number summed over all processes."""
     if accelerator.num_processes == 1:
         return numbers

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 from rlhf.output import output_always_gets_through
 
+MAX_UNUSABLE = 0.05  # of the rows of a data set, for all reasons together
+
 # Beyond this many, a list of accepted names hides the answer rather than giving it.
 _FEW = 12
 

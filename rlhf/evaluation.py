@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.distributed import gather, share
+from rlhf.distributed import gather, local_shard
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import sample
 from rlhf.statistics import record, wilson_of
@@ -39,7 +39,7 @@ def evaluate_task(
         stop_at: "end", or "answer" to verify the text up to the first </answer>.
         temperature, top_k, top_p: those of training, because that policy is the one that is optimized.
     """
-    indexed = share(list(enumerate(problems)), accelerator)
+    indexed = local_shard(list(enumerate(problems)), accelerator)
     with accelerator.autocast():
         sampled = sample(
             model,

@@ -25,12 +25,12 @@ from torch import Tensor
 class Group:
     """A prompt with its completions, as token ids.
 
-    `counts[i][j]` says whether token j of completion i counts in the loss (default: all do).
+    `loss_mask[i][j]` says whether token j of completion i is in the loss (default: all are).
     """
 
     prompt: Sequence[int]
     completions: Sequence[Sequence[int]]
-    counts: Sequence[Sequence[bool]] = field(default=())
+    loss_mask: Sequence[Sequence[bool]] = field(default=())
 
     def split(self) -> list["Group"]:
         """One group for each completion: the padded layout."""
@@ -40,7 +40,7 @@ class Group:
         return replace(
             self,
             completions=[self.completions[i] for i in which],
-            counts=[self.counts[i] for i in which] if self.counts else (),
+            loss_mask=[self.loss_mask[i] for i in which] if self.loss_mask else (),
         )
 
 
@@ -50,11 +50,15 @@ class Rows:
 
     input_ids: Int[Tensor, "r l"]
     position_ids: Int[Tensor, "r l"]
-    visible: Bool[Tensor, "r 1 l l"] | None  # None: plain causal
-    source: Int[Tensor, "n t"]  # index, in the flattened rows, of the state that predicts each token
-    target: Int[Tensor, "n t"]  # the tokens of the completions
+    attention_mask: Bool[Tensor, "r 1 l l"] | None  # None: plain causal
+    logit_index: Int[Tensor, "n t"]  # index, in the flattened rows, of the state that predicts each token
+    labels: Int[Tensor, "n t"]  # the tokens of the completions
     mask: Bool[Tensor, "n t"]  # True: the token is in the loss
-    sequence: Int[Tensor, " n"]  # number of the completion in the whole batch, counted through the groups in order
+    index: Int[Tensor, " n"]  # number of the completion in the whole batch, counted through the groups in order
+
+    def in_order(self, values: Tensor) -> Tensor:
+        """Values of the completions of these rows (n, ...), in the order of the groups and their completions."""
+        return values[self.index.argsort()]
 
     def to(self, device: torch.device) -> "Rows":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -76,7 +80,7 @@ class _Piece:
 class Part(NamedTuple):
     """A micro-batch of whole groups."""
 
-    numbers: list[int]  # of its groups, in the order in which `rows.sequence` counts completions
+    numbers: list[int]  # of its groups, in the order in which `rows.index` counts completions
     rows: Rows
 
 
@@ -206,36 +210,36 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
                 position_ids[row, at:end] = torch.arange(len(tokens)) + (len(prompt) if b else 0)
                 branch[row, at:end] = b
                 if b:
-                    counts = piece.group.counts[b - 1] if piece.group.counts else None
-                    completions.append((tokens, counts, piece.sequence[b - 1], last_of_prompt, row * length + at))
+                    loss_mask = piece.group.loss_mask[b - 1] if piece.group.loss_mask else None
+                    completions.append((tokens, loss_mask, piece.sequence[b - 1], last_of_prompt, row * length + at))
                 at = end
             group_of[row, start:at] = number
 
     n = len(completions)
     t = max(len(tokens) for tokens, *_ in completions)
-    source = torch.zeros(n, t, dtype=torch.long)
-    target = torch.zeros(n, t, dtype=torch.long)
+    logit_index = torch.zeros(n, t, dtype=torch.long)
+    labels = torch.zeros(n, t, dtype=torch.long)
     mask = torch.zeros(n, t, dtype=torch.bool)
-    for i, (tokens, counts, _, before, first) in enumerate(completions):
+    for i, (tokens, loss_mask, _, before, first) in enumerate(completions):
         size = len(tokens)
-        source[i, 0] = before
-        source[i, 1:size] = torch.arange(first, first + size - 1)
-        target[i, :size] = torch.as_tensor(tokens)
-        mask[i, :size] = True if counts is None else torch.as_tensor(counts)
+        logit_index[i, 0] = before
+        logit_index[i, 1:size] = torch.arange(first, first + size - 1)
+        labels[i, :size] = torch.as_tensor(tokens)
+        mask[i, :size] = True if loss_mask is None else torch.as_tensor(loss_mask)
 
     single = all(len(pieces) == 1 and len(pieces[0].sequence) == 1 for pieces in packed)
     return Rows(
         input_ids=input_ids,
         position_ids=position_ids,
-        visible=None if single else _visible(group_of, branch),
-        source=source,
-        target=target,
+        attention_mask=None if single else _attention_mask(group_of, branch),
+        logit_index=logit_index,
+        labels=labels,
         mask=mask,
-        sequence=torch.tensor([sequence for _, _, sequence, _, _ in completions]),
+        index=torch.tensor([sequence for _, _, sequence, _, _ in completions]),
     )
 
 
-def _visible(group_of: Int[Tensor, "r l"], branch: Int[Tensor, "r l"]) -> Bool[Tensor, "r 1 l l"]:
+def _attention_mask(group_of: Int[Tensor, "r l"], branch: Int[Tensor, "r l"]) -> Bool[Tensor, "r 1 l l"]:
     """Whether query i attends to key j: j is not later, in the same group, and in the prompt or in the branch of i."""
     length = group_of.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()

@@ -41,9 +41,9 @@ class Scorer(nn.Module):
         logp = states.new_zeros(rows.mask.shape, dtype=torch.float32)
         entropy = torch.zeros_like(logp)
         picked, picked_entropy = token_logp(
-            states.flatten(0, 1)[rows.source[rows.mask]],
+            states.flatten(0, 1)[rows.logit_index[rows.mask]],
             self.model.get_output_embeddings().weight,
-            rows.target[rows.mask],
+            rows.labels[rows.mask],
             temperature=temperature,
         )
         logp[rows.mask] = picked
@@ -54,8 +54,8 @@ class Scorer(nn.Module):
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the backbone, before the vocabulary projection."""
     inputs = {"input_ids": rows.input_ids}
-    if rows.visible is not None:  # causal rows need no further arguments, and every architecture takes them
-        mask = rows.visible
+    if rows.attention_mask is not None:  # causal rows need no further arguments, and every architecture takes them
+        mask = rows.attention_mask
         if model.config._attn_implementation == "eager":  # eager attention adds its mask; the kernels take booleans
             mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
         inputs |= {"position_ids": rows.position_ids, "attention_mask": mask}
@@ -94,5 +94,5 @@ def score(
         rows = rows.to(device)
         part = scorer(rows, temperature)
         t = rows.mask.shape[1]
-        logp[rows.sequence, :t], entropy[rows.sequence, :t], mask[rows.sequence, :t] = part
+        logp[rows.index, :t], entropy[rows.index, :t], mask[rows.index, :t] = part
     return Scores(logp, entropy, mask)

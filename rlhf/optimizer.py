@@ -98,17 +98,17 @@ def in_turn[T](parts: Sequence[T], accelerator: Accelerator, module: nn.Module) 
     others would wait for it for ever.
     """
     for i, part in enumerate(parts):
-        with gradients_flow(accelerator, module, last=i == len(parts) - 1):
+        with sync_only_last(accelerator, module, last=i == len(parts) - 1):
             yield part
     if not parts:
-        (rows,) = micro_batches([Group([0], [[0]], counts=[[False]])], token_budget=2)
+        (rows,) = micro_batches([Group([0], [[0]], loss_mask=[[False]])], token_budget=2)
         output = module(rows.to(accelerator.device))
         values = output if isinstance(output, Tensor) else output[0]
         accelerator.backward(values.sum() * 0.0)
 
 
 @contextmanager
-def gradients_flow(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Generator[None]:
+def sync_only_last(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Generator[None]:
     """Gradients are exchanged between processes in the last backward of a step only: processes may hold different
     numbers of micro-batches, and one exchange is cheaper than many."""
     if last:

@@ -28,7 +28,7 @@ from rlhf.prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledCompletions:
     """The completions of one prompt."""
 
     tokens: list[list[int]]  # the end token included
@@ -63,7 +63,7 @@ def sample(
     top_p: float = 1.0,
     batch: int = 256,
     choose: Choose | None = None,
-) -> list[Sampled]:
+) -> list[SampledCompletions]:
     """Sample `completions` continuations of each prompt.
 
     Args:
@@ -93,7 +93,7 @@ def sample(
         together = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
     at_once = max(1, batch // completions)
     batches = [numbers[start : start + at_once] for numbers in together for start in range(0, len(numbers), at_once)]
-    results: dict[int, Sampled] = {}
+    results: dict[int, SampledCompletions] = {}
     was_training = model.training
     model.eval()
     for numbers in batches:
@@ -185,7 +185,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
 
 def _decode_separately(
     model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
-) -> list[Sampled]:
+) -> list[SampledCompletions]:
     """Decode with transformers' `generate`, which knows the cache of every architecture. All prompts have one length.
 
     `choose` picks every token: `generate` gets scores under which that token is the only possible one.
@@ -233,7 +233,9 @@ def _decode_separately(
     return _until_end(tokens[:, p:], torch.stack(logps, 1), end_tokens, g)
 
 
-def _until_end(tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_tokens: set[int], g: int) -> list[Sampled]:
+def _until_end(
+    tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_tokens: set[int], g: int
+) -> list[SampledCompletions]:
     """Each completion up to its first end token."""
     ended = torch.isin(tokens, torch.tensor(sorted(end_tokens), dtype=tokens.dtype, device=tokens.device))
     length = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1]).tolist()
@@ -241,7 +243,7 @@ def _until_end(tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_token
     tokens = tokens.cpu()
     logp = logp.cpu()
     return [
-        Sampled(
+        SampledCompletions(
             tokens=[tokens[i, : length[i]].tolist() for i in range(first, first + g)],
             logp=[logp[i, : length[i]].tolist() for i in range(first, first + g)],
             truncated=truncated[first : first + g],
@@ -252,7 +254,7 @@ def _until_end(tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_token
 
 def _decode_shared(
     model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
-) -> list[Sampled]:
+) -> list[SampledCompletions]:
     """Decode with a `PrefixCache`; finished completions leave the batch."""
     device = model.get_input_embeddings().weight.device
     head = model.get_output_embeddings().weight

@@ -22,7 +22,7 @@ from policy_gradients.train import DEFAULT, train
 from rlhf.config.command import read_command
 from rlhf.evaluation import proportion
 from rlhf.models.policy import load_policy
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Verdict
 from rlhf.tasks.procedural import ProceduralTask
 
@@ -54,7 +54,7 @@ def drawn(model: nn.Module, prompts: Sequence, *, completions: int, end_tokens: 
     made = []
     for prompt, key in zip(prompts, keys, strict=True):
         generator = torch.Generator().manual_seed(zlib.crc32(repr(list(key)).encode()))
-        sampled = Sampled([], [], [])
+        sampled = SampledCompletions([], [], [])
         for _ in range(completions):
             size = int(torch.randint(1, LONGEST + 1, (1,), generator=generator))
             tokens = torch.randint(12, 100, (size,), generator=generator).tolist()

@@ -152,7 +152,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(commands, tmp
     assert "nan" in outcome.err
     assert "not_finite.pt" in outcome.err
     saved = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=False)
-    assert saved["rows"].target.numel() > 0
+    assert saved["rows"].labels.numel() > 0
 
 
 def test_wandb_without_key_or_with_a_wrong_one_never_stops_a_run(commands, tmp_path, monkeypatch):

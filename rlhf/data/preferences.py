@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlhf.data.answers import Answer, from_columns
 from rlhf.data.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, parse_messages, with_context
 from rlhf.data.rows import Row
-from rlhf.text.answers import Answer, from_columns
 from rlhf.text.chat import Message
 
 PROMPTS = ("prompt", "instruction", "question")
@@ -27,7 +27,7 @@ SCORES = (
 )
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")  # hh-rlhf's way to write a dialogue
 RANKS = ("ranks", "rank")
-AS_SAMPLED = ("ended", "tokens")  # see `rlhf.text.answers`
+AS_SAMPLED = ("ended", "tokens")  # see `rlhf.data.answers`
 USED = (*CONTEXT, *RANKS, *AS_SAMPLED, "input")
 
 

@@ -6,10 +6,10 @@ from typing import Literal, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.data.answers import encode_answer
 from rlhf.data.preferences import Ranking
 from rlhf.data.rows import TooLong
 from rlhf.groups import Group
-from rlhf.text.answers import encode_answer
 from rlhf.text.chat import Conversation, Message, encode_conversation, refuse_unknown
 
 type Truncation = Literal["keep_start", "keep_end"]
@@ -36,7 +36,7 @@ def to_group(
 ) -> Fitted:
     """The prompt once, the completions as branches in the order of the ranking.
 
-    `counts` is True on the assistant's tokens, end tokens included. Answers that were sampled with this tokenizer keep
+    The loss mask is True on the assistant's tokens and end tokens. Answers that were sampled with this tokenizer keep
     their tokens, and one that was cut off has no end token. A prompt with its longest completion may take `max_length`
     tokens; beyond that,
 
@@ -49,7 +49,7 @@ def to_group(
         TooLong: if there is no room, or the answers differ only behind the cut.
         ValueError: if the chat template refuses the conversation, its tokens are unknown or those of two answers equal.
     """
-    prompt, completions, counts = _branches(tokenizer, ranking)
+    prompt, completions, loss_masks = _branches(tokenizer, ranking)
     first = _first_difference(completions)
     if first is None:
         raise ValueError("two answers are the same tokens")
@@ -58,18 +58,18 @@ def to_group(
         room = max_length - longest
         if room < 1:
             raise TooLong(longest + 1, max_length)
-        return Fitted(Group(prompt[-room:], completions, counts), prompt_cut=len(prompt) > room)
+        return Fitted(Group(prompt[-room:], completions, loss_masks), prompt_cut=len(prompt) > room)
     room = max_length - len(prompt)
-    learned = max(counted.index(True) for counted in counts)  # a completion may begin with what the prompt's end is
+    learned = max(counted.index(True) for counted in loss_masks)  # a completion may begin with what the prompt's end is
     if room <= max(first, learned):
         raise TooLong(len(prompt) + max(first, learned) + 1, max_length)
     cut = sum(len(completion) > room for completion in completions)
-    for completion, counted in zip(completions, counts, strict=True):
+    for completion, counted in zip(completions, loss_masks, strict=True):
         last = max(i for i, it in enumerate(counted[:room]) if it) + 1
         del completion[last:], counted[last:]
     if _first_difference(completions) is None:  # they differed in a turn of the user that is cut off now
         raise TooLong(len(prompt) + longest, max_length)
-    return Fitted(Group(prompt, completions, counts), answers_cut=cut)
+    return Fitted(Group(prompt, completions, loss_masks), answers_cut=cut)
 
 
 def describe_cuts(fitted: Iterable[Fitted], *, max_length: int, say: Callable[[str], None]) -> None:
@@ -85,8 +85,11 @@ def describe_cuts(fitted: Iterable[Fitted], *, max_length: int, say: Callable[[s
 def _branches(
     tokenizer: PreTrainedTokenizerBase, ranking: Ranking
 ) -> tuple[list[int], list[list[int]], list[list[bool]]]:
-    """Prompt, completions and counts. Where the template writes the prompt's end otherwise for some answer (it opens a
-    thought that the answer does not have), that end is part of the completions and does not count."""
+    """Prompt, completions and loss masks.
+
+    For some answers a template ends the prompt otherwise (it opens a thought that the answer does not have). Then the
+    end of the prompt is part of the completions, outside the loss mask.
+    """
     if ranking.answers:
         encoded = [encode_answer(tokenizer, ranking.prompt, answer) for answer in ranking.answers]
     else:
@@ -97,13 +100,13 @@ def _branches(
 
 
 def shared_prompt(encoded: Sequence[Conversation]) -> tuple[list[int], list[list[int]], list[list[bool]]]:
-    """(prompt, completions, counts) of conversations that begin alike, the prompt being what all begin with."""
+    """(prompt, completions, loss_masks) of conversations that begin alike, the prompt being what all begin with."""
     shared = min(_in_common(encoded[0].prompt, one.prompt) for one in encoded)
     prompt = list(encoded[0].prompt[:shared])
     rests = [list(one.prompt[len(prompt) :]) for one in encoded]
     completions = [[*rest, *one.completion] for rest, one in zip(rests, encoded, strict=True)]
-    counts = [[*[False] * len(rest), *one.counts] for rest, one in zip(rests, encoded, strict=True)]
-    return prompt, completions, counts
+    loss_masks = [[*[False] * len(rest), *one.loss_mask] for rest, one in zip(rests, encoded, strict=True)]
+    return prompt, completions, loss_masks
 
 
 def _first_difference(completions: Sequence[Sequence[int]]) -> int | None:
@@ -129,6 +132,6 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completio
         return encode_conversation(tokenizer, [*prompt, *completion], last_turn_only=True)
     whole = encode_conversation(tokenizer, [*prompt, *completion])
     turns_before = sum(message["role"] == "assistant" for message in prompt)
-    starts = [i for i, counted in enumerate(whole.counts) if counted and (i == 0 or not whole.counts[i - 1])]
+    starts = [i for i, counted in enumerate(whole.loss_mask) if counted and (i == 0 or not whole.loss_mask[i - 1])]
     start = starts[turns_before]
-    return Conversation([*whole.prompt, *whole.completion[:start]], whole.completion[start:], whole.counts[start:])
+    return Conversation([*whole.prompt, *whole.completion[:start]], whole.completion[start:], whole.loss_mask[start:])

@@ -9,9 +9,8 @@ from typing import Any
 
 from rlhf.config.paths import home
 from rlhf.data.files import KINDS, Unreadable, kind_of_file, read_file
-from rlhf.errors import UserError
+from rlhf.errors import MAX_UNUSABLE, UserError
 
-MAX_UNUSABLE = 0.05  # of the rows, whatever the reasons
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 Row = dict[str, Any]
 

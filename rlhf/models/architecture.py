@@ -179,7 +179,7 @@ def takes_shared_rows(model: PreTrainedModel, reads: Callable[[Rows], Tensor] | 
         with probing(model) as tokens:
             groups = [Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]]), Group(tokens[2:4], [tokens[6:9]])]
             shared, padded = (
-                torch.cat([reads(rows.to(device))[rows.sequence.argsort()] for rows in batches])
+                torch.cat([rows.in_order(reads(rows.to(device))) for rows in batches])
                 for batches in (
                     micro_batches(groups, token_budget=10**6, pack_to=10**6),
                     micro_batches(groups, token_budget=10**6, shared_prefix=False),

@@ -228,17 +228,17 @@ class HeadScorer(nn.Module):
 def own_positions(rows: Rows) -> tuple[Int[Tensor, "n t"], Int[Tensor, " n"]]:
     """Where in the flattened rows each completion's own tokens stand, and how many it has.
 
-    `rows.source` says where a token is predicted, which is the token before it, and for a first token the prompt's
+    `rows.logit_index` says where a token is predicted, which is the token before it, and for a first token the prompt's
     last. Completions lie behind their prompt one after the other, so a completion starts behind the prompt, or behind
     the completion before it if that has the same prompt. Places behind a completion's end repeat its last.
     """
-    size = 1 + (rows.source[:, 1:] > 0).sum(1)
-    behind = rows.source[:, 0].tolist()
+    size = 1 + (rows.logit_index[:, 1:] > 0).sum(1)
+    behind = rows.logit_index[:, 0].tolist()
     start: list[int] = []
     for i, prompt in enumerate(behind):
         same_prompt = i > 0 and behind[i - 1] == prompt
         start.append(start[i - 1] + int(size[i - 1]) if same_prompt else prompt + 1)
-    within = torch.arange(rows.source.shape[1], device=size.device).minimum(size[:, None] - 1)
+    within = torch.arange(rows.logit_index.shape[1], device=size.device).minimum(size[:, None] - 1)
     return torch.tensor(start, device=size.device)[:, None] + within, size
 
 
@@ -258,7 +258,7 @@ def read(
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
         outputs = scorer(rows.to(device)).by_completion()
-        found.update(zip(rows.sequence.tolist(), outputs, strict=True))
+        found.update(zip(rows.index.tolist(), outputs, strict=True))
     return [found[i] for i in range(len(found))]
 
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.data.answers import Answer, encode_answer, text_of
 from rlhf.data.ranking_groups import shared_prompt
 from rlhf.distributed import open_device
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
-from rlhf.text.answers import Answer, encode_answer, text_of
 from rlhf.text.chat import Message, encode_prompt
 from rlhf.text.steps import NEUTRAL, RIGHT, encode_steps, join_steps, separator_token, split_steps
 

@@ -10,7 +10,7 @@ from types import FrameType
 
 from accelerate import Accelerator
 
-from rlhf.distributed import total
+from rlhf.distributed import all_reduce_sum
 
 TOGETHER_S = 1.0  # a launcher hands on what the terminal has sent to all: two signals so close are one
 
@@ -66,7 +66,7 @@ class Interrupted:
 
     def heard_by_any(self, accelerator: Accelerator) -> bool:
         """The same in all processes, which must ask together: those that went on would wait for those that save."""
-        (heard,) = total([float(bool(self))], accelerator)
+        (heard,) = all_reduce_sum([float(bool(self))], accelerator)
         if heard and self.signal is None:
             self.signal, self._at = signal.SIGTERM, time.monotonic()
         return heard > 0

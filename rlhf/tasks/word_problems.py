@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from rlhf.data.columns import short
-from rlhf.data.rows import MAX_UNUSABLE, Row, in_epochs, load_rows, usable
-from rlhf.errors import UserError, nearest
+from rlhf.data.rows import Row, in_epochs, load_rows, usable
+from rlhf.errors import MAX_UNUSABLE, UserError, nearest
 from rlhf.tasks.numbers import last_number, read_number
 from rlhf.tasks.problem import Problem, Verdict
 from rlhf.tasks.procedural import extract_answer, is_held_out

@@ -13,8 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data.rows import MAX_UNUSABLE
-from rlhf.errors import UnusableError, UserError
+from rlhf.errors import MAX_UNUSABLE, UnusableError, UserError
 from rlhf.text.control_tokens import Shield, Tokens, control_tokens
 from rlhf.text.end_tokens import end_tokens
 
@@ -29,11 +28,11 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt and what follows it, as token ids; `counts` is True on the assistant's tokens, end tokens included."""
+    """A prompt and its continuation as token ids; `loss_mask` is True on the assistant's tokens and end tokens."""
 
     prompt: list[int]
     completion: list[int]
-    counts: list[bool]
+    loss_mask: list[bool]
 
 
 class EarlierTurnsError(UnusableError):
@@ -85,7 +84,7 @@ def encode_conversation(
         dialogue.check_keys_shown(turn)
     prompt: list[int] = []
     completion: list[int] = []
-    counts: list[bool] = []
+    loss_mask: list[bool] = []
     done = ""
     learned = turns[-1:] if last_turn_only else turns
     for turn in learned:
@@ -105,11 +104,11 @@ def encode_conversation(
             prompt = context
         else:
             completion += context
-            counts += [False] * len(context)
+            loss_mask += [False] * len(context)
         completion += said
-        counts += [True] * len(said)
+        loss_mask += [True] * len(said)
         done = before + answer
-    return Conversation(prompt, completion, counts)
+    return Conversation(prompt, completion, loss_mask)
 
 
 def encode_turns(
@@ -142,9 +141,9 @@ def refuse_unknown(tokenizer: PreTrainedTokenizerBase, conversation: Conversatio
     Raises:
         UnusableError: if a counted token is the unknown token, or more than a tenth of the others are.
     """
-    tokens, counts = conversation.completion, conversation.counts
-    learned = [token for token, counted in zip(tokens, counts, strict=True) if counted]
-    read = [token for token, counted in zip(tokens, counts, strict=True) if not counted]
+    tokens, loss_mask = conversation.completion, conversation.loss_mask
+    learned = [token for token, counted in zip(tokens, loss_mask, strict=True) if counted]
+    read = [token for token, counted in zip(tokens, loss_mask, strict=True) if not counted]
     if unknown := count_unknown(tokenizer, learned):
         raise UnusableError(f"the tokenizer does not know {unknown} of the {len(learned)} tokens of the answer")
     unknown = count_unknown(tokenizer, [*conversation.prompt, *read])

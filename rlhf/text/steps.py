@@ -49,11 +49,11 @@ def join_steps(
 ) -> tuple[list[int], list[bool], list[int]]:
     """The tokens of all steps, at which of them a labelled step is judged, and these steps' labels."""
     tokens: list[int] = []
-    counts: list[bool] = []
+    loss_mask: list[bool] = []
     known: list[int] = []
     for own, label in zip(steps, labels, strict=False):
         tokens += own
         at = len(own) - (1 if judged_at == "separator" else 2)
-        counts += [label is not None and i == at for i in range(len(own))]
+        loss_mask += [label is not None and i == at for i in range(len(own))]
         known += [] if label is None else [label]
-    return tokens, counts, known
+    return tokens, loss_mask, known

@@ -10,12 +10,12 @@ from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, Preferences, load, to_examples, with_mismatched
 from direct_alignment.losses import losses
 from rlhf.candidates import Candidates
+from rlhf.data.answers import Answer, vocabulary_of
 from rlhf.data.preferences import Ranking
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.problem import Problem, Verdict
-from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import encode_prompt, end_tokens
 
 TOKENIZER = load_tokenizer("embedded")
@@ -255,7 +255,7 @@ def test_mismatched_texts_fit_into_max_length(truncation: str) -> None:
     assert [group.prompt for group in made] == [e.group.prompt for e in examples]
     assert all(len(group.prompt) + len(group.completions[0]) <= 10 for group in made)
     taken = [examples[2], examples[2], examples[3], examples[0]]
-    assert [(g.completions, g.counts) for g in made] == [(e.group.completions, e.group.counts) for e in taken]
+    assert [(g.completions, g.loss_mask) for g in made] == [(e.group.completions, e.group.loss_mask) for e in taken]
 
 
 def test_where_none_fits_truncation_says_what_is_cut() -> None:
@@ -263,7 +263,7 @@ def test_where_none_fits_truncation_says_what_is_cut() -> None:
     examples = [example(8, 2), example(7, 3, 1)]
     first, second = with_mismatched(examples, max_length=10, truncation="keep_start")
     assert (first.mismatched.prompt, first.mismatched.completions) == ([8] * 8, [[73, 73], [71]])
-    assert first.mismatched.counts == [[False, True], [False]]
+    assert first.mismatched.loss_mask == [[False, True], [False]]
     assert second.mismatched.completions == [[82, 82]]
     first, _ = with_mismatched(examples, max_length=10, truncation="keep_end")
     assert (first.mismatched.prompt, first.mismatched.completions) == ([8] * 7, [[73, 73, 73], [71]])

@@ -17,7 +17,7 @@ from rlhf.groups import Group
 from rlhf.logprobs import Scorer
 from rlhf.models.policy import load_tokenizer
 from rlhf.random_keys import of_samples
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.statistics import t_interval, wilson
 
 MODEL = PreTrainedModel.__new__(PreTrainedModel)  # never asked
@@ -186,9 +186,9 @@ def test_log_ratios_of_mismatched_completions(monkeypatch):
 # ---------------------------------------------------------------------------------------------------------- samples
 
 WRITTEN = [
-    Sampled([[5, 6]], [[-1.0, -2.0]], [False]),
-    Sampled([[7]], [[-0.5]], [False]),
-    Sampled([[8, 9, 9]], [[-1.0, -1.0, -1.0]], [True]),
+    SampledCompletions([[5, 6]], [[-1.0, -2.0]], [False]),
+    SampledCompletions([[7]], [[-0.5]], [False]),
+    SampledCompletions([[8, 9, 9]], [[-1.0, -1.0, -1.0]], [True]),
 ]
 
 
@@ -238,6 +238,6 @@ def test_samples_are_of_the_policy_itself_and_the_same_in_every_run(monkeypatch)
 def test_a_sample_is_shown_with_its_log_probability():
     tokenizer = load_tokenizer("embedded")
     tokens = tokenizer("12", add_special_tokens=False)["input_ids"]
-    shown = as_sample(tokenizer, tokens, Sampled([tokens], [[-1.0, -2.5]], [False]))
+    shown = as_sample(tokenizer, tokens, SampledCompletions([tokens], [[-1.0, -2.5]], [False]))
     assert (shown["prompt"], shown["completion"]) == ("12", "12")
     assert shown["total"] == shown["reward"]["logp"] == -3.5

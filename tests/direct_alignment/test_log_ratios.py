@@ -45,7 +45,7 @@ def examples(count: int = 7) -> list[Example]:
 def by_hand(model: nn.Module, group: Group) -> list[float]:
     """One completion a row, the model's own logits."""
     sums = []
-    for completion, counts in zip(group.completions, group.counts, strict=True):
+    for completion, counts in zip(group.completions, group.loss_mask, strict=True):
         row = torch.tensor([[*group.prompt, *completion]])
         logp = model(input_ids=row).logits[0].log_softmax(-1)
         at = range(len(group.prompt) - 1, row.shape[1] - 1)
@@ -69,7 +69,7 @@ def test_no_budget_parts_a_pair(qwen3: nn.Module, token_budget: int, shared_pref
             logp = sequence_logp(Scorer(qwen3)(part.rows), part.rows)
         expected = [x for i in part.numbers for x in by_hand(qwen3, made[i].group)]
         assert logp.tolist() == pytest.approx(expected, abs=1e-3)
-        sizes = [float(sum(counts)) for i in part.numbers for counts in made[i].group.counts]
+        sizes = [float(sum(counts)) for i in part.numbers for counts in made[i].group.loss_mask]
         assert lengths(part.rows).tolist() == sizes
 
 
@@ -111,7 +111,7 @@ def test_a_step_seen_whole_has_its_own_gradient(qwen3: nn.Module, name: str) -> 
 def test_mismatched_pairs_are_of_other_prompts() -> None:
     """Also where a prompt has several pairs in a row."""
     first, second, third = examples(3)
-    twice = Example(Group(list(first.group.prompt), second.group.completions, second.group.counts), (True, False))
+    twice = Example(Group(list(first.group.prompt), second.group.completions, second.group.loss_mask), (True, False))
     made = with_mismatched([first, twice, third], **ROOM)
     assert [e.mismatched.prompt for e in made] == [e.group.prompt for e in made]
     assert made[0].mismatched.completions == third.group.completions  # not the other pair of its own prompt

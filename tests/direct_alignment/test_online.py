@@ -17,7 +17,7 @@ from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models.policy import load_policy
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem, Verdict
 
 EVERY, BATCH, FIRST = 3, 4, 50  # steps, pairs a step, problems that the run started with
@@ -50,11 +50,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     made: list[dict] = []
     tokenizer = character_tokenizer()
 
-    def sample(_model, prompts: Sequence, *, completions: int, end_tokens: Sequence[int], **named) -> list[Sampled]:
+    def sample(
+        _model, prompts: Sequence, *, completions: int, end_tokens: Sequence[int], **named
+    ) -> list[SampledCompletions]:
         made.append({"prompts": prompts, "completions": completions, **named})
         answers = [[f"{k % 7}.{j}" for j in range(completions)] for k in range(len(prompts))]
         tokens = [[[*tokenizer.encode(text), end_tokens[0]] for text in own] for own in answers]
-        return [Sampled(own, [[-1.0] * 4] * completions, [False] * completions) for own in tokens]
+        return [SampledCompletions(own, [[-1.0] * 4] * completions, [False] * completions) for own in tokens]
 
     monkeypatch.setattr(online, "sample", sample)
     return made
@@ -107,7 +109,7 @@ def test_a_pair_is_a_right_and_a_wrong_completion_of_one_problem(model: nn.Modul
         assert chosen[0] == rejected[0] == str(number % 7), "of this problem"
         assert example.desirable == (True, False)
         assert example.mismatched is None
-        assert all(all(counted) for counted in example.group.counts)
+        assert all(all(counted) for counted in example.group.loss_mask)
     assert [e.group for e in fresh(model, 0)] == [e.group for e in made]
     for example in fresh(model, 0, loss="kto"):
         assert example.mismatched is not None
@@ -141,5 +143,5 @@ def test_pairs_survive_a_checkpoint(model: nn.Module, calls: list[dict], tmp_pat
         for a, b in zip(again, pairs, strict=True):
             assert (a.desirable, a.logp_ref, a.logp_ref_mismatched) == (b.desirable, b.logp_ref, b.logp_ref_mismatched)
             assert [list(c) for c in a.group.completions] == [list(c) for c in b.group.completions]
-            assert [list(c) for c in a.group.counts] == [list(c) for c in b.group.counts]
+            assert [list(c) for c in a.group.loss_mask] == [list(c) for c in b.group.loss_mask]
             assert (a.mismatched is None) == (b.mismatched is None)

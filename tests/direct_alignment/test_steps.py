@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from direct_alignment.data import Example, Preferences
 from rlhf.models.policy import load_policy
 from rlhf.run.tracking import read_records
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 
 BATCH, STEPS, BETA = 4, 3, 0.3
 BETAS, DECAY = (0.8, 0.95), 0.1
@@ -63,7 +63,7 @@ def sums(model: nn.Module, prompt: Sequence[int], completions, counts) -> list[T
 
 
 def own(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
-    return [x for e in examples for x in sums(model, e.group.prompt, e.group.completions, e.group.counts)]
+    return [x for e in examples for x in sums(model, e.group.prompt, e.group.completions, e.group.loss_mask)]
 
 
 def log_odds(m: Tensor) -> Tensor:
@@ -102,13 +102,13 @@ def check(step: Step, examples: Sequence[Example], reference: nn.Module, loss: s
             float(now - before)
             for it in others
             for now, before in zip(
-                sums(model, it.prompt, it.completions, it.counts),
-                sums(reference, it.prompt, it.completions, it.counts),
+                sums(model, it.prompt, it.completions, it.loss_mask),
+                sums(reference, it.prompt, it.completions, it.loss_mask),
                 strict=True,
             )
         ]
     assert bool(moved) == (loss == "kto")
-    length = torch.tensor([float(sum(counted)) for e in examples for counted in e.group.counts])
+    length = torch.tensor([float(sum(counted)) for e in examples for counted in e.group.loss_mask])
     wanted = torch.tensor([label for e in examples for label in e.desirable])
     z = sum(moved) / max(1, len(moved))
     check_gradient(step, model, by_hand(loss, torch.stack(own(model, examples)), ref, length, wanted, z))
@@ -172,7 +172,7 @@ def test_kl_of_samples(commands: Commands, tmp_path: Path, monkeypatch, steps, l
     """The mean of log pi - log pi_initial over completions that the policy wrote: 0 before, by hand after."""
     from direct_alignment import evaluation
 
-    written: list[tuple[Sequence[Sequence[int]], Sequence[Sampled]]] = []
+    written: list[tuple[Sequence[Sequence[int]], Sequence[SampledCompletions]]] = []
     plain = evaluation.evaluate_samples
 
     def spy(prompts, samples, *arguments, **named):

@@ -220,7 +220,7 @@ def test_no_step_is_empty(tmp_path: Path) -> None:
     """Two of 50 rows do not fit: they are in no batch, and each batch of one has something to learn."""
     rows = [{"prompt": f"q{i}", "completion": "b" * (90 if i < 2 else 3)} for i in range(50)]
     data = read(write(tmp_path, rows), max_length=64)
-    assert all(sum(map(sum, group.counts)) == 4 for step in range(100) for group in data.batch(step, 1))
+    assert all(sum(map(sum, group.loss_mask)) == 4 for step in range(100) for group in data.batch(step, 1))
     assert all(data.batch(step, 1) for step in range(100))
 
 
@@ -285,9 +285,9 @@ def test_what_is_learned_token_by_token() -> None:
     (group,) = groups_of(ASK)
     assert group.prompt == encode_prompt(CHARACTERS, ASK[:1])
     (rows,) = micro_batches([group], token_budget=100)
-    counted = rows.target[rows.mask].tolist()
+    counted = rows.labels[rows.mask].tolist()
     assert CHARACTERS.convert_ids_to_tokens(counted) == ["b", END]
-    before = rows.input_ids.flatten()[rows.source[rows.mask]].tolist()
+    before = rows.input_ids.flatten()[rows.logit_index[rows.mask]].tolist()
     assert CHARACTERS.convert_ids_to_tokens(before) == ["<|assistant|>", "b"]
 
 
@@ -298,7 +298,7 @@ def test_truncation() -> None:
     for max_length in (5, 7, 9, 10, 11):
         (group,) = groups_of(conversation, max_length=max_length, truncation="keep_start")
         lengths[max_length] = len(group.completions[0])
-        assert len(group.counts[0]) == len(group.completions[0])
+        assert len(group.loss_mask[0]) == len(group.completions[0])
         if max_length < 10:
             with pytest.raises(TooLong, match=f"takes 10 tokens, max_length is {max_length}"):
                 groups_of(conversation, max_length=max_length)
@@ -320,4 +320,4 @@ def test_last_turn_only() -> None:
     conversation = [*ASK, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
     for last_turn_only, count in ((False, 4), (True, 2)):
         (group,) = groups_of(conversation, last_turn_only=last_turn_only)
-        assert sum(group.counts[0]) == count
+        assert sum(group.loss_mask[0]) == count

@@ -83,7 +83,7 @@ def test_a_step_is_the_token_mean_of_its_conversations(
 
     def spy(given, **how):
         made = cut(given, **how)
-        layouts.append((len(made), max(len(rows.sequence) / len(rows.input_ids) for rows in made)))
+        layouts.append((len(made), max(len(rows.index) / len(rows.input_ids) for rows in made)))
         batches.append([conversation(group) for group in given])
         return made
 

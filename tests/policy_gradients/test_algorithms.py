@@ -186,9 +186,9 @@ def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tens
     model.zero_grad()
     for rows in micro_batches(groups, **layout):
         scores = Scorer(model)(rows)
-        old = scores.logp.detach() + 0.3 * torch.sin(rows.target.float())  # some ratios lie beyond the clip
+        old = scores.logp.detach() + 0.3 * torch.sin(rows.labels.float())  # some ratios lie beyond the clip
         ratio = recipe.ratio(scores.logp, old, scores.mask) if recipe.ratio else None
-        a = adv[rows.sequence, : scores.logp.shape[1]]
+        a = adv[rows.index, : scores.logp.shape[1]]
         loss = recipe.surrogate(scores.logp, ratio, a, scores.mask)
         loss = loss + 0.1 * k3(scores.logp, torch.full_like(scores.logp, -3.0))
         recipe.aggregate(loss, scores.mask, totals).backward()
@@ -221,7 +221,7 @@ def test_groups_without_contrast_give_grpo_no_gradient() -> None:
     (rows,) = micro_batches(GROUPS, token_budget=10**6)
     scores = Scorer(model)(rows)
     ratio = grpo.ratio(scores.logp, scores.logp.detach(), scores.mask)
-    loss = grpo.surrogate(scores.logp, ratio, adv[rows.sequence], scores.mask)
+    loss = grpo.surrogate(scores.logp, ratio, adv[rows.index], scores.mask)
     grpo.aggregate(loss, scores.mask, Totals(8, 20, 8)).backward()
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 

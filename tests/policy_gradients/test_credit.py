@@ -81,7 +81,7 @@ def test_sums_are_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         other = [2.0, 12.0, 74.0] if len(numbers) == 3 else [2.0, 0.0, 0.0, 12.0, 74.0]
         return [a + b for a, b in zip(numbers, other, strict=True)]
 
-    monkeypatch.setattr("policy_gradients.credit.total", both)
+    monkeypatch.setattr("policy_gradients.credit.all_reduce_sum", both)
     assert whiten(here, mask, accelerator)[0].tolist() == pytest.approx([-3 / 5**0.5, -1 / 5**0.5])
     # Values are right there, and 0 here: errors (1, 3, 0, 0) have variance 10/4 - 1, outcomes 5.
     assert explained_variance(torch.zeros(1, 2), here, mask, accelerator) == pytest.approx(1 - 1.5 / 5)

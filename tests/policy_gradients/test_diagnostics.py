@@ -8,7 +8,7 @@ from policy_gradients import diagnostics
 from policy_gradients.diagnostics import Adviser, UpdateSums, batch_metrics
 from policy_gradients.rollout import Batch, Rollout
 from rlhf.logprobs import Scores
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem
 
 
@@ -19,7 +19,7 @@ def accelerator() -> Accelerator:
 
 def made(exact: list[list[float]], lengths: list[int], truncated: list[bool]) -> Batch:
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    nothing = Sampled([], [], [])
+    nothing = SampledCompletions([], [], [])
     rollouts = [
         Rollout(
             number=i,

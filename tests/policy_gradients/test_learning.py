@@ -47,9 +47,9 @@ def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
         for _ in range(epochs):
             for rows in micro_batches(groups, token_budget=100):
                 scores = scorer(rows)
-                logp_old = old.logp[rows.sequence, : scores.logp.shape[1]]
+                logp_old = old.logp[rows.index, : scores.logp.shape[1]]
                 ratio = recipe.ratio(scores.logp, logp_old, scores.mask) if recipe.ratio else None
-                a = adv[rows.sequence, : scores.logp.shape[1]]
+                a = adv[rows.index, : scores.logp.shape[1]]
                 loss = recipe.surrogate(scores.logp, ratio, a, scores.mask)
                 recipe.aggregate(loss, scores.mask, totals).backward()
             optimizer.step()

@@ -137,7 +137,7 @@ def our_step(
     batches, step_loss = micro_batches(batch, token_budget=14), 0.0
     assert len(batches) >= 2
     for rows in batches:
-        n, t = rows.sequence, rows.mask.shape[1]
+        n, t = rows.index, rows.mask.shape[1]
         scores = Scorer(model)(rows, TEMPERATURE)
         old = (now.logp - moved)[n, :t]
         ratio = recipe.ratio(scores.logp, old, scores.mask) if recipe.ratio else None

@@ -11,7 +11,7 @@ from rlhf.groups import Group, micro_batches
 GROUPS = [
     Group([1, 2], [[3], [4, 5]]),
     Group([7], [[1, 2, 3, 4], [5]]),
-    Group([8, 9, 10], [[1, 2], [3, 4, 5, 6, 7]], counts=[[True, True], [False] * 5]),
+    Group([8, 9, 10], [[1, 2], [3, 4, 5, 6, 7]], loss_mask=[[True, True], [False] * 5]),
     Group([4], [[9], [9, 8]]),
 ]
 LENGTHS = [1, 2, 4, 1, 2, 5, 1, 2]
@@ -40,12 +40,12 @@ def test_the_mask_is_that_of_the_micro_batches() -> None:
     mask = loss_mask(GROUPS)
     assert mask.sum(1).tolist() == [1, 2, 4, 1, 2, 0, 1, 2]
     for rows in micro_batches(GROUPS, token_budget=9):
-        assert torch.equal(mask[rows.sequence, : rows.mask.shape[1]], rows.mask)
+        assert torch.equal(mask[rows.index, : rows.mask.shape[1]], rows.mask)
 
 
 def test_generated_tokens_are_those_up_to_the_length_whether_they_count_or_not() -> None:
     assert numbered().generated.sum(1).tolist() == LENGTHS
-    assert [group.counts for group in numbered().whole_groups] == [()] * 4
+    assert [group.loss_mask for group in numbered().whole_groups] == [()] * 4
 
 
 @pytest.mark.parametrize("token_budget", [1, 9, 10**6])
@@ -55,7 +55,7 @@ def test_tensors_at_a_micro_batch_are_those_of_its_completions(token_budget: int
     seen = []
     for rows in micro_batches(part.groups, token_budget=token_budget):
         tokens = part.at(rows)
-        for i, targets in enumerate(rows.target):
+        for i, targets in enumerate(rows.labels):
             first = int(tokens.logp_sampler[i, 0])
             completion = [tokens for group in GROUPS for tokens in group.completions][first // 10]
             assert targets[: len(completion)].tolist() == list(completion)

@@ -18,7 +18,7 @@ from policy_gradients.sampler import Sampler
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
 from rlhf.logprobs import Scorer, score
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.chat import encode_prompt
@@ -127,7 +127,9 @@ def test_stopping_at_the_answer(model, accelerator) -> None:
     it = sampler(model, accelerator, stop_at="answer")
     said, more = (it.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("<answer>ab</answer>", "<answer>"))
     tokens = [[*said, *more, *more], said, [*more, *more]]
-    sampled = Sampled(tokens, logp=[[-float(i) for i in range(len(t))] for t in tokens], truncated=[True, True, True])
+    sampled = SampledCompletions(
+        tokens, logp=[[-float(i) for i in range(len(t))] for t in tokens], truncated=[True, True, True]
+    )
     stopped = it._up_to_the_answer(sampled)
     assert stopped.tokens == [said, said, [*more, *more]]
     assert stopped.logp == [sampled.logp[0][: len(said)], sampled.logp[1], sampled.logp[2]]
@@ -153,9 +155,13 @@ def test_sampling_follows_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings, keys and prompts as `sample` gets them. A problem's key is its number, wherever it stands."""
     calls = []
 
-    def spy(_model: nn.Module, prompts: list[list[int]], *, completions: int, **how: object) -> list[Sampled]:
+    def spy(
+        _model: nn.Module, prompts: list[list[int]], *, completions: int, **how: object
+    ) -> list[SampledCompletions]:
         calls.append((prompts, {"completions": completions, **how}))
-        one = Sampled(tokens=[[9]] * completions, logp=[[-1.0]] * completions, truncated=[False] * completions)
+        one = SampledCompletions(
+            tokens=[[9]] * completions, logp=[[-1.0]] * completions, truncated=[False] * completions
+        )
         return [one] * len(prompts)
 
     monkeypatch.setattr(module, "sample", spy)
@@ -182,7 +188,7 @@ def test_mixed_means_right_and_wrong_whatever_the_rewards() -> None:
         components = [
             {"exact": e, "format": float(i), "partial": r} for i, (e, r) in enumerate(zip(exact, reward, strict=True))
         ]
-        return Rollout(0, PROBLEM, [1], Sampled([], [], []), [], components, reward)
+        return Rollout(0, PROBLEM, [1], SampledCompletions([], [], []), [], components, reward)
 
     assert not rollout_of([0.0, 0.0], [0.1, 0.7]).is_mixed
     assert rollout_of([1.0, 0.0], [0.5, 0.5]).is_mixed
@@ -190,7 +196,7 @@ def test_mixed_means_right_and_wrong_whatever_the_rewards() -> None:
 
 def test_resampling_ends_when_the_batch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each group is mixed, so one round of two prompts is enough."""
-    one = Sampled(tokens=[[9], [9]], logp=[[-1.0], [-1.0]], truncated=[False, False])
+    one = SampledCompletions(tokens=[[9], [9]], logp=[[-1.0], [-1.0]], truncated=[False, False])
     monkeypatch.setattr(module, "sample", lambda _model, prompts, **_: [one] * len(prompts))
     it, verdicts = sampler_of(prompts_per_step=2, group_size=2, resample_rounds=5), itertools.cycle([1.0, 0.0])
     monkeypatch.setattr(it.reward, "of_text", lambda *_: {"exact": next(verdicts), "format": 1.0, "partial": 0.0})
@@ -201,7 +207,7 @@ def test_resampling_ends_when_the_batch_is_full(monkeypatch: pytest.MonkeyPatch)
 def test_the_mask_ends_with_the_completion() -> None:
     it = sampler_of(group_size=3)
     lengths = (1, 3, 2)
-    sampled = Sampled([[9] * n for n in lengths], [[-1.0] * n for n in lengths], [False] * 3)
+    sampled = SampledCompletions([[9] * n for n in lengths], [[-1.0] * n for n in lengths], [False] * 3)
     batch = it.batch(it.rewarded([(0, PROBLEM, [1])], [sampled]))
     assert batch.mask.tolist() == [[True, False, False], [True] * 3, [True, True, False]]
     assert batch.logp_sampler.tolist() == [[-1, 0, 0], [-1, -1, -1], [-1, -1, 0]]
@@ -212,7 +218,7 @@ def test_the_overlong_penalty_grows_within_the_buffer() -> None:
     for how, charged in (("penalize", [0.0, 0.4, 1.0]), ("keep", [0.0] * 3), ("mask", [0.0] * 3)):
         it = sampler_of(max_new_tokens=10, truncated=how, overlong_buffer=0.5)
         lengths = (5, 7, 10)
-        sampled = Sampled([[9] * n for n in lengths], [[0.0] * n for n in lengths], [False, False, True])
+        sampled = SampledCompletions([[9] * n for n in lengths], [[0.0] * n for n in lengths], [False, False, True])
         (made,) = it.rewarded([(0, PROBLEM, [1])], [sampled])
         assert made.reward == pytest.approx([-c for c in charged])
 
@@ -223,10 +229,10 @@ def test_the_overlong_penalty_grows_within_the_buffer() -> None:
 def says(monkeypatch: pytest.MonkeyPatch, texts: list[list[str]], *, cut: bool = False) -> None:
     """The policy says these texts, by prompt and completion."""
 
-    def answer(_model, prompts, **_) -> list[Sampled]:
+    def answer(_model, prompts, **_) -> list[SampledCompletions]:
         tokens = [[character_tokenizer().encode(text, add_special_tokens=False) for text in own] for own in texts]
         return [
-            Sampled(own, [[-0.5 * (k + 1) for k in range(len(it))] for it in own], [cut] * len(own))
+            SampledCompletions(own, [[-0.5 * (k + 1) for k in range(len(it))] for it in own], [cut] * len(own))
             for own in tokens[: len(prompts)]
         ]
 
@@ -339,7 +345,7 @@ def test_each_process_resumes_its_share_of_the_state(model, accelerator, monkeyp
     rollouts, _ = it.draw(0)
     monkeypatch.setattr("policy_gradients.sampler.gather", lambda items, _: [*items, *items])
     assert [one["number"] for one in it.to_state(rollouts)] == [0, 1, 2, 3, 0, 1, 2, 3]
-    monkeypatch.setattr("policy_gradients.sampler.share", lambda items, _: items[1::2])
+    monkeypatch.setattr("policy_gradients.sampler.local_shard", lambda items, _: items[1::2])
     state = [{"number": one.number} | vars(one.sampled) for one in rollouts]
     assert it.from_state(state) == rollouts[1::2]
     mine, following = it.draw(0)
@@ -387,7 +393,7 @@ def test_one_mixed_group_in_any_batch_is_enough(model, accelerator, monkeypatch)
         it.next_batch()
         found.append(it.any_mixed)
     assert found == [False, True, True]
-    monkeypatch.setattr("policy_gradients.sampler.total", lambda numbers, _: [numbers[0] + 1])
+    monkeypatch.setattr("policy_gradients.sampler.all_reduce_sum", lambda numbers, _: [numbers[0] + 1])
     elsewhere = sampler(model, accelerator)
     elsewhere.next_batch()
     assert elsewhere.any_mixed, "another process has seen one"

@@ -23,13 +23,13 @@ from reward_models.data import (
 from reward_models.questions import LastNumber, parse_question
 from reward_models.sample import to_row
 from rlhf.candidates import Candidates
+from rlhf.data.answers import Answer, vocabulary_of
 from rlhf.data.files import write_jsonl
 from rlhf.data.rows import load_rows
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.problem import Problem, Verdict
-from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import encode_prompt, end_tokens
 from rlhf.text.steps import encode_steps, join_steps, separator_token
 

@@ -57,7 +57,7 @@ def by_hand(kind: str, model: nn.Module, examples: list[Example]) -> Tensor:
             better, worse = (it[-1, 0] for it in found)
             terms.append(-logsigmoid(better - worse - 0.7 * example.margin) + 0.05 * (better + worse) ** 2)
         for i, own in enumerate(found):
-            counted = torch.tensor(example.group.counts[i])
+            counted = torch.tensor(example.group.loss_mask[i])
             if kind == "outcome":
                 target = torch.full((int(counted.sum()),), float(example.right[i]))
                 terms.extend(binary_cross_entropy_with_logits(own[counted, 0], target, reduction="none"))

@@ -7,11 +7,11 @@ from decimal import Decimal
 import pytest
 
 from reward_models.score import parse_answers
+from rlhf.data.answers import Answer, vocabulary_of
 from rlhf.data.files import refuse_output, write_jsonl
 from rlhf.errors import UserError
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import _Member
-from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import end_tokens
 
 ASKED = [{"role": "user", "content": "q"}]

@@ -9,11 +9,11 @@ import torch
 from steps_by_hand import save_tiny
 
 from rlhf.candidates import Candidates, sample_candidates, to_rankings
+from rlhf.data.answers import Answer
 from rlhf.embedded.make import character_tokenizer
-from rlhf.sampling import Sampled
+from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem, Verdict
 from rlhf.tasks.procedural import ProceduralTask
-from rlhf.text.answers import Answer
 
 PROBLEMS = [Problem(f"What is {i}?", str(i), {}) for i in range(3)]
 
@@ -32,13 +32,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
     calls: list[dict] = []
     tokenizer = character_tokenizer()
 
-    def sample(model, prompts, *, completions: int, **named) -> list[Sampled]:
+    def sample(model, prompts, *, completions: int, **named) -> list[SampledCompletions]:
         embedding = float(model.get_input_embeddings().weight.detach().sum())
         calls.append({"prompts": prompts, "completions": completions, "model": embedding, **named})
         texts = [[f"{i}-{j}" for j in range(completions)] for i in range(len(prompts))]
         tokens = [[[*tokenizer.encode(text), named["end_tokens"][0]] for text in own] for own in texts]
         logp = [[[-1.0] * len(it) for it in own] for own in tokens]
-        return [Sampled(a, b, [False] * completions) for a, b in zip(tokens, logp, strict=True)]
+        return [SampledCompletions(a, b, [False] * completions) for a, b in zip(tokens, logp, strict=True)]
 
     monkeypatch.setattr("rlhf.candidates.sample", sample)
     return calls
@@ -172,9 +172,9 @@ def test_completions_of_other_lengths_stay_apart(monkeypatch, tmp_path: Path) ->
     model, tokenizer = str(save_tiny(tmp_path / "a")), character_tokenizer()
     texts = [["0", ""], ["1 and more", "no"], ["", "2"]]
 
-    def sample(_model, prompts, *, completions: int, end_tokens, **_) -> list[Sampled]:
+    def sample(_model, prompts, *, completions: int, end_tokens, **_) -> list[SampledCompletions]:
         tokens = [[[*tokenizer.encode(text), end_tokens[0]] if text else [] for text in own] for own in texts]
-        return [Sampled(own, [[-1.0] * len(it) for it in own], [False] * completions) for own in tokens]
+        return [SampledCompletions(own, [[-1.0] * len(it) for it in own], [False] * completions) for own in tokens]
 
     monkeypatch.setattr("rlhf.candidates.sample", sample)
     for _ in range(2):  # as sampled, and from the cache

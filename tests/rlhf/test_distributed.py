@@ -12,17 +12,17 @@ from transformers import Qwen3Config, Qwen3ForSequenceClassification
 from rlhf.distributed import (
     RANKS,
     SIZES,
+    all_reduce_sum,
     command_for_several,
     device_of,
     gather,
     gather_rows,
     led_by_main,
     local_rows,
+    local_shard,
     make_accelerator,
     processes_asked,
     refuse_uneven,
-    share,
-    total,
 )
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
@@ -143,7 +143,7 @@ class Process(Accelerator):
 
 def test_shares_cover_everything_once() -> None:
     items = list(range(11))
-    parts = [share(items, Process(i, 3)) for i in range(3)]
+    parts = [local_shard(items, Process(i, 3)) for i in range(3)]
     assert sorted(item for part in parts for item in part) == items
     assert parts[1] == [1, 4, 7, 10]
 
@@ -153,7 +153,7 @@ def test_what_was_shared_out_is_gathered_in_its_order(monkeypatch, count: int, l
     """Of things that cannot be sorted; with one process nothing is exchanged."""
     items = [{"item": length - i} for i in range(length)]
     processes = [Process(i, count) for i in range(count)]
-    parts = [share(items, process) for process in processes]
+    parts = [local_shard(items, process) for process in processes]
     sent: list = []
     monkeypatch.setattr("rlhf.distributed.gather_object", lambda part: sent.extend(part) or part)
     alone = [gather(part, process) for part, process in zip(parts, processes, strict=True)]
@@ -196,7 +196,7 @@ def test_numbers_are_summed_in_double_precision(count: int) -> None:
     numbers = [2.0**24 + 1, 0.5, -3.0]
     process = Summing(0, count)
     process.state.device = torch.device("cpu")
-    assert total(numbers, process) == [number * count for number in numbers]
+    assert all_reduce_sum(numbers, process) == [number * count for number in numbers]
     assert calls == ([] if count == 1 else [numbers])
 
 

@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 
 from rlhf import evaluation
 from rlhf.embedded.make import character_tokenizer, new_model
-from rlhf.evaluation import evaluate_task, messages_for, proportion
+from rlhf.evaluation import evaluate_task, proportion
 from rlhf.random_keys import of_evaluation
-from rlhf.sampling import Sampled
-from rlhf.tasks.problem import Problem, Verdict
+from rlhf.sampling import SampledCompletions
+from rlhf.tasks.problem import Problem, Verdict, messages_for
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.chat import encode_prompt, end_tokens
 
@@ -53,10 +53,10 @@ def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
     ]
     asked = {}
 
-    def answer(_model, prompts, **options) -> list[Sampled]:
+    def answer(_model, prompts, **options) -> list[SampledCompletions]:
         asked.update(options, prompts=prompts)
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [Sampled([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
+        return [SampledCompletions([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
 
     monkeypatch.setattr(evaluation, "sample", answer)
     for greedy, metric in ((True, "accuracy_greedy"), (False, "accuracy")):
@@ -73,9 +73,9 @@ def test_the_policy_that_is_trained_is_the_one_that_is_evaluated(model, monkeypa
     """At its temperature, top_k and top_p, which the record names where the model itself would be sampled otherwise."""
     task, tokenizer, asked = ProceduralTask("spell_backward"), character_tokenizer(), {}
 
-    def answer(_model, prompts, **options) -> list[Sampled]:
+    def answer(_model, prompts, **options) -> list[SampledCompletions]:
         asked.update(options)
-        return [Sampled([[1]], [[0.0]], [False]) for _ in prompts]
+        return [SampledCompletions([[1]], [[0.0]], [False]) for _ in prompts]
 
     monkeypatch.setattr(evaluation, "sample", answer)
 
@@ -135,10 +135,10 @@ def recorded(model, monkeypatch, texts: list[str], verdicts: list[Verdict], **op
     """The record, what was verified, and what was asked of `sample`."""
     task, tokenizer, asked = Recorder(verdicts), character_tokenizer(), {}
 
-    def answer(_model, prompts, **given) -> list[Sampled]:
+    def answer(_model, prompts, **given) -> list[SampledCompletions]:
         asked.update(given, prompts=prompts)
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [Sampled([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
+        return [SampledCompletions([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
 
     monkeypatch.setattr(evaluation, "sample", answer)
     settings = {"max_new_tokens": 9, "greedy": False} | options
@@ -203,14 +203,16 @@ def test_each_process_judges_its_share_and_all_know_the_whole(model, monkeypatch
         assert items == ours
         return [RIGHT, items[0], RIGHT, items[1]]
 
-    monkeypatch.setattr(evaluation, "share", lambda items, _: items[1::2])
+    monkeypatch.setattr(evaluation, "local_shard", lambda items, _: items[1::2])
     monkeypatch.setattr(evaluation, "gather", gathered)
     task, tokenizer = Recorder(ours), character_tokenizer()
     asked = {}
 
-    def answer(_model, prompts, **given) -> list[Sampled]:
+    def answer(_model, prompts, **given) -> list[SampledCompletions]:
         asked.update(given)
-        return [Sampled([tokenizer.encode(text, add_special_tokens=False)], [[0.0]], [False]) for text in texts]
+        return [
+            SampledCompletions([tokenizer.encode(text, add_special_tokens=False)], [[0.0]], [False]) for text in texts
+        ]
 
     monkeypatch.setattr(evaluation, "sample", answer)
     problems = task.held_out_problems(4)
@@ -233,9 +235,9 @@ def test_sampling_is_in_the_precision_of_training(model, monkeypatch) -> None:
 
             return cast()
 
-    def answer(_model, prompts, **_) -> list[Sampled]:
+    def answer(_model, prompts, **_) -> list[SampledCompletions]:
         assert inside
-        return [Sampled([[1]], [[0.0]], [False]) for _ in prompts]
+        return [SampledCompletions([[1]], [[0.0]], [False]) for _ in prompts]
 
     monkeypatch.setattr(evaluation, "sample", answer)
     task = Recorder([RIGHT])

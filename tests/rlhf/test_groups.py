@@ -45,9 +45,9 @@ def gradients(model: nn.Module, batches, temperature: float = 1.0) -> tuple[Tens
     for rows in batches:
         scores = Scorer(model)(rows, temperature)
         t = scores.logp.shape[1]
-        weight = (1 + rows.sequence[:, None] + 0.3 * torch.arange(t)).sin()
+        weight = (1 + rows.index[:, None] + 0.3 * torch.arange(t)).sin()
         (scores.logp * weight).sum().backward()
-        logp[rows.sequence, :t] = scores.logp.detach()
+        logp[rows.index, :t] = scores.logp.detach()
     return logp, [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -109,7 +109,7 @@ def test_counts_stay_with_their_completion(layout: str) -> None:
     group = Group(tokens(4, 9), completions, [[j == i for j in range(6)] for i in range(6)])
     found = {}
     for rows in micro_batches([group], **LAYOUTS[layout]):
-        for sequence, target, mask in zip(rows.sequence.tolist(), rows.target, rows.mask, strict=True):
+        for sequence, target, mask in zip(rows.index.tolist(), rows.labels, rows.mask, strict=True):
             found[sequence] = (target.tolist(), mask.nonzero().flatten().tolist())
     assert found == {i: (completions[i], [i]) for i in range(6)}
 
@@ -125,11 +125,11 @@ def test_rows_by_hand() -> None:
     (rows,) = micro_batches([group], token_budget=ALL)
     assert rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]]
     assert rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5, 4, 5, 6, 7]]
-    assert rows.source.tolist() == [[3, 4, 5, 0], [3, 7, 0, 0], [3, 9, 10, 11]]
-    assert rows.target.tolist() == [[5, 6, 7, 0], [8, 9, 0, 0], [10, 11, 12, 13]]
+    assert rows.logit_index.tolist() == [[3, 4, 5, 0], [3, 7, 0, 0], [3, 9, 10, 11]]
+    assert rows.labels.tolist() == [[5, 6, 7, 0], [8, 9, 0, 0], [10, 11, 12, 13]]
     assert rows.mask.int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
-    assert rows.sequence.tolist() == [0, 1, 2]
-    sees = [row.nonzero().flatten().tolist() for row in rows.visible[0, 0]]
+    assert rows.index.tolist() == [0, 1, 2]
+    sees = [row.nonzero().flatten().tolist() for row in rows.attention_mask[0, 0]]
     assert sees[:5] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
     assert sees[7] == [0, 1, 2, 3, 7]
     assert sees[8] == [0, 1, 2, 3, 7, 8]
@@ -142,7 +142,7 @@ def test_packed_rows_by_hand() -> None:
     (rows,) = micro_batches(groups, token_budget=ALL, pack_to=6)
     assert rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert rows.position_ids.tolist() == [[0, 1, 2, 2, 0, 1]]
-    assert [row.nonzero().flatten().tolist() for row in rows.visible[0, 0]] == [
+    assert [row.nonzero().flatten().tolist() for row in rows.attention_mask[0, 0]] == [
         [0], [0, 1], [0, 1, 2], [0, 1, 3], [4], [4, 5],
     ]  # fmt: skip
     assert len(micro_batches(groups, token_budget=ALL, pack_to=5)[0].input_ids) == 2, "6 tokens do not fit into 5"
@@ -152,7 +152,7 @@ def test_models_that_take_no_shared_rows_get_no_packed_ones() -> None:
     """Packing asks of a model what sharing a prompt asks: a mask of its own, and positions that begin again."""
     groups = [Group([1, 2], [[3], [4, 5]]), Group([6], [[7]])]
     (rows,) = micro_batches(groups, token_budget=100, shared_prefix=False, pack_to=50)
-    assert rows.visible is None
+    assert rows.attention_mask is None
     assert rows.input_ids.tolist() == [[1, 2, 4, 5], [1, 2, 3, 0], [6, 7, 0, 0]]
     (rows,) = micro_batches(groups, token_budget=100, shared_prefix=True, pack_to=50)
     assert rows.input_ids.shape == (1, 7)
@@ -179,7 +179,7 @@ def test_company_and_padding_change_nothing(model: nn.Module) -> None:
         torch.testing.assert_close(together[first : first + 2, :3], alone, atol=1e-5, rtol=0)
         for rows in micro_batches(groups, token_budget=ALL, pack_to=128):
             packed = Scorer(model)(rows)
-            found = [rows.sequence.tolist().index(first + i) for i in range(2)]
+            found = [rows.index.tolist().index(first + i) for i in range(2)]
             torch.testing.assert_close(packed.logp[found, :3].detach(), alone, atol=1e-5, rtol=0)
 
 
@@ -189,14 +189,14 @@ def test_company_and_padding_change_nothing(model: nn.Module) -> None:
 def test_micro_batches_cover_everything_within_the_budget(shared_prefix: bool, pack_to: int, budget: int) -> None:
     """Every completion exactly once; padding counts; only one completion alone may be over; the longest comes first."""
     batches = micro_batches(GROUPS, token_budget=budget, shared_prefix=shared_prefix, pack_to=pack_to)
-    assert sorted(i for rows in batches for i in rows.sequence.tolist()) == list(range(12))
+    assert sorted(i for rows in batches for i in rows.index.tolist()) == list(range(12))
     widths = [rows.input_ids.shape[1] for rows in batches]
     assert widths == sorted(widths, reverse=True)
     for rows in batches:
-        assert rows.input_ids.numel() <= max(budget, pack_to) or len(rows.sequence) == 1
+        assert rows.input_ids.numel() <= max(budget, pack_to) or len(rows.index) == 1
         for i, (_, completion) in enumerate(COMPLETIONS):
-            for j in (rows.sequence == i).nonzero():
-                assert rows.target[int(j)][rows.mask[int(j)]].tolist() == list(completion)
+            for j in (rows.index == i).nonzero():
+                assert rows.labels[int(j)][rows.mask[int(j)]].tolist() == list(completion)
 
 
 def cost(sizes: list[int], budget: int) -> float:
@@ -241,16 +241,16 @@ def test_whole_groups_stay_whole() -> None:
         assert sorted(i for part in parts for i in part.numbers) == [0, 1, 2, 3]
         for numbers, rows in parts:
             assert rows.input_ids.numel() <= budget or len(numbers) == 1
-            assert len(rows.input_ids) == (len(numbers) if shared_prefix else len(rows.sequence))
+            assert len(rows.input_ids) == (len(numbers) if shared_prefix else len(rows.index))
             held = [completion for i in numbers for completion in GROUPS[i].completions]
-            for sequence, target, mask in zip(rows.sequence.tolist(), rows.target, rows.mask, strict=True):
+            for sequence, target, mask in zip(rows.index.tolist(), rows.labels, rows.mask, strict=True):
                 assert target[mask].tolist() == held[sequence]
 
 
 def test_plain_causal_rows_carry_no_mask() -> None:
     """One completion a row needs no mask to build, which is what other architectures are given."""
-    assert all(rows.visible is None for rows in micro_batches(GROUPS, token_budget=ALL, shared_prefix=False))
-    assert micro_batches(GROUPS[:1], token_budget=ALL)[0].visible is not None
+    assert all(rows.attention_mask is None for rows in micro_batches(GROUPS, token_budget=ALL, shared_prefix=False))
+    assert micro_batches(GROUPS[:1], token_budget=ALL)[0].attention_mask is not None
 
 
 @pytest.mark.parametrize("group", [Group([], [[1]]), Group([1], [[2], []])])

@@ -18,7 +18,7 @@ from rlhf import sampling
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
-from rlhf.sampling import Sampled, SoftmaxChooser, sample, shares_prompts
+from rlhf.sampling import SampledCompletions, SoftmaxChooser, sample, shares_prompts
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7, 8, 9, 10], [20, 21, 22, 23], [30, 31]]
@@ -26,7 +26,7 @@ KEYS = [(3, i) for i in range(len(PROMPTS))]
 ENDS = [1, 40, 41, 42, 43]
 
 
-def draw(model: nn.Module, prompts=PROMPTS, keys=KEYS, **changes) -> list[Sampled]:
+def draw(model: nn.Module, prompts=PROMPTS, keys=KEYS, **changes) -> list[SampledCompletions]:
     options = {"completions": 5, "max_new_tokens": 12, "end_tokens": ENDS, **changes}
     return sample(model, prompts, keys=keys, **options)
 
@@ -175,7 +175,7 @@ def test_choose_replaces_the_distribution(model: nn.Module, monkeypatch: pytest.
     (sampled,) = sample(
         model, [[1, 2, 3]], completions=2, max_new_tokens=5, end_tokens=[13], keys=[(0,)], choose=count_up
     )
-    assert sampled == Sampled([[11, 12, 13]] * 2, [[-0.5, -1.0, -1.5]] * 2, [False, False])
+    assert sampled == SampledCompletions([[11, 12, 13]] * 2, [[-0.5, -1.0, -1.5]] * 2, [False, False])
     assert calls[:3] == [2, 2, 2]
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from rlhf.data.answers import Answer, vocabulary_of
 from rlhf.data.preferences import Ranking
 from rlhf.data.ranking_groups import Fitted, describe_cuts, shared_prompt, to_group
 from rlhf.data.rows import TooLong
 from rlhf.groups import Group
 from rlhf.models.policy import load_tokenizer
-from rlhf.text.answers import Answer, vocabulary_of
 from rlhf.text.chat import Conversation, decode, encode_prompt, end_tokens
 
 USER = {"role": "user", "content": "2+2?"}
@@ -33,14 +33,14 @@ def test_group(tokenizer):
     assert group.prompt == encode_prompt(tokenizer, [{"role": "user", "content": "abcdefgh"}])
     assert [decode(tokenizer, c) for c in group.completions] == ["xyz", "w"]
     assert all(c[-1] in end_tokens(tokenizer) for c in group.completions)
-    assert group.counts == [[True] * 4, [True] * 2]
+    assert group.loss_mask == [[True] * 4, [True] * 2]
     assert (fitted.answers_cut, fitted.prompt_cut) == (0, False)
 
 
 def test_answers_of_several_turns_count_without_what_the_user_says(tokenizer):
     conversation, limits = [FOUR, AGAIN, FIVE], {"max_length": 100, "truncation": "keep_end"}
     group = to_group(tokenizer, Ranking([USER], [conversation, [FIVE]], None), **limits).group
-    counted = [t for t, c in zip(group.completions[0], group.counts[0], strict=True) if c]
+    counted = [t for t, c in zip(group.completions[0], group.loss_mask[0], strict=True) if c]
     assert decode(tokenizer, counted) == "45"
     assert len(counted) == 4, "both end tokens"
     later = to_group(tokenizer, Ranking([USER, FIVE, AGAIN], [conversation, [FIVE]], None), **limits).group
@@ -54,7 +54,7 @@ def test_keep_end_shortens_the_prompt_and_never_an_answer(tokenizer):
     exactly = to_group(tokenizer, ranking("xyz", "xyw"), max_length=room, truncation="keep_end")
     assert exactly == Fitted(whole)
     short = to_group(tokenizer, ranking("xyz", "xyw"), max_length=room - 3, truncation="keep_end")
-    assert short == Fitted(Group(whole.prompt[3:], whole.completions, whole.counts), prompt_cut=True)
+    assert short == Fitted(Group(whole.prompt[3:], whole.completions, whole.loss_mask), prompt_cut=True)
     least = to_group(tokenizer, ranking("xyz", "xyw"), max_length=5, truncation="keep_end").group
     assert (least.prompt, least.completions) == (whole.prompt[-1:], whole.completions)
     with pytest.raises(TooLong, match="takes 5 tokens, max_length is 4"):
@@ -111,7 +111,7 @@ def test_sampled_answers_keep_their_tokens_and_get_no_end(tokenizer):
     for truncation in ("keep_start", "keep_end"):
         group = to_group(tokenizer, own, max_length=100, truncation=truncation).group
         assert group.completions == [[y, x, end], [x, y]]
-        assert group.counts == [[True] * 3, [True] * 2]
+        assert group.loss_mask == [[True] * 3, [True] * 2]
         assert group.prompt == encode_prompt(tokenizer, [USER])
 
 

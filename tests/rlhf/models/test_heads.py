@@ -55,7 +55,7 @@ def test_own_positions(layout: str) -> None:
     for rows in micro_batches(GROUPS, **LAYOUTS[layout]):
         position, size = own_positions(rows)
         flat = rows.input_ids.flatten()
-        for i, sequence in enumerate(rows.sequence.tolist()):
+        for i, sequence in enumerate(rows.index.tolist()):
             assert flat[position[i, : size[i]]].tolist() == completions[sequence]
             assert (position[i, size[i] :] == position[i, size[i] - 1]).all()
             seen += 1
@@ -98,7 +98,7 @@ def test_scores_are_those_of_plain_transformers(folder, tmp_path, classes) -> No
             for i, (row, (counted, last)) in enumerate(zip(rows, found, strict=True)):
                 expected = theirs[i, len(row) - 1] if classes else theirs[i]
                 torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
-                assert len(counted) == sum([c for g in GROUPS for c in g.counts][i])
+                assert len(counted) == sum([c for g in GROUPS for c in g.loss_mask][i])
     if classes:
         assert plain.config.id2label == {0: "wrong", 1: "neutral", 2: "right"}
 

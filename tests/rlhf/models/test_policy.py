@@ -227,7 +227,7 @@ def assert_rows_are_its_own(model: nn.Module, prompts: list[list[int]]) -> None:
     groups = [Group(prompt, [[5, 6, 7, 8]]) for prompt in prompts]
     for rows in micro_batches(groups, token_budget=1000, shared_prefix=shared, pack_to=200):
         scored = Scorer(model)(rows).logp
-        for number, logp in zip(rows.sequence.tolist(), scored, strict=True):
+        for number, logp in zip(rows.index.tolist(), scored, strict=True):
             assert logp.tolist() == pytest.approx(own_logp(model, prompts[number], [5, 6, 7, 8]), abs=1e-3)
 
 

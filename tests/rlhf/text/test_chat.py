@@ -60,7 +60,7 @@ def test_one_turn(characters) -> None:
     encoded = encode_conversation(characters, [user("Hi"), assistant("<think>a</think>b")])
     assert text_of(characters, encoded.prompt) == [USER, "H", "i", END, ASSISTANT]
     assert text_of(characters, encoded.completion) == ["<think>", "a", "</think>", "b", END]
-    assert encoded.counts == [True] * 5
+    assert encoded.loss_mask == [True] * 5
 
 
 TURNS = [user("a"), assistant("bc"), user("d"), assistant("e\nf")]
@@ -71,14 +71,14 @@ def test_several_turns(characters) -> None:
     encoded = encode_conversation(characters, TURNS)
     assert text_of(characters, encoded.prompt) == [USER, "a", END, ASSISTANT]
     assert text_of(characters, encoded.completion) == ["b", "c", END, USER, "d", END, ASSISTANT, "e", "\n", "f", END]
-    assert [int(c) for c in encoded.counts] == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert [int(c) for c in encoded.loss_mask] == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_last_turn_only(characters) -> None:
     encoded = encode_conversation(characters, TURNS, last_turn_only=True)
     assert text_of(characters, encoded.prompt) == [USER, "a", END, ASSISTANT, "b", "c", END, USER, "d", END, ASSISTANT]
     assert text_of(characters, encoded.completion) == ["e", "\n", "f", END]
-    assert encoded.counts == [True] * 4
+    assert encoded.loss_mask == [True] * 4
 
 
 @pytest.mark.parametrize("last_turn_only", [False, True])
@@ -110,7 +110,7 @@ def test_pad_that_is_eos_still_counts(characters) -> None:
     finally:
         characters.pad_token = "<|pad|>"
     assert text_of(characters, encoded.completion) == ["b", END]
-    assert encoded.counts == [True, True]
+    assert encoded.loss_mask == [True, True]
 
 
 def test_no_second_beginning() -> None:
@@ -132,14 +132,14 @@ def test_what_a_template_puts_behind_the_end_does_not_count() -> None:
     assert text_of(tokenizer, encoded.completion) == [
         "b", "<|im_end|>", "n", "<u>", "c", "<|im_end|>", "n", "<a>", "d", "<|im_end|>",
     ]  # fmt: skip
-    assert [int(c) for c in encoded.counts] == [1, 1, 0, 0, 0, 0, 0, 0, 1, 1]
+    assert [int(c) for c in encoded.loss_mask] == [1, 1, 0, 0, 0, 0, 0, 0, 1, 1]
 
 
 def test_a_template_without_an_end_gets_one() -> None:
     tokenizer = words(template=PLAIN.replace("<e>", ""))
     encoded = encode_conversation(tokenizer, [user("a"), assistant("b")])
     assert text_of(tokenizer, encoded.completion) == ["b", "<e>"]
-    assert encoded.counts == [True, True]
+    assert encoded.loss_mask == [True, True]
 
 
 def test_end_tokens_of_the_embedded_model(characters) -> None:
@@ -213,7 +213,7 @@ def test_an_end_behind_the_whole_conversation() -> None:
     encoded = encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")])
     assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<e>", "<a>"]
     assert text_of(tokenizer, encoded.completion) == ["b", "<e>", "<u>", "c", "<e>", "<a>", "d", "<e>"]
-    assert [int(counted) for counted in encoded.counts] == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert [int(counted) for counted in encoded.loss_mask] == [1, 1, 0, 0, 0, 0, 1, 1]
 
 
 # The prompt opens a thought, "<t>n"; of an answer, what stands before "</t>" is not shown.

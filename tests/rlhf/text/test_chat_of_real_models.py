@@ -69,7 +69,7 @@ def test_each_answer_is_learned_behind_the_prompt_that_it_is_sampled_from(name: 
     for encoded in encode_turns(tokenizer, messages):
         before: list[int] = list(encoded.prompt)
         said: list[int] = []
-        for token, counted in zip(encoded.completion, encoded.counts, strict=True):
+        for token, counted in zip(encoded.completion, encoded.loss_mask, strict=True):
             if counted:
                 said.append(token)
                 continue

@@ -30,7 +30,7 @@ CHAT = bytes_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], 
 def test_an_answer_that_names_its_end_token_is_learned_whole() -> None:
     answer = "Say <|im_end|>, and stop."
     encoded = encode_conversation(CHAT, messages("What comes last?", answer))
-    assert encoded.counts == [True] * len(encoded.counts)
+    assert encoded.loss_mask == [True] * len(encoded.loss_mask)
     assert CHAT.decode(encoded.completion) == answer + "<|im_end|>"
     assert controls(CHAT, encoded.completion) == ["<|im_end|>"]
     assert len(encoded.completion) == len(answer) + 1, "a token a letter, and the end"

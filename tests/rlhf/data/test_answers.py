@@ -2,8 +2,8 @@
 
 import pytest
 
+from rlhf.data.answers import Answer, encode_answer, from_columns, sampled_answer, text_of, to_columns, vocabulary_of
 from rlhf.models.policy import load_tokenizer
-from rlhf.text.answers import Answer, encode_answer, from_columns, sampled_answer, text_of, to_columns, vocabulary_of
 from rlhf.text.chat import encode_conversation, encode_prompt, end_tokens
 
 ASKED = [{"role": "user", "content": "2+2?"}]
@@ -32,7 +32,7 @@ def test_tokens_are_kept_where_the_tokenizer_is_the_same(tokenizer):
     odd = tuple(reversed(whole(tokenizer, "It is 4")[:-1]))
     encoded = encode_answer(tokenizer, ASKED, Answer("It is 4", odd, False, vocabulary_of(tokenizer)))
     assert (encoded.prompt, encoded.completion) == (encode_prompt(tokenizer, ASKED), list(odd))
-    assert encoded.counts == [True] * len(odd)
+    assert encoded.loss_mask == [True] * len(odd)
 
 
 @pytest.mark.parametrize("odd", [10**9, -5])
@@ -48,7 +48,7 @@ def test_another_tokenizer_reads_the_text(tokenizer):
     assert encode_answer(tokenizer, ASKED, ended).completion == whole(tokenizer, "It is 4")
     encoded = encode_answer(tokenizer, ASKED, cut)
     assert encoded.completion == whole(tokenizer, "It is 4")[:-1]
-    assert len(encoded.counts) == len(encoded.completion)
+    assert len(encoded.loss_mask) == len(encoded.completion)
     assert not {*encoded.completion} & {*end_tokens(tokenizer)}
 
 

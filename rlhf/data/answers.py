@@ -64,7 +64,7 @@ def encode_answer(
     if answer.ended:
         return encoded
     said = len(encoded.completion) - (encoded.completion[-1] in end_tokens(tokenizer)) or 1
-    return Conversation(encoded.prompt, encoded.completion[:said], encoded.counts[:said])
+    return Conversation(encoded.prompt, encoded.completion[:said], encoded.loss_mask[:said])
 
 
 _vocabularies: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictionary()
