@@ -5,10 +5,12 @@ from another is in `algorithms/NAME.py`; the rest is shared. RLHF Book, chapter 
 
 Axes of tensors: b prompts, g completions of each, n = b * g completions, t tokens of the longest completion.
 
-    reward (b, g)    logp, logp_old, logp_ref, value, adv, target, mask (n, t)
+    (b, g)    reward
+    (n, t)    logp, logp_old, logp_ref, adv, mask; with a critic also value and target, which value is regressed on
 
 What a step calls: sampler.py (completions and rewards), credit.py (rewards to advantages), update.py (the loss of the
-policy and its optimizer step), critic.py (the same for PPO's critic), reference.py (the policy that a KL is taken to).
+policy and its optimizer step), critic.py (the same for PPO's critic), reference.py (the model that the KL is measured
+against).
 """
 
 import sys
@@ -29,7 +31,7 @@ DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
 
 
 def train(command: Command[PolicyGradientConfig]) -> int:
-    # These import PyTorch, so they stand here: --help and errors in a config come without it.
+    # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from policy_gradients.credit import Credit
     from policy_gradients.critic import CriticLearner
     from policy_gradients.defaults import resolve
@@ -42,17 +44,15 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.update import PolicyLearner
     from rlhf.run.session import open_session
 
-    recipe = resolve(command.config)  # the algorithm with all its settings
+    recipe = resolve(command.config)  # the algorithm, with every setting that the config leaves open filled in
     config = recipe.config
     command = replace(command, config=config)
     tasks = open_tasks(config)
     task = training_task(tasks, config)
     held_out = HeldOut(tasks, config)
-    described = describe_metrics(config)
-    headline = ["reward/exact", "length/mean"]
-    with open_session(
-        command, described, title=config.algorithm.upper(), headline=headline, advice=Adviser().check
-    ) as session:
+    title, headline = config.algorithm.upper(), ["reward/exact", "length/mean"]
+    described, advice = describe_metrics(config), Adviser().check
+    with open_session(command, described, title=title, headline=headline, advice=advice) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
         reward = make_reward(task, config)
@@ -68,6 +68,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         policy = PolicyLearner(model, optimizer, reference, recipe, accelerator, layout, session.path)
         credit = Credit(recipe, accelerator)
 
+        # `begin` restores all weights and optimizers, the critic's too; each part restores its own other state.
         _, state = session.begin()
         for stateful in (sampler, credit, policy):
             stateful.load_state(state)
@@ -77,7 +78,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             with session.watch("sampling"):
                 batch = sampler.next_batch()
 
-            # 2. Score them: logp_old, logp_ref and value, which the optimizer steps on this batch do not change.
+            # 2. Score them: logp_old, logp_ref and value, which stay the same during the optimizer steps on this batch.
             with session.watch("scoring"):
                 policy.score(batch)
                 if critic:
@@ -86,16 +87,17 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             # 3. From rewards (b, g) to advantages (n, t).
             metrics = batch_metrics(batch, accelerator) | credit.assign(batch)
 
-            # 4. Update: one optimizer step for each part of the batch. At first, the critic may learn alone.
+            # 4. Update: one optimizer step on each mini-batch. In the critic's warm-up the policy stays as it is.
             with session.watch("update"):
-                for update, part in enumerate(batch.parts(config.steps_per_batch, passes=config.epochs_per_batch)):
+                mini_batches = batch.parts(config.steps_per_batch, passes=config.epochs_per_batch)
+                for i, mini_batch in enumerate(mini_batches):
                     if step >= recipe.critic_alone:
-                        number = (step - recipe.critic_alone) * recipe.updates + update
-                        policy.update(part, lr=session.learning_rate(number, of=recipe.policy_updates))
+                        policy_step = (step - recipe.critic_alone) * recipe.updates + i
+                        policy.update(mini_batch, lr=session.learning_rate(policy_step, of=recipe.policy_updates))
                     if critic:
-                        critic.update(part)
+                        critic.update(mini_batch)
 
-            # 5. Log; adapt the reference; evaluate and save when due.
+            # 5. Move the reference and its coefficient, log, sample, evaluate and save when due.
             done = step + 1
             metrics |= policy.end_step(done)
             if critic:
@@ -131,6 +133,7 @@ def plan(config: PolicyGradientConfig) -> "Plan":
 
 
 def fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
+    """The config with the algorithm's published value in place of every null, to compare it with a run's."""
     from policy_gradients.defaults import resolve
 
     return resolve(config).config

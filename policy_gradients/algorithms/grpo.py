@@ -5,15 +5,16 @@ PPO without a critic: the baseline is the mean reward of the completions of the 
     adv_i  = (r_i - mean(r)) / (std(r) + 1e-4)                   over the g completions of a prompt
     ratio  = pi(token) / pi_old(token)
     loss   = mean over sequences of (1/|o_i|) sum over tokens of
-                 -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv) + kl_coef * k3(pi || ref)
+                 -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv) + kl_coef * k3
+    k3     = r - 1 - log(r), r = ref(token) / pi(token)          estimates KL(pi || ref)
 
-Choices here. The unbiased standard deviation (g - 1); a group of equal rewards has advantage 0 exactly. With one
+Choices here. The standard deviation divides by g - 1; a group of equal rewards has advantage 0 exactly. With one
 optimizer step per batch the ratio is 1 and the clip does nothing. The paper's kl_coef is 0.04; configs/grpo.yaml sets
-0, as most later work does, and then no reference model is loaded. As a loss, k3's value is KL(pi || ref) but its
-on-policy gradient is that of KL(ref || pi); `kl_estimator: k2` has the gradient of KL(pi || ref).
+0, as most later work does, and then no reference model is loaded. As a loss, k3 has the value of KL(pi || ref) but, on
+policy, the gradient of KL(ref || pi); `kl_estimator: k2` has the gradient of KL(pi || ref).
 
-What to know. Dividing by |o_i| gives each token of a long wrong answer a smaller loss than one of a short answer, and
-dividing by std gives the largest weights to prompts that are nearly always or never solved: Dr. GRPO removes both.
+What to know. Dividing by |o_i| makes each token of a wrong answer cost less the longer the answer is. Dividing by std
+gives the largest weights to prompts that are almost always or almost never solved. Dr. GRPO removes both divisions.
 """
 
 from functools import partial
