@@ -40,6 +40,7 @@ def says(monkeypatch):
             return [logp[group.completions[0][0]] for group in groups]
 
         monkeypatch.setattr(evaluation, "score_all", scored)
+        monkeypatch.setattr(log_ratios, "score_all", scored)
 
     return say
 

@@ -34,7 +34,7 @@ SETTINGS = [
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    return record_steps(monkeypatch, "rlhf.optimizer")
+    return record_steps(monkeypatch, "direct_alignment.update")
 
 
 @pytest.fixture
