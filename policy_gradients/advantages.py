@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-# The paper has none; most code adds 1e-4. With a tiny number such as 1e-8, the rounding of an fp32 mean would turn
-# eight equal rewards of 0.7 into advantages of 0.8; in addition `_equal` sets them to exactly 0.
+# The paper adds nothing to std; most code adds 1e-4. A tiny number such as 1e-8 is not above the rounding of an fp32
+# mean: eight equal rewards of 0.7 would get advantages of 0.8. `_equal` sets those to exactly 0 in addition.
 STD_EPSILON = 1e-4
 
 Baseline = Annotated[

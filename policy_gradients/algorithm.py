@@ -46,9 +46,9 @@ class Penalty:
 class Sampling:
     """What the paper does about groups that teach nothing and about completions that run out of room."""
 
-    resample_rounds: int = 0
-    truncated: Literal["keep", "mask", "penalize"] = "keep"
-    overlong_buffer: float = 0.2
+    resample_rounds: int = 0  # rounds, at most, that replace groups that are all right or all wrong
+    truncated: Literal["keep", "mask", "penalize"] = "keep"  # what becomes of completions cut at max_new_tokens
+    overlong_buffer: float = 0.2  # last share of max_new_tokens, over which the penalty grows from 0 to 1
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,13 @@ class CriticLearner:
                 t = rows.mask.shape[1]
                 batch.value[rows.index, :t] = self.critic(rows.to(batch.value.device))
 
-    def update(self, part: Batch) -> None:
-        """One optimizer step on a part of a batch, in micro-batches whose shares of the loss add up to the step's."""
-        totals = self._totals(part.mask)
+    def update(self, mini_batch: Batch) -> None:
+        """One optimizer step on a mini-batch, in micro-batches whose shares of the loss add up to the step's."""
+        totals = self._totals(mini_batch.mask)
         step_loss = 0.0
-        for rows in in_turn(micro_batches(part.groups, **self.layout), self.accelerator, self.critic):
+        for rows in in_turn(micro_batches(mini_batch.groups, **self.layout), self.accelerator, self.critic):
             rows = rows.to(self.accelerator.device)
-            loss = self._loss(rows, part.at(rows), totals)
+            loss = self._loss(rows, mini_batch.at(rows), totals)
             backward(loss, self.accelerator, self.run, rows=rows)
             step_loss += float(loss.detach())
         self.loss += step_loss / self.updates

@@ -14,7 +14,7 @@ from rlhf.aggregate import Aggregate, aggregates
 from rlhf.errors import UserError
 from rlhf.kl import estimators
 
-# k1 has no gradient as a loss, and as a reward that of k3 vanishes near the reference.
+# As a loss, k1 has an expected gradient of zero; as a reward, k3 has one that vanishes near the reference.
 ESTIMATOR = {"reward": "k1", "loss": "k3"}
 
 
@@ -41,7 +41,7 @@ class Recipe:
 
     @property
     def critic_alone(self) -> int:
-        """First batches in which only the critic learns."""
+        """Number of first batches, the critic's warm-up, in which the policy does not learn."""
         return self.critic.warmup_batches if self.critic else 0
 
     @property

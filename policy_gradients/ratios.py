@@ -35,7 +35,7 @@ def importance_weight(
     correction: str,
     cap: float,
 ) -> Float[Tensor, "n t"]:
-    """The weight pi / pi_sampler of a token that another distribution sampled, without gradient.
+    """The weight exp(logp - logp_sampler) of a token that another distribution sampled, without gradient.
 
     The sampler's log-probabilities differ from the trainer's where the sampler computes in another precision, cuts the
     distribution (top_p, top_k) or has older weights. `truncate`: min(weight, cap) (TIS: Espeholt et al. 2018; Yao et

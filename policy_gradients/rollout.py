@@ -85,11 +85,11 @@ class Batch:
         return [replace(group, loss_mask=()) for group in self.groups]
 
     def parts(self, count: int, *, passes: int) -> Generator["Batch"]:
-        """`count` parts with as many prompts each, one after the other, and that `passes` times."""
-        prompts = len(self.groups) // count
+        """The mini-batches: `count` parts of equally many prompts, each once in every pass."""
+        size = len(self.groups) // count
         for _ in range(passes):
-            for first in range(0, prompts * count, prompts):
-                yield self.part(slice(first, first + prompts))
+            for first in range(0, size * count, size):
+                yield self.part(slice(first, first + size))
 
     def part(self, prompts: slice) -> "Batch":
         """The batch of these prompts alone."""
@@ -142,9 +142,9 @@ class Batch:
 
 def loss_mask(groups: Sequence[Group]) -> Bool[Tensor, "n t"]:
     """Which tokens count in the loss, right-padded: the same that `rlhf.groups` gives to each micro-batch."""
-    counts = [
+    masks = [
         torch.tensor(group.loss_mask[i] if group.loss_mask else [True] * len(tokens))
         for group in groups
         for i, tokens in enumerate(group.completions)
     ]
-    return pad_sequence(counts, batch_first=True)
+    return pad_sequence(masks, batch_first=True)

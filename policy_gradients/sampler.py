@@ -63,7 +63,7 @@ class Sampler:
         return self.task.train_problems(seed=self.config.seed, first=0, count=self.config.prompts_per_step)
 
     def next_batch(self) -> Batch:
-        """The batch to train on now. With `staleness`, the one that was sampled so many steps ago."""
+        """The batch to train on now: the one that was sampled `staleness` steps ago."""
         first = self.number
         while len(self.waiting) <= self.config.staleness:
             rollouts, self.number = self.draw(self.number, any_mixed_yet=self.any_mixed)
@@ -75,10 +75,10 @@ class Sampler:
         return batch
 
     def draw(self, first: int, *, any_mixed_yet: bool = True) -> tuple[list[Rollout], int]:
-        """This process's share of the rollouts of problems `first` and following; and the number to go on from.
+        """This process's share of the rollouts of problems from number `first` on; and the number to go on from.
 
         With `resample_rounds`, groups that are all right or all wrong are replaced by those of later problems (DAPO).
-        What is missing after the last round is filled up with them.
+        Where too few mixed groups are found in all rounds, they fill the batch.
 
         Raises:
             UserError: no group is mixed, and none was before (`any_mixed_yet`).
@@ -142,7 +142,7 @@ class Sampler:
     def batch(self, rollouts: list[Rollout]) -> Batch:
         """Rollouts as tensors, on the device."""
         device = self.accelerator.device
-        groups = [Group(it.prompt, it.sampled.tokens, self._counts(it.sampled)) for it in rollouts]
+        groups = [Group(it.prompt, it.sampled.tokens, self._loss_mask(it.sampled)) for it in rollouts]
         logp = [torch.tensor(logp) for it in rollouts for logp in it.sampled.logp]
         return Batch(
             rollouts=rollouts,
@@ -154,8 +154,8 @@ class Sampler:
             mask=loss_mask(groups).to(device),
         )
 
-    def _counts(self, sampled: SampledCompletions) -> Sequence[Sequence[bool]]:
-        """Which tokens count in the loss; (): all do."""
+    def _loss_mask(self, sampled: SampledCompletions) -> Sequence[Sequence[bool]]:
+        """Which tokens are in the loss; (): all are."""
         if self.settings.truncated != "mask":
             return ()
         return [[not cut] * len(tokens) for cut, tokens in zip(sampled.truncated, sampled.tokens, strict=True)]

@@ -51,7 +51,7 @@ class PolicyLearner:
     # ------------------------------------------------------------ before the updates
 
     def score(self, batch: Batch) -> None:
-        """Fill in the old and reference log-probabilities, unless the update computes them anyway, and the penalty."""
+        """Fill in `logp_ref`, the KL penalty in the reward, and `logp_old` unless the update computes it anyway."""
         recipe = self.recipe
         if self.config.staleness:
             # The policy that sampled the batch is gone; the sampler wrote down its log-probabilities.
@@ -79,13 +79,13 @@ class PolicyLearner:
 
     # ------------------------------------------------------------ one update
 
-    def update(self, part: Batch, *, lr: float) -> None:
-        """One optimizer step on a part of a batch, in micro-batches whose shares of the loss add up to the step's."""
-        totals = self._totals(part.mask)
+    def update(self, mini_batch: Batch, *, lr: float) -> None:
+        """One optimizer step on a mini-batch, in micro-batches whose shares of the loss add up to the step's."""
+        totals = self._totals(mini_batch.mask)
         step_loss = 0.0
-        for rows in in_turn(micro_batches(part.groups, **self.layout), self.accelerator, self.scorer):
+        for rows in in_turn(micro_batches(mini_batch.groups, **self.layout), self.accelerator, self.scorer):
             rows = rows.to(self.accelerator.device)
-            tokens = part.at(rows)
+            tokens = mini_batch.at(rows)
             loss = self._loss(rows, tokens, totals)
             backward(loss, self.accelerator, self.run, rows=rows, adv=tokens.adv)
             step_loss += float(loss.detach())
@@ -113,10 +113,10 @@ class PolicyLearner:
         loss = recipe.surrogate(logp, ratio, tokens.adv, mask)
         weight = None
         if self.config.importance != "none":
-            # The ratio covers what has moved since `logp_old`; the weight covers the rest.
-            moved = logp if ratio is None else logp_old
+            # A ratio corrects from pi_old to pi, so the weight is pi_old / pi_sampler; without one, pi / pi_sampler.
+            numerator = logp if ratio is None else logp_old
             weight = importance_weight(
-                moved, tokens.logp_sampler, mask, correction=self.config.importance, cap=self.config.importance_cap
+                numerator, tokens.logp_sampler, mask, correction=self.config.importance, cap=self.config.importance_cap
             )
             loss = loss * weight
         kl = None
@@ -125,7 +125,7 @@ class PolicyLearner:
             if recipe.kl_in_loss:
                 loss = loss + self.reference.coef * recipe.kl_estimate(logp, tokens.logp_ref)
 
-        # Trainer minus sampler under the same weights; unknown for a stale batch, whose weights are gone.
+        # Trainer minus sampler, with the same weights: rounding, top_p and top_k. A stale batch's weights are gone.
         gap = None if self.config.staleness else logp_old - tokens.logp_sampler
         self.sums.add(
             scores,
