@@ -222,7 +222,7 @@ def _longest(group: Group) -> int:
 
 
 def class_weights(examples: Sequence[Example], settings: Mapping[str, float]) -> str:
-    """What to say where the classes' weights are out of balance, or "".
+    """A warning where the weights of the two classes are out of balance, or "".
 
     KTO's paper asks for desirable_weight * n_desirable / (undesirable_weight * n_undesirable) in [1, 4/3].
     """

@@ -41,7 +41,7 @@ def compare(
 
 
 def count(loss: Loss, examples: Sequence[Example]) -> int:
-    """Of the losses that these examples give: one for each pair, or one for each completion."""
+    """How many losses these examples give: one for each pair, or one for each completion."""
     return len(examples) if "pairs" in loss.needs else sum(len(example.desirable) for example in examples)
 
 
@@ -75,9 +75,9 @@ def mismatched(
 class StepLoss:
     """The loss of an optimizer step, as the sum of what `part` returns for each of its micro-batches.
 
-    Most losses compare completions of one prompt, so that each micro-batch has its own share. Some need all completions
-    of the step at once, and a step that is cut has no part that knows the others: then `part` returns what has that
-    part's gradient, from `grad_logp`.
+    Most losses are a sum over pairs or completions, of which each micro-batch computes its own. A loss that needs the
+    whole step (bco, aot) cannot be computed from one micro-batch of several: then `grad_logp` finds its gradient with
+    respect to every log-probability first, and `part` returns a sum that has the micro-batch's part of this gradient.
 
     Args:
         settings: of the loss, by name.

@@ -24,7 +24,8 @@ from rlhf.run.session import Session
 
 
 class Reference:
-    """
+    """The reference of a run.
+
     Args:
         compared: whether the loss takes log-ratios against it; otherwise it only measures KL.
         every: steps between moves towards the policy; 0 for a reference that stays.
@@ -123,8 +124,11 @@ def open_reference(
 
 
 def _with(examples: Sequence[Example], logp: Callable[[Sequence[Group]], list[tuple[float, ...]]]) -> list[Example]:
-    """The mismatched apart from the pairs: so the pairs are cached once for all losses, and scored in the micro-batches
-    that the policy is scored in, which makes a log-ratio of the same weights exactly 0."""
+    """The examples with the log-probabilities that `logp` finds.
+
+    Mismatched groups are scored apart from the pairs. So the pairs are cached once for all losses, and scored in the
+    same micro-batches as under the policy, which makes a log-ratio of the same weights exactly 0.
+    """
     own = logp([e.group for e in examples])
     apart = [e.mismatched for e in examples if e.mismatched is not None]
     mismatched = iter(logp(apart) if apart else [])

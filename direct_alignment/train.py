@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(command: Command[DirectAlignmentConfig]) -> int:
-    # Here, and not above, so that --help answers without loading PyTorch.
+    # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from dataclasses import replace
 
     from direct_alignment.data import class_weights, load
@@ -56,14 +56,15 @@ def train(command: Command[DirectAlignmentConfig]) -> int:
         _, state = session.begin()
         if online is not None:
             online.load_state(state)
-        if session.fresh and "desirable_weight" in settings and (text := class_weights(data.train, settings)):
-            session.advise(0, text)
+        if session.fresh and "desirable_weight" in settings and (warning := class_weights(data.train, settings)):
+            session.advise(0, warning)
 
         for step in session.steps(evaluation.evaluate, evaluation.sample):
-            # 1. The step's pairs: of the data, or sampled from the policy as it is now.
+            # 1. The step's pairs: from the data, or of the policy itself, sampled anew every `online_every` steps.
             examples = data.batch(step, config.batch_size) if online is None else online.batch(step)
 
-            # 2. Log-probs that must be recomputed each step: of a moving reference, of KTO's mismatched pairs.
+            # 2. Log-probabilities that change with every step: under a moving reference, and of KTO's mismatched pairs
+            #    under the policy. Those under a frozen reference were computed above, once for all steps.
             if reference is not None and reference.moves:
                 with session.watch("reference"):
                     examples = reference.score(examples)
@@ -90,16 +91,17 @@ def train(command: Command[DirectAlignmentConfig]) -> int:
 
 
 def plan(config: DirectAlignmentConfig) -> "Plan":
+    """What a run would do and load, for --plan."""
     from direct_alignment.defaults import resolve
     from rlhf.run.memory_plan import Plan, memory_needs
 
     config, _, settings = resolve(config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     samples = max(config.eval_samples, config.eval_problems if config.task else 0)
-    at_once = min(256, samples)
+    at_once = min(256, samples)  # `rlhf.sampling.sample` decodes no more together
     memory = memory_needs(
         config,
-        # A reference that stays is loaded to fill the cache and to measure KL: beside the policy all the same.
+        # A frozen reference, too, stands beside the policy: it is loaded to fill the cache and to measure KL.
         reference=config.reference == "initial" and not config.lora_rank,
         sampled=(at_once, config.max_new_tokens) if at_once else (0, 0),
     )

@@ -23,7 +23,7 @@ DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
 
 
 def train(command: Command[InstructionTuningConfig]) -> int:
-    # Here, and not above, so that --help answers without loading PyTorch.
+    # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from instruction_tuning import evaluation
     from instruction_tuning.data import open_data
     from rlhf.aggregate import Totals, token_mean
@@ -53,6 +53,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
                 groups = data.batch(step, config.batch_size)
                 batches = micro_batches(local_shard(groups, accelerator), pack_to=config.pack_to, **session.layout)
                 tokens = sum(sum(mask) for group in groups for mask in group.loss_mask)
+                # The denominators of the whole step, of which `token_mean` takes the tokens.
                 totals = Totals(sequences=len(groups), tokens=tokens, max_new_tokens=config.max_length)
 
             # 2. One optimizer step, in micro-batches whose losses add up to the step's.
@@ -82,6 +83,7 @@ METRICS = {
 
 
 def plan(config: InstructionTuningConfig) -> "Plan":
+    """What a run would do and load, for --plan."""
     from rlhf.run.memory_plan import Plan, memory_needs
 
     size = f"{config.max_steps} steps of {config.batch_size} conversations"

@@ -1,4 +1,4 @@
-"""The one loop that fits a reward model. What is learned is in `losses.py`, and in the script that calls this.
+"""The training loop of every reward model. What is learned is in `losses.py`, and in the script that calls this.
 
 Batches of questions; each step is cut into micro-batches of whole questions, so that answers that are compared stand in
 the same one. The loss of a step is the sum of its loss terms, divided by their number: one term for a question's pairs,
@@ -52,7 +52,7 @@ def fit(
     objective: Objective,
     shortcuts: list[Shortcut],
 ) -> int:
-    """Train, stop where validation stops getting better, report on what was held out. Returns the exit code."""
+    """Train, stop early by the validation loss, measure on held-out data. Returns the exit code."""
     accelerator = session.accelerator
     refuse_larger_step(len(split.train), config.batch_size, what="examples")
     optimizer = session.make_optimizer(
@@ -63,7 +63,7 @@ def fit(
     validation = Validation(session, model, split.validation, objective, state)
 
     def evaluate(step: int) -> None:
-        """The held-out part before training and after it, never in between, where validation decides."""
+        """The held-out part before training; then validation alone, since held-out data must not choose the weights."""
         if session.is_first(step):
             report(session, model, split.held_out, objective, shortcuts, step)
         else:

@@ -31,7 +31,7 @@ def bradley_terry(
 
 
 def centring(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """(r_w + r_l)^2: a preference leaves the zero of the reward open, and this puts it in the middle.
+    """(r_w + r_l)^2: preferences leave a constant in the reward open, and this term keeps the mean of a pair near 0.
 
     Eisenstein et al., "Helping or herding?", 2023, arXiv 2312.09244, section 2.
     """
@@ -71,7 +71,7 @@ def process(logits: Float[Tensor, "m c"], label: Int[Tensor, " m"]) -> Float[Ten
 class Objective:
     """What tells one reward model from another."""
 
-    loss: Callable[[Readings, list[Example]], Float[Tensor, " units"]]
+    loss: Callable[[Readings, list[Example]], Float[Tensor, " terms"]]
     loss_terms: Callable[[Example], int]  # how many terms of the loss an example has
     evaluate: Callable[[Read, Sequence[Example], str], Result]  # the last argument names the data
     criterion: str  # the metric that says how good the model is
@@ -90,7 +90,7 @@ def preference_objective(config: PreferenceConfig) -> Objective:
         return torch.stack([_preference(reward, example) for reward, example in zip(rewards, examples, strict=True)])
 
     def _preference(reward: Float[Tensor, " k"], example: Example) -> Float[Tensor, ""]:
-        if len(reward) > 2 and not example.right:
+        if len(reward) > 2 and not example.right:  # a ranking; labelled answers are compared in pairs, right with wrong
             ranked = plackett_luce(reward[None])[0]
             return ranked + config.centring * centring(reward[:1], reward[-1:])[0]
         better, worse = (reward[list(side)] for side in zip(*example.pairs, strict=True))
@@ -102,7 +102,7 @@ def preference_objective(config: PreferenceConfig) -> Objective:
 
 
 def outcome_objective(config: OutcomeConfig) -> Objective:
-    """One loss a token that counts, or one a solution."""
+    """One loss a token of a solution, or one a solution, as `orm_loss` says."""
     at_every_token = config.orm_loss == "tokens"
 
     def loss(output: Readings, examples: list[Example]) -> Tensor:

@@ -33,10 +33,10 @@ def train(command: Command[OutcomeConfig]) -> int:
         split = outcome_data(config, load_tokenizer(config.model_name), session.console.say)
         model, tokenizer = load_model(session, config)
         session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
-        tried = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
-        for text in shortcuts.warnings(tried, chance=0.5):
-            session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, outcome_objective(config), tried)
+        baselines = shortcuts.of_outcome(split.train, split.held_out, data="held-out")
+        for warning in shortcuts.warnings(baselines, chance=0.5):
+            session.advise(0, warning)
+        return fit(session, config, model, tokenizer, split, outcome_objective(config), baselines)
 
 
 def main() -> int:

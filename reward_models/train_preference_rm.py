@@ -5,7 +5,8 @@ Of two answers to a prompt, the better one gets the higher reward, read at the l
     loss = -log sigmoid(r_w - r_l - margin) + centring * (r_w + r_l)^2          Bradley and Terry, 1952
     loss = -sum_i log( exp r_i / sum_{j>=i} exp r_j )   for ranked lists         Plackett, 1975; Luce, 1959
 
-RLHF Book, chapter 5. The loop is `fit.py`; this script is what a preference model is made of.
+In a ranked list w and l of the second term are the best and the worst. RLHF Book, chapter 5. The loop is `fit.py`; this
+script names the data, the model, the objective (`losses.py`), and the shortcuts that the model has to beat.
 """
 
 import sys
@@ -34,10 +35,10 @@ def train(command: Command[PreferenceConfig]) -> int:
         split = preference_data(config, load_tokenizer(config.model_name), session.console.say)
         model, tokenizer = load_model(session, config)
         session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
-        tried = shortcuts.of_preference(split.train, split.held_out, data="held-out")
-        for text in shortcuts.warnings(tried, chance=0.5):
-            session.advise(0, text)
-        return fit(session, config, model, tokenizer, split, preference_objective(config), tried)
+        baselines = shortcuts.of_preference(split.train, split.held_out, data="held-out")
+        for warning in shortcuts.warnings(baselines, chance=0.5):
+            session.advise(0, warning)
+        return fit(session, config, model, tokenizer, split, preference_objective(config), baselines)
 
 
 def main() -> int:
