@@ -1,5 +1,5 @@
-"""The losses, one pure function each. They take what their parameters name and return one loss for each pair (n,), or
-for each completion where the data need no pairs; they average nothing.
+"""The losses of direct alignment, one pure function each. A loss takes what its parameters name and returns one number
+for each pair (n,), or for each completion (c,) where the data need no pairs; it takes no mean.
 
     s_w, s_l              sum over a completion's tokens of (logp - logp_ref), of the chosen and of the rejected, nats
     s_mean_w, s_mean_l    the same, mean over tokens
@@ -319,7 +319,7 @@ class Loss:
     # mismatched: log-ratios under prompts of others. whole step: statistics over all completions of an optimizer step.
     needs: frozenset[Need]
     variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
-    # Of a loss that needs no pairs: the implicit reward that parts the wanted from the unwanted; without, 0 does.
+    # Of a loss without pairs: the implicit reward above which it takes a completion for desirable; None: 0.
     parting: Callable[..., Tensor] | None = None
 
     @cached_property
@@ -337,7 +337,7 @@ class Loss:
         return self.function(*map(completions.get, self.takes), **settings)
 
     def threshold(self, completions: Completions, settings: Mapping[str, float]) -> float:
-        """The implicit reward that parts good completions from bad ones, given all completions of a step."""
+        """The implicit reward above which a completion is taken for desirable, given all completions of a step."""
         if self.parting is None:
             return 0.0
         parameters = inspect.signature(self.parting).parameters.values()
