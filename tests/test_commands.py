@@ -112,7 +112,7 @@ def test_sft_learns_rows_of_a_file(commands, tmp_path):
 @pytest.mark.parametrize("kernels", [True, False])
 def test_slow_bf16_is_named(commands, tmp_path, monkeypatch, kernels):
     """On a processor without kernels for it a run would seem to hang."""
-    monkeypatch.setattr("rlhf.run.session.has_bf16_kernels", lambda: kernels)
+    monkeypatch.setattr("rlhf.run.opening.has_bf16_kernels", lambda: kernels)
     arguments = ["--profile", "laptop", "--device", "cpu", "--precision", "bf16", "--data.held_out", "2"]
     short = ["--max_steps", "1", "--batch_size", "2", "--eval_max_new_tokens", "2"]
     outcome = commands.instruction_tuning(*arguments, *short, "--output_dir", tmp_path / "r")

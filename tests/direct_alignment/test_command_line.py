@@ -99,7 +99,7 @@ def test_bad_data_stops_before_a_model_is_loaded(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line, the row, and nothing left behind."""
-    monkeypatch.setattr("rlhf.run.session.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlhf.run.opening.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
     same = {"prompt": "p", "chosen": "x", "rejected": "x"}
     cases = {
         "wanted chosen and rejected": [{"question": "q", "answer": "a"}] * 30,

@@ -199,7 +199,7 @@ def test_stopped_before_it_knows_its_place(tmp_path: Path, monkeypatch: pytest.M
     def stopped(**_: object) -> None:
         raise Stopped(143)
 
-    monkeypatch.setattr("rlhf.run.session.make_accelerator", stopped)
+    monkeypatch.setattr("rlhf.run.opening.make_accelerator", stopped)
     with pytest.raises(Stopped):
         train(command(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

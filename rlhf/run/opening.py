@@ -1,0 +1,350 @@
+"""A run before its loop: devices, the run directory, data and model looked at, and the place where training begins."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.atomic import write_whole
+from rlhf.config.command import Command
+from rlhf.config.resuming import find_run
+from rlhf.config.trainer import TrainerConfig
+from rlhf.config.yaml_file import to_yaml
+from rlhf.cpu import has_bf16_kernels
+from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
+from rlhf.embedded.make import character_tokenizer, new_model
+from rlhf.errors import UserError
+from rlhf.models.architecture import attention_window, longest_input, refuse_long, takes_shared_rows
+from rlhf.models.loading import read_config
+from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_policy
+from rlhf.optimizer import NOT_FINITE
+from rlhf.run import checkpoints, lock
+from rlhf.run import directory as run_directory
+from rlhf.run.console import Console
+from rlhf.run.inputs import changed, inputs, inside
+from rlhf.run.interrupts import Interrupted
+from rlhf.run.metrics import METRICS
+from rlhf.run.stopwatch import Stopwatch
+from rlhf.run.tracking import Run, Trackers, command_line, provenance, wanted_trackers
+from rlhf.sampling import shares_prompts
+
+CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
+type Advice = Callable[[Mapping[str, float]], Sequence[str]]  # from a step's metrics to warnings
+
+
+class Opening:
+    """A run before its loop. `Session` goes on from here."""
+
+    def __init__(
+        self,
+        command: Command[Any],
+        metrics: Mapping[str, Any],
+        *,
+        title: str,
+        headline: list[str],
+        advice: Advice = lambda _: (),
+    ):
+        self.command, self.title, self.headline = command, title, headline
+        self.metrics = {**metrics, **{key: METRICS[key] for key in METRICS if key not in metrics}}
+        self._advice = advice
+        self.config: TrainerConfig = command.config
+        self.path = Path(command.config.output_dir)
+        self.device = device_of(self.config.device)
+        self.precision = choose_precision(self.config.precision, self.device)
+        self.interrupted = Interrupted()
+        self.watch = Stopwatch()
+        self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
+        self.shared_prefix = self.config.shared_prefix
+        self.stopping = False  # whether a signal ends the run after this step, in all processes alike
+        self.finished = False  # whether the loop found that it has trained enough: see `finish_early`
+        self.start = 0  # steps done when this process began
+        self.reached = 0  # steps done so far
+        # Until it is known which process this is, all speak.
+        self.console = Console(quiet=command.quiet, main=True, max_steps=self.config.max_steps)
+        self.lock: lock.Lock | None = None  # held by the main process
+        self.made: list[Path] = []  # folders that this process made, the innermost first
+        self.created = False  # whether the directory holds a run of this process's making
+        self.done = 0  # steps of this process
+        self.fresh = True  # whether the run begins here, so that what was before training is to be measured
+        self.owes_evaluation = False  # whether the evaluation of the step that it goes on from was cut off
+        self._begun = False
+        self._early: list[tuple[int, str]] = []  # advice from before anything may be written
+        self._fingerprint = self._data = ""
+
+    def _open(self) -> None:
+        """Look at everything that can be looked at at once. Nothing is written but the lock: see `begin`."""
+        config = self.config
+        if config.model_name:
+            source = find_model(config.model_name)
+            if getattr(config, "scratch", None) is None:
+                self._refuse_max_length(read_config(source))
+        trackers = wanted_trackers(
+            wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
+        )
+        self.accelerator = make_accelerator(
+            device=self.device.type, precision=self.precision, trackers=trackers, run_path=self.path
+        )
+        size, parts = config.shared_size
+        refuse_uneven(size, getattr(config, size), self.accelerator, parts=getattr(config, parts) if parts else 1)
+        main = self.accelerator.is_main_process
+        self.run = Run(self.path, writes=main)
+        self.console = Console(quiet=self.command.quiet, main=main, max_steps=config.max_steps)
+        with led_by_main(self.accelerator):
+            if main:
+                self._occupy()
+        set_seed(config.seed)
+
+    def _occupy(self) -> None:
+        """See that the directory may be written, and become its only writer."""
+        self._look_at_directory()
+        self.made = run_directory.make_folder(self.path)
+        self.lock = lock.take(self.path)
+        if self.lock.took_over:
+            self.console.say(f"the run was left by {lock.describe(self.lock.took_over)}, which has ended: taken over")
+        self._look_at_directory()  # what was there may have changed before the lock was ours
+
+    def _look_at_directory(self) -> None:
+        exists = self.path.exists() or self.path.is_symlink()
+        if self.command.source is not None:
+            run_directory.refuse_within(self.path, self.command.source)
+        if exists and not self.path.is_dir():
+            raise UserError(f"the run directory '{self.path}' is a file", hint="--output_dir DIR writes elsewhere.")
+        if self.command.resume:
+            find_run(self.path, option="resume", trainer=self.command.trainer)
+        elif exists and not run_directory.is_leftover(self.path):
+            if not self.command.overwrite:
+                raise UserError(
+                    f"the run directory '{self.path}' exists already",
+                    hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
+                )
+            run_directory.refuse_to_replace(self.path)
+            if names := inside(self.config.model_dump(mode="json"), self.path):
+                raise UserError(
+                    f"--overwrite: the run needs '{names[0]}', which is in '{self.path}' and would be removed",
+                    hint="--output_dir DIR writes elsewhere.",
+                )
+
+    def _close(self, *, failed: bool) -> None:
+        """Leave the directory to others. Of a run that failed before its first step, leave nothing, unless it has a
+        checkpoint that it was forked from or a batch to be looked at: an evaluation alone cannot be gone on from."""
+        worth_keeping = [self.path / NOT_FINITE, *self.path.glob("checkpoints/step_*")]
+        if failed and self.created and not self.done and not any(it.exists() for it in worth_keeping):
+            self._remove()
+        if self.lock is not None:
+            self.lock.release()
+        for folder in self.made:  # only what is empty
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _remove(self) -> None:
+        if self._begun:
+            self.trackers.finish()
+        run_directory.remove_contents(self.path)
+        if not self.path.is_symlink():
+            self.made = self.made or [self.path]
+
+    def _provenance(self) -> dict[str, Any]:
+        return provenance(
+            title=f"{self.title} on {self._data}" if self._data else self.title,
+            trainer=self.command.trainer,
+            seed=self.config.seed,
+            profile=self.command.profile,
+            processes=self.accelerator.num_processes,
+            data_fingerprint=self._fingerprint,
+            inputs=inputs(self.config.model_dump(mode="json")),
+            settings=self.config.model_dump(mode="json"),
+            metrics=self.metrics,
+            headline=self.headline,
+        )
+
+    # ---------------------------------------------------------------- before the loop
+
+    def describe(self, *, data: str, data_fingerprint: str) -> None:
+        """Say what is trained on, and show the opening panel.
+
+        Raises:
+            UserError: the run is to be continued, on other data.
+        """
+        config, accelerator = self.config, self.accelerator
+        self._data, self._fingerprint = data, data_fingerprint
+        if self.command.resume:
+            self._refuse_other_data()
+        processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
+        self.console.start(
+            self.title,
+            {
+                "model": config.model_name,
+                "data": data,
+                "device": f"{accelerator.device.type}{processes}, {self.precision}",
+                "profile": f"{self.command.profile} ({self.command.profile_reason})",
+                "run": str(self.path),
+            },
+        )
+        if self.precision == "bf16" and self.device.type == "cpu" and not has_bf16_kernels():
+            self.console.say("bf16 is very slow on this processor: --precision fp32 is ten times as fast and more")
+
+    def load_policy(self, scratch: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model to train, on its device, with its tokenizer; `scratch` gives the sizes of a new one instead."""
+        config = self.config
+        if scratch is not None:
+            model, tokenizer = new_model(**scratch.model_dump()).eval(), character_tokenizer()
+        else:
+            attention = choose_attention(config.attention, self.device)
+            model, tokenizer = load(
+                config.model_name,
+                attention=attention,
+                lora_rank=config.lora_rank,
+                gradient_checkpointing=config.gradient_checkpointing,
+            )
+        self.settle(model, takes_shared_rows)
+        kind = type(model).__name__
+        window = attention_window(model)
+        if not shares_prompts(model):
+            self.console.say(f"{kind} cannot sample from a shared prompt: transformers' generate does it, slower")
+        elif window is not None:
+            self.console.say(
+                f"{kind} looks back {window} tokens: texts longer than that are sampled by generate, slower"
+            )
+        return model, tokenizer
+
+    def settle(self, model: PreTrainedModel, takes_shared_rows: Callable[[PreTrainedModel], bool]) -> None:
+        """Put the model to train on its device, and find out which rows it takes: shared and packed ones, or a row for
+        each completion.
+
+        Raises:
+            UserError: if it cannot read texts of max_length tokens.
+        """
+        self._refuse_max_length(model.config)
+        model.to(self.accelerator.device)
+        if model.config._attn_implementation == "flash_attention_2":
+            self.shared_prefix = False
+        if self.shared_prefix and not takes_shared_rows(model):
+            self.shared_prefix = False
+            self.console.say(
+                f"{type(model).__name__} cannot take shared-prefix rows nor packed ones: each completion gets its own"
+            )
+
+    def _refuse_max_length(self, model: PreTrainedConfig) -> None:
+        for key in ("max_length", "max_new_tokens"):
+            value = getattr(self.config, key, 0)
+            refuse_long(model, value, f"{key} is {value}", f"{key} (--{key} {longest_input(model)})")
+
+    def load_reference(self) -> PreTrainedModel:
+        """A frozen copy of the model as it was before training: `--model_name X` moves it along."""
+        model = load_policy(self.config.model_name).to(self.accelerator.device)
+        return model.requires_grad_(False)
+
+    def _refuse_other_data(self) -> None:
+        told = run_directory.read_provenance(self.path)
+        hint = "--fork NEW_DIR instead of --resume starts another run from its newest checkpoint."
+        if names := changed(told.get("inputs") or {}, inputs(self.config.model_dump(mode="json"))):
+            listed = ", ".join(f"'{name}'" for name in names)
+            raise UserError(f"--resume: {listed} is not what it was when '{self.path}' was started", hint)
+        before = told.get("data_fingerprint")
+        if told.get("made_by") and before and before != self._fingerprint:  # early runs took it of less
+            raise UserError(
+                f"--resume: the data are not those of '{self.path}': fingerprint {before} in the run, now "
+                f"{self._fingerprint}",
+                hint,
+            )
+
+    def begin(self) -> tuple[int, dict[str, Any]]:
+        """(steps done, the loop's state): (0, {}) for a new run, or one that was killed before its first checkpoint.
+
+        Data, model and functions have been looked at: from here on there is a run. What it replaces goes now.
+        """
+        source = self.path if self.command.resume else self.command.source
+        found = [None]
+        with led_by_main(self.accelerator):
+            if source is not None and self.run.writes:
+                found = [checkpoints.newest(source)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        checkpoint = found[0]
+        if self.command.source is not None and checkpoint is None:
+            raise UserError(f"--fork: the run '{source}' has no checkpoint yet")
+        if self.command.resume and checkpoint is None and (self.path / "final").exists():
+            raise UserError(
+                f"--resume: the run '{self.path}' is finished, and its checkpoints are gone: nothing to continue from",
+                hint="--model_name DIR starts another run from its model; --overwrite makes it anew.",
+            )
+        if checkpoint is not None:
+            self._refuse_nothing_to_do(checkpoint)
+            checkpoints.load(self.accelerator, checkpoint)
+        step, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
+        self.start = self.reached = step
+        with self.interrupted.handled(at_once=False):
+            with led_by_main(self.accelerator):
+                if self.run.writes:
+                    (self._go_on if self.command.resume else self._start)(checkpoint)
+            self.trackers = Trackers(self.accelerator, config=self.config, run=self.run)
+            self._begun = True
+        forked = self.command.source is not None
+        self.fresh = checkpoint is None or forked or checkpoint.origin
+        self.owes_evaluation = checkpoint is not None and not forked and not checkpoint.evaluated
+        if self.command.resume:
+            self.console.say(f"resumed at step {step} of {self.config.max_steps}")
+        elif forked:
+            self.console.say(f"another run from step {step} of {source}, to step {self.config.max_steps}")
+        for record in self.run.records("eval"):
+            self.results.setdefault((record["data"], record["metric"]), []).append(record)
+        for at, text in self._early:
+            self.advise(at, text)
+        # What was advised on the steps so far: an adviser looks back on more than one.
+        for record in self.run.records("metrics"):
+            self._advice({key: value for key, value in record.items() if value is not None})
+        return step, state
+
+    def _refuse_nothing_to_do(self, checkpoint: checkpoints.Checkpoint) -> None:
+        done, wanted = checkpoint.step, self.config.max_steps
+        if done > wanted or (done == wanted and self.command.source is not None):
+            raise UserError(f"max_steps {wanted}: {done} steps are done already", hint="Give a larger --max_steps.")
+
+    def _start(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Make the run directory, in place of what was there. The mark comes first and the config last: a directory
+        without one is known as ours, and is no run to resume."""
+        told = self._provenance()
+        if checkpoint is not None:
+            told["forked_from"] = {"run": str(self.command.source), "step": checkpoint.step}
+        write_whole(self.path / "provenance.json", json.dumps(told, indent=1) + "\n")
+        self.created = True
+        run_directory.remove_contents(self.path, keep=(run_directory.LOCK, "provenance.json"))
+        if checkpoint is not None:
+            checkpoints.copy_as_origin(checkpoint, self.path)
+            checkpoints.restore_carried(checkpoint, self.path, CARRIED)
+        write_whole(self.path / "config.yaml", to_yaml(self.config))
+
+    def _go_on(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Take the run directory back to its checkpoint, and write down what is new."""
+        step, lines = (checkpoint.step, checkpoint.lines) if checkpoint else (-1, None)
+        for text in self.run.forget_after(step, lines):
+            self.console.say(text)
+        if checkpoint is not None:
+            checkpoints.restore_carried(checkpoint, self.path, CARRIED)
+        checkpoints.remove_partial(self.path)
+        shutil.rmtree(self.path / ".partial_final", ignore_errors=True)
+        told = run_directory.read_provenance(self.path) or self._provenance()
+        before = run_directory.read_config(self.path).get("max_steps")
+        now = {"step": max(0, step), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        told["resumed"] = [*told.get("resumed", []), now | {"command": command_line()}]
+        write_whole(self.path / "provenance.json", json.dumps(told, indent=1) + "\n")
+        write_whole(self.path / "config.yaml", to_yaml(self.config))
+        if before != self.config.max_steps and self.config.lr_schedule != "constant":
+            self.console.say(
+                f"max_steps {before} -> {self.config.max_steps}: the {self.config.lr_schedule} schedule of the "
+                f"learning rate ends at the new one from here on; the first {max(0, step)} steps followed the old one"
+            )
+
+    def advise(self, step: int, text: str) -> None:
+        """Say why a run cannot learn; each piece of advice once."""
+        if not self._begun:
+            self._early.append((step, text))
+        elif text not in [record["text"] for record in self.run.records("advice")]:
+            self.run.append("advice", {"step": step, "level": "warning", "text": text})
+            self.console.warn(text)
