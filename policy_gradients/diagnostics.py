@@ -58,7 +58,6 @@ METRICS = {
         "description": "Share of the variance of the reward-to-go that the values explain, before the update",
         "unit": "",
     },
-    "critic/value": {"description": "Mean value, over tokens", "unit": ""},
     "critic/grad_norm": {
         "description": "Norm of the critic's gradient before clipping, last optimizer step",
         "unit": "",

@@ -94,8 +94,9 @@ def backward(loss: Tensor, accelerator: Accelerator, run_path: Path, **batch) ->
 def in_turn[T](parts: Sequence[T], accelerator: Accelerator, module: nn.Module) -> Generator[T]:
     """The micro-batches of an optimizer step, for a loop that calls `module` and `backward` once with each.
 
-    A process that has none takes part in the exchange of gradients all the same, with a gradient of exactly 0: the
-    others would wait for it for ever.
+    Processes exchange their gradients once, in the backward pass of the last micro-batch. A process that has none takes
+    part in the exchange of gradients all the same, with a gradient of exactly 0: the others would wait for it for
+    ever.
     """
     for i, part in enumerate(parts):
         with sync_only_last(accelerator, module, last=i == len(parts) - 1):

@@ -11,8 +11,9 @@ gives the same direction, not the same size: lr and max_grad_norm do not carry o
 standard deviation would keep the length bias, so both are removed.
 
 What to know. GRPO's 1/|o_i| makes each token of a long wrong completion count less, so wrong answers grow longer; its
-1/std weighs prompts that are nearly always or never solved the most. On-policy, this is RLOO's gradient times (g - 1) /
-(g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several steps.
+1/std gives the largest weights to prompts that are almost always or almost never solved. On-policy, this is RLOO's
+gradient times (g - 1) / (g * max_new_tokens); unlike RLOO it has a ratio and a clip, so a batch can serve several
+steps.
 """
 
 from functools import partial

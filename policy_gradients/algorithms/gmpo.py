@@ -4,11 +4,11 @@ GRPO with the geometric mean of a completion's token ratios in place of the arit
 it far less.
 
     adv_i = (r_i - mean(r)) / (std(r) + 1e-4)                                      over the g completions of a prompt
-    d_t   = log(ratio_t), held at +log_clip where adv > 0 and at -log_clip where adv < 0        log_clip = 0.4 nats
+    d_t   = min(log ratio_t, log_clip) where adv > 0, max(log ratio_t, -log_clip) where adv < 0        log_clip = 0.4
     loss  = mean over sequences of -exp(mean over tokens of d_t) * adv
 
 Choices here. The clip works on each token, in log space and on one side: only a token that has moved with its advantage
-is held, as in the authors' code, whose lower bound never binds under the minimum. The range of the ratio is thus
+is clipped, as in the authors' code, whose lower bound never binds under the minimum. The range of the ratio is thus
 (e^-0.4, e^0.4), wider than GRPO's (0.8, 1.2). The root is over the tokens that count. No KL, as in the paper's main
 runs. The standard deviation is that of the group with g - 1, as everywhere here.
 

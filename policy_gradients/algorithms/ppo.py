@@ -14,8 +14,8 @@ was than the critic predicted.
 Choices here. kl_coef 0.02 and gamma 1 as in Ouyang et al.; gae_lambda 0.95, whitening (over every token of the batch)
 and value clipping as in Ziegler's code. The critic starts as a copy of the policy, where Ouyang et al. start from the
 reward model. Policy and critic each have an optimizer and a gradient norm, so that a large critic loss does not shrink
-the policy's step; see `policy_gradients/critic.py`. Every pass cuts the batch alike. Left out: an entropy bonus,
-stopping a pass early at a given KL, and bootstrapping behind completions that were cut.
+the policy's step; see `policy_gradients/critic.py`. Every pass cuts the batch into the same mini-batches, unshuffled.
+Left out: an entropy bonus, stopping a pass early at a given KL, and bootstrapping behind completions that were cut.
 
 What to know. PPO is the only algorithm here that tells good tokens of a completion from bad ones, at the price of a
 second network that must learn first (`critic.warmup_batches`). GRPO puts the mean of the group in the critic's place,
