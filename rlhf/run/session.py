@@ -73,11 +73,12 @@ class Session(Opening):
     # ---------------------------------------------------------------- from within the loop
 
     def steps(self, evaluate: Callable[[int], None], sample: Callable[[int], None] | None = None) -> Generator[int]:
-        """The steps to train, from 0, after `evaluate(step)` of a fresh run, or of what a killed run owes; a loop ends
-        each with `end_step`, and there is no other after a signal.
+        """The steps that are left to train, counted from 0. The loop ends each with `end_step`; a signal ends them.
 
-        `sample(step)`: writes samples where they have to be made first; it is called when they are due, before the
-        evaluation.
+        Args:
+            evaluate: measures held-out data after so many steps. It is called at the start of a fresh run, or for an
+                evaluation that a killed run did not finish, and then by `end_step` when it is due.
+            sample: writes samples, for a loop that has to make them first. `end_step` calls it before `evaluate`.
         """
         self._evaluate, self._sample = evaluate, sample or _nothing
         if self.fresh:
@@ -111,7 +112,7 @@ class Session(Opening):
         return due[what] or self._is_last(done)
 
     def finish_early(self) -> None:
-        """Train no further: what is due after the last step is due now."""
+        """Make the current step the last one: what is due after the last step is due now."""
         self.finished = True
 
     def end_step(self, done: int, *, state: Callable[[], Mapping[str, Any]] = dict) -> None:
