@@ -22,8 +22,12 @@ class DataConfig(Section):
     questions: PathName | None = Field(
         None, description="samples: a file or Hub set with question and answer (a last number), instead of `task`."
     )
-    task: str = Field("step_arithmetic", description="samples: a task of reasoning-gym, or step_arithmetic.")
+    task: str = Field("step_arithmetic", description="samples: of reasoning-gym, step_arithmetic or word_problems.")
     task_config: dict[str, Any] = Field({}, description="samples: the task's own parameters.")
+    answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
+        "think_tags",
+        description="samples: where the answer stands: <think>..</think><answer>..</answer>, <answer> alone, or all.",
+    )
     problems: int = Field(2000, gt=0, description="samples: problems to train on.")
     candidates: int = Field(8, gt=1, description="samples: completions of each problem.")
     pairs: int = Field(

@@ -26,7 +26,7 @@ from rlhf.data.rows import Row, Sifted, TooLong, load_rows, settle, sift, sift_r
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.tasks.procedural import ProceduralTask
+from rlhf.tasks.registry import open_task
 from rlhf.text.chat import Conversation, encode_prompt, refuse_unknown
 from rlhf.text.steps import CLASSES, JudgedAt, encode_steps, join_steps, separator_token, split_steps
 
@@ -518,7 +518,7 @@ def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candi
         train, held_out = split_by_question(problems, lambda p: p.question, held_out=data.held_out)
         name = data.questions
     else:
-        verifier = ProceduralTask(data.task, data.task_config)
+        verifier = open_task(data.task, data.task_config, answer_in=data.answer_in)
         drawn = verifier.train_problems(seed=data.seed, first=0, count=data.problems)
         train = list({problem.question: problem for problem in drawn}.values())
         held_out, name = verifier.held_out_problems(data.held_out), data.task

@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
     add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
-    add("--task", default="step_arithmetic", help="a task of reasoning-gym (default: step_arithmetic)")
+    add("--task", default="step_arithmetic", help="of reasoning-gym, or word_problems (default: step_arithmetic)")
     add("--task_config", type=mapping, default={}, metavar="{KEY: VALUE}", help="the task's own parameters")
+    answers = ("think_tags", "answer_tag", "last_number", "text")
+    add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
     add("--questions", metavar="FILE", help="file or Hub set with question and answer, instead of --task")
     add("--split", default="train", help="split of a Hub set (default: train)")
     add("--problems", type=whole(1), default=500, help="how many problems (default: 500)")
@@ -55,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from reward_models.questions import load_questions
     from rlhf.candidates import sample_candidates
     from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.tasks.procedural import ProceduralTask
+    from rlhf.tasks.registry import open_task
 
     refuse_output(o.output, reads=o.questions or "")
     if o.questions:
         problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
     else:
-        verifier = ProceduralTask(o.task, o.task_config)
+        verifier = open_task(o.task, o.task_config, answer_in=o.answer_in)
         problems = verifier.train_problems(seed=o.seed, first=0, count=o.problems)
         problems = list({problem.question: problem for problem in problems}.values())
     candidates = sample_candidates(
