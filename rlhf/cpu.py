@@ -9,7 +9,7 @@ MMAP_MAX, TRIM_THRESHOLD = -4, -1  # what mallopt calls M_MMAP_MAX and M_TRIM_TH
 
 
 def tune_cpu() -> None:
-    """Choose matrix kernels and allocator for this process; again does no harm. Numbers stay those of fp32."""
+    """Choose matrix kernels and allocator for this process; may be called again. Results stay those of fp32."""
     choose_fp32_kernels()
     keep_freed_memory()
 

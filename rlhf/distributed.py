@@ -1,4 +1,4 @@
-"""Devices and processes: opening them, sharing work out, and summing what each found."""
+"""Devices and processes: opening them, dividing work between them, gathering and summing results."""
 
 import os
 import sys
@@ -118,10 +118,10 @@ def open_device(wanted: str) -> torch.device:
 
 
 def refuse_uneven(key: str, size: int, accelerator: Accelerator, *, parts: int = 1) -> None:
-    """Every process takes the same share of each of a step's `parts`, so that none is ever without work.
+    """Check that every process gets equally much of each of a step's `parts`, so that none is ever without work.
 
     Raises:
-        UserError: the step cannot be shared out like that.
+        UserError: the step cannot be divided so.
     """
     processes = accelerator.num_processes
     if size % (processes * parts):
@@ -135,7 +135,7 @@ def refuse_uneven(key: str, size: int, accelerator: Accelerator, *, parts: int =
 
 @contextmanager
 def led_by_main(accelerator: Accelerator) -> Generator[None]:
-    """What the main process alone does in this block, the others wait for; if it fails, they end too."""
+    """Wait at the end of this block for the main process; if it fails inside, the other processes end too."""
     failed = [True]
     try:
         yield
@@ -153,7 +153,7 @@ def local_shard(items: list, accelerator: Accelerator) -> list:
 
 
 def gather(items: list, accelerator: Accelerator) -> list:
-    """The parts of all processes, in the order of the list that `local_shard` took them from."""
+    """The items of all processes, in the order of the list that `local_shard` divided."""
     if accelerator.num_processes == 1:
         return items
     flat = gather_object([(accelerator.process_index + i * accelerator.num_processes, x) for i, x in enumerate(items)])

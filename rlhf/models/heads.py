@@ -35,7 +35,7 @@ from rlhf.text.chat import encode_conversation, end_tokens
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
 LANGUAGE_HEADS = ("lm_head", "embed_out")  # of language models, which reward models start from
-TOLD = ("step_separator", "step_judged_at", "reward_statistics")  # what our reward models say of themselves in a config
+TOLD = ("step_separator", "step_judged_at", "reward_statistics")  # keys that our reward models add to config.json
 PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
 
 
@@ -92,11 +92,11 @@ def load_with_head(
 def add_layers(model: PreTrainedModel, count: int) -> None:
     """Put `count` layers on top of the backbone, which change nothing yet: copies of an early one that add 0.
 
-    A language model has its guess of the next token ready in its last layer only, where no other token can look at it
-    any more. Layers on top can compare it with the token that came, which is most of what judging is; a deep model has
-    layers to spare for that, a small one has not. Block expansion: Wu et al., "LLaMA Pro: Progressive LLaMA with Block
-    Expansion", 2024, arXiv 2401.02415, section 3.1; the copies there are of the layer below. Here they are of the
-    second layer, since early layers look at the tokens next to them, where a guess and what came of it stand.
+    A language model forms its prediction of the next token only in the last layer, where later positions can no longer
+    attend to it. Layers on top can compare it with the token that came, which is most of what judging is; a deep model
+    has layers to spare for that, a small one has not. Block expansion: Wu et al., "LLaMA Pro: Progressive LLaMA with
+    Block Expansion", 2024, arXiv 2401.02415, section 3.1, where the copies are of the layer below. Here they are of the
+    second layer, since early layers attend to neighbouring tokens: the prediction and the token that came.
     """
     if not count:
         return
@@ -191,10 +191,10 @@ def _choose_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 class Readings(NamedTuple):
-    """What the head says after each token of n completions of at most t tokens; anything where there is no token."""
+    """Outputs of the head at each token of n completions of at most t tokens; arbitrary at padding."""
 
     logits: Float[Tensor, "n t k"]  # fp32
-    mask: Bool[Tensor, "n t"]  # True = the token counts
+    mask: Bool[Tensor, "n t"]  # True: the output is read
     last: Int[Tensor, " n"]  # where each completion's last token stands
 
     @property

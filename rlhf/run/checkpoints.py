@@ -1,9 +1,8 @@
-"""Saving and resuming, so that a killed run ends as if it had never been.
+"""Saving and resuming, so that a run that was killed and resumed ends exactly like one that was not.
 
-A checkpoint is written beside its place and renamed into it, with a manifest written last: its files with their
-digests, the loop's own numbers, and how many lines every log had. What has a manifest that fits is a checkpoint.
-Everything random in a run is a function of (seed, step, index), so besides weights, optimizer and a few numbers of the
-loop there is nothing to save.
+A checkpoint is written under another name, then renamed. Its manifest is written last: the files with their digests,
+the numbers of the loop, and the number of lines of every log. A folder whose manifest fits is a checkpoint. Everything
+random in a run is a function of (seed, step, index), so weights, optimizer and a few numbers of the loop are enough.
 """
 
 import hashlib
@@ -101,7 +100,7 @@ def copy_as_origin(checkpoint: Checkpoint, run: Path) -> None:
 def not_written(what: str, partial: Path, error: Exception) -> UserError:
     """What to raise when a folder could not be filled; the part that was written is removed.
 
-    Libraries tell of a full disk each in words of its own, some of them in none that a person would recognize.
+    Each library reports a full disk differently, some unrecognizably.
     """
     disk = next(folder for folder in partial.absolute().parents if folder.is_dir())
     full = shutil.disk_usage(disk).free < 2**20

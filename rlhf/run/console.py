@@ -62,7 +62,7 @@ class Console:
             )
 
     def say(self, text: str) -> None:
-        """Said also when quiet: what a script's reader needs."""
+        """Printed even with --quiet: what the reader of a script's output needs."""
         self.rich.print(escape(text))
 
     def warn(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Several tasks in one training stream, each with its share. Has the interface of `rlhf.tasks.problem.Task`."""
+"""Several tasks in one training stream, each with its weight. Has the interface of `rlhf.tasks.problem.Task`."""
 
 import hashlib
 from collections.abc import Mapping

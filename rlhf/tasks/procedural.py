@@ -26,8 +26,8 @@ HELD_OUT_SHARE = 0.2
 # reasoning-gym makes draw number i of seed s from the one number s + i. Streams must therefore start far apart: problem
 # number n of a stream takes draw STRIDE * n, or, where that is held out, one of the next. A start every 2**24 leaves
 # room for 262,144 problems; after that, the odd half stride keeps a stream that runs on between the draws of the next.
-# That streams of large seeds come by the draws of the held-out set (2**31 and on) does no harm: a problem's side is its
-# hash's, wherever it was drawn. Up to seed 254, the numbers stay within the 32 bits that some generators take.
+# Streams of large seeds may overlap the held-out draws (2**31 and on); harmless, since the hash of a question decides
+# its side. Up to seed 254, the numbers stay within the 32 bits that some generators take.
 STRIDE = 64
 STREAM = 2**24 + STRIDE // 2
 HELD_OUT_STREAM = 2**31
