@@ -48,13 +48,13 @@ class Examples:
         return Group(question, answers, [[True] * len(answer) for answer in answers])
 
     def pairs(self) -> list:
-        from reward_models.data import Example
+        from reward_models.examples import Example
 
         o = self.options
         return [Example(f"{i}", self._group(o.prompt, o.answer, 2, i), []) for i in range(o.pairs)]
 
     def questions(self) -> list:
-        from reward_models.data import Example
+        from reward_models.examples import Example
 
         o = self.options
         right: list[bool | None] = [j % 2 == 0 for j in range(o.candidates)]

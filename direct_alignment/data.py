@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from direct_alignment.config import DirectAlignmentConfig
-from direct_alignment.losses import Loss
+from direct_alignment.loss import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference

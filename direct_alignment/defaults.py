@@ -1,7 +1,8 @@
 """A loss's published settings, filled in where the config leaves them open; contradictions are refused."""
 
 from direct_alignment.config import LOSS_KEYS, DirectAlignmentConfig
-from direct_alignment.losses import Loss, losses
+from direct_alignment.loss import Loss
+from direct_alignment.losses import losses
 from rlhf.errors import UserError
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from direct_alignment.losses import Completions, Loss
+from direct_alignment.loss import Completions, Loss
 from rlhf.distributed import gather
 
 METRICS = {

@@ -12,7 +12,7 @@ from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example
 from direct_alignment.diagnostics import advice_on_evaluations, implicit_reward, judged_right
 from direct_alignment.log_ratios import compare, count, mismatched, score_all
-from direct_alignment.losses import Loss
+from direct_alignment.loss import Loss
 from direct_alignment.reference import Reference
 from rlhf.distributed import gather, local_shard
 from rlhf.evaluation import evaluate_task

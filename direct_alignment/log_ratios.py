@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from direct_alignment.data import Example
-from direct_alignment.losses import Completions, Loss
+from direct_alignment.loss import Completions, Loss
 from rlhf.distributed import all_reduce_sum, gather, local_shard
 from rlhf.groups import Group, Layout, Rows
 from rlhf.logprobs import Scorer, Scores, score

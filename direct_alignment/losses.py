@@ -10,19 +10,12 @@ Keyword-only parameters are the settings, with the published values as defaults.
 `losses` at the end. To add one: write the function, add its line.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import Any, Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-Pairs = Float[Tensor, " n"]  # one number for each pair
-Each = Float[Tensor, " c"]  # one number for each completion
+from direct_alignment.loss import Each, Loss, Pairs, make_loss
 
 
 def dpo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
@@ -267,110 +260,22 @@ def discopop(s_w: Pairs, s_l: Pairs, *, beta: float = 0.05, discopop_tau: float 
     return -(1 - gate) * logsigmoid(x) + torch.exp(logsigmoid(x / discopop_tau) - x)
 
 
-@dataclass(frozen=True)
-class Completions:
-    """What is known of c completions. Of pairs, the chosen stands before its rejected; then c = 2n."""
-
-    logp: Float[Tensor, " c"]  # log pi(completion | prompt): the sum over tokens that count, nats
-    logp_ref: Float[Tensor, " c"] | None  # the same of the reference
-    length: Float[Tensor, " c"]  # tokens that count
-    desirable: Bool[Tensor, " c"]
-    s_mismatched: Float[Tensor, " k"] | None = None  # log-ratios of completions under prompts of others
-
-    @property
-    def s(self) -> Each:
-        assert self.logp_ref is not None
-        return self.logp - self.logp_ref
-
-    @property
-    def s_mean(self) -> Each:
-        return self.s / self.length
-
-    @property
-    def m(self) -> Each:
-        return self.logp / self.length
-
-    @property
-    def margin_ref(self) -> Pairs:
-        assert self.logp_ref is not None
-        return self.logp_ref[0::2] - self.logp_ref[1::2]
-
-    def detached(self) -> "Completions":
-        """Without gradient, on the CPU: to be kept and sent."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Completions(**{name: v if v is None else v.detach().cpu() for name, v in values.items()})
-
-    def get(self, name: str) -> Any:
-        """A quantity by the name that a loss has for it: `s_w` is `s` of the chosen."""
-        if name.endswith(("_w", "_l")):
-            return getattr(self, name[:-2])[name.endswith("_l") :: 2]
-        return getattr(self, name)
-
-
-Need = Literal["reference", "pairs", "mismatched", "whole step"]
-Score = Literal["s", "s_mean", "m"]
-
-
-@dataclass(frozen=True)
-class Loss:
-    function: Callable[..., Tensor]
-    score: Score  # what it ranks completions by: its implicit reward, but for beta
-    # reference: log-probabilities of the reference. pairs: chosen and rejected of a prompt; without, labels do.
-    # mismatched: log-ratios under prompts of others. whole step: statistics over all completions of an optimizer step.
-    needs: frozenset[Need]
-    variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
-    # Of a loss without pairs: the implicit reward above which it takes a completion for desirable; None: 0.
-    parting: Callable[..., Tensor] | None = None
-
-    @cached_property
-    def takes(self) -> list[str]:
-        parameters = inspect.signature(self.function).parameters.values()
-        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-
-    @cached_property
-    def settings(self) -> dict[str, float]:
-        """Its hyper-parameters with their published values."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-    def __call__(self, completions: Completions, **settings: float) -> Float[Tensor, " k"]:
-        return self.function(*map(completions.get, self.takes), **settings)
-
-    def threshold(self, completions: Completions, settings: Mapping[str, float]) -> float:
-        """The implicit reward above which a completion is taken for desirable, given all completions of a step."""
-        if self.parting is None:
-            return 0.0
-        parameters = inspect.signature(self.parting).parameters.values()
-        given = [completions.get(p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        return float(self.parting(*given, **{p.name: settings[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}))
-
-
-def _loss(
-    function: Callable[..., Tensor],
-    score: Score,
-    *needs: Need,
-    parting: Callable[..., Tensor] | None = None,
-    **variants: Loss,
-) -> Loss:
-    return Loss(function, score, frozenset(needs), variants, parting)
-
-
 losses: dict[str, Loss] = {
-    "dpo": _loss(dpo, "s", "reference", "pairs"),
-    "dpo_norm": _loss(dpo_norm, "s_mean", "reference", "pairs"),
-    "cdpo": _loss(cdpo, "s", "reference", "pairs"),
-    "robust": _loss(robust, "s", "reference", "pairs"),
-    "ipo": _loss(ipo, "s_mean", "reference", "pairs", ipo_sum=_loss(ipo_sum, "s", "reference", "pairs")),
-    "hinge": _loss(hinge, "s", "reference", "pairs"),
-    "simpo": _loss(simpo, "m", "pairs"),
-    "orpo": _loss(orpo, "m", "pairs"),
-    "kto": _loss(kto, "s", "reference", "mismatched", parting=kto_threshold),
-    "apo_zero": _loss(apo_zero, "s", "reference", "pairs"),
-    "apo_down": _loss(apo_down, "s", "reference", "pairs"),
-    "exo": _loss(exo, "s", "reference", "pairs"),
-    "nca": _loss(nca, "s", "reference", "pairs"),
-    "bco": _loss(bco, "s", "reference", "whole step", parting=bco_threshold),
-    "sppo_hard": _loss(sppo_hard, "s", "reference", "pairs"),
-    "aot": _loss(aot, "s", "reference", "pairs", "whole step"),
-    "discopop": _loss(discopop, "s", "reference", "pairs"),
+    "dpo": make_loss(dpo, "s", "reference", "pairs"),
+    "dpo_norm": make_loss(dpo_norm, "s_mean", "reference", "pairs"),
+    "cdpo": make_loss(cdpo, "s", "reference", "pairs"),
+    "robust": make_loss(robust, "s", "reference", "pairs"),
+    "ipo": make_loss(ipo, "s_mean", "reference", "pairs", ipo_sum=make_loss(ipo_sum, "s", "reference", "pairs")),
+    "hinge": make_loss(hinge, "s", "reference", "pairs"),
+    "simpo": make_loss(simpo, "m", "pairs"),
+    "orpo": make_loss(orpo, "m", "pairs"),
+    "kto": make_loss(kto, "s", "reference", "mismatched", parting=kto_threshold),
+    "apo_zero": make_loss(apo_zero, "s", "reference", "pairs"),
+    "apo_down": make_loss(apo_down, "s", "reference", "pairs"),
+    "exo": make_loss(exo, "s", "reference", "pairs"),
+    "nca": make_loss(nca, "s", "reference", "pairs"),
+    "bco": make_loss(bco, "s", "reference", "whole step", parting=bco_threshold),
+    "sppo_hard": make_loss(sppo_hard, "s", "reference", "pairs"),
+    "aot": make_loss(aot, "s", "reference", "pairs", "whole step"),
+    "discopop": make_loss(discopop, "s", "reference", "pairs"),
 }

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, Say, to_examples, with_mismatched
-from direct_alignment.losses import Loss
+from direct_alignment.loss import Loss
 from direct_alignment.reference import Reference
 from rlhf.candidates import Candidates, to_rankings
 from rlhf.data.answers import sampled_answer

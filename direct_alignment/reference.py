@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example, digest
 from direct_alignment.log_ratios import score_all
-from direct_alignment.losses import Loss
+from direct_alignment.loss import Loss
 from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer

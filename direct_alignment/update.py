@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from direct_alignment.data import Example
 from direct_alignment.diagnostics import StepSums
 from direct_alignment.log_ratios import StepLoss, compare, lengths, sequence_logp
-from direct_alignment.losses import Loss
+from direct_alignment.loss import Loss
 from rlhf.distributed import all_reduce_sum, local_shard
 from rlhf.groups import whole_micro_batches
 from rlhf.logprobs import Scorer

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.losses import Objective
 from rlhf.groups import Layout, Rows, whole_micro_batches
 from rlhf.models.heads import Readings

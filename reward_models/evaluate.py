@@ -14,20 +14,19 @@ from rlhf.config.options import Parser, whole
 from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.errors import UserError, run_main
 
-KINDS = {"orm_loss": "outcome", "separator": "process", "margin_scale": "preference"}  # a key that only one kind has
+KINDS = {  # by the trainer that a run records
+    "reward_models.train_preference_rm": "preference",
+    "reward_models.train_orm": "outcome",
+    "reward_models.train_prm": "process",
+}
 
 
 def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int, device: str) -> None:
-    from reward_models.data import (
-        outcome_data,
-        outcome_examples,
-        preference_data,
-        preference_examples,
-        process_data,
-        process_examples,
-    )
     from reward_models.evaluation_page import write_evaluation
     from reward_models.held_out_metrics import outcome_result, preference_result, process_result, subset_records
+    from reward_models.outcome_data import outcome_data, outcome_examples
+    from reward_models.preference_data import preference_data, preference_examples
+    from reward_models.process_data import process_data, process_examples
     from reward_models.shortcuts import add_shortcuts, of_outcome, of_preference, of_process
     from rlhf.data.files import write_jsonl
     from rlhf.data.rows import load_rows
@@ -74,12 +73,12 @@ def _config(run: Path) -> "tuple[str, Any]":
     """The kind of model, and the settings that it was trained with."""
     from reward_models.config import OutcomeConfig, PreferenceConfig, ProcessConfig
     from rlhf.config.command import read_command
+    from rlhf.config.recorded import read_provenance, trainer_of
 
     file = run / "config.yaml"
     if not file.is_file():
         raise UserError(f"'{run}' is no run of a reward model: it has no config.yaml")
-    written = file.read_text("utf-8")
-    kind = next((kind for key, kind in KINDS.items() if f"\n{key}:" in written), None)
+    kind = KINDS.get(trainer_of(read_provenance(run)))
     if kind is None:
         raise UserError(f"'{run}' is a run, but not of a reward model")
     config_class = {"outcome": OutcomeConfig, "process": ProcessConfig, "preference": PreferenceConfig}[kind]

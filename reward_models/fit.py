@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.batches import in_order, into_micro_batches
 from reward_models.config import RewardModelConfig
-from reward_models.data import Example, Split
 from reward_models.evaluation_page import write_evaluation
+from reward_models.examples import Example, Split
 from reward_models.held_out_metrics import Read, Result, step_samples
 from reward_models.losses import Objective
 from reward_models.shortcuts import Shortcut, add_shortcuts

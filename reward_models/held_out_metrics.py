@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.metrics import (
     auc,
     best_of_curve,

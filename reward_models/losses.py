@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from reward_models.config import OutcomeConfig, PreferenceConfig
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.held_out_metrics import Read, Result, outcome_result, preference_result, process_result
 from rlhf.models.heads import Readings
 from rlhf.text.steps import CLASSES

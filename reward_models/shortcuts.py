@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.held_out_metrics import Pairs, Result, Solutions, Steps
 from reward_models.metrics import auc, estimate, macro_f1, pair_accuracy
 from rlhf.text.steps import CLASSES

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import OutcomeConfig
-from reward_models.needs import plan
+from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -22,9 +22,9 @@ DEFAULT = Path(__file__).parent / "configs" / "orm.yaml"
 
 def train(command: Command[OutcomeConfig]) -> int:
     from reward_models import shortcuts
-    from reward_models.data import outcome_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import outcome_objective
+    from reward_models.outcome_data import outcome_data
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import PreferenceConfig
-from reward_models.needs import plan
+from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -24,9 +24,9 @@ DEFAULT = Path(__file__).parent / "configs" / "preference_rm.yaml"
 
 def train(command: Command[PreferenceConfig]) -> int:
     from reward_models import shortcuts
-    from reward_models.data import preference_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import preference_objective
+    from reward_models.preference_data import preference_data
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import ProcessConfig
-from reward_models.needs import plan
+from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -23,9 +23,9 @@ DEFAULT = Path(__file__).parent / "configs" / "prm.yaml"
 
 def train(command: Command[ProcessConfig]) -> int:
     from reward_models import shortcuts
-    from reward_models.data import process_data
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import process_objective
+    from reward_models.process_data import process_data
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
     from rlhf.text.steps import CLASS_NAMES

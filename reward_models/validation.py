@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from reward_models.batches import in_order, into_micro_batches
 from reward_models.config import RewardModelConfig
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.held_out_metrics import Read
 from reward_models.losses import Objective
 from rlhf.groups import Layout

@@ -1,4 +1,4 @@
-"""The shape of the house: which module may import which, and how long a file and a function may be.
+"""The structure of the code: which module may import which, and how long a file and a function may be.
 
 The import graph is read from the sources: imports at the top of a module, and those inside functions, which `--help`
 puts off for speed, for the arrows between packages.
@@ -17,7 +17,7 @@ LONGEST_FILE = 350
 LONGEST_FUNCTION = 80
 MOST_FILES = 22  # of rlhf/, beside its folders
 
-# The rooms of rlhf, and which others each may import. `front` is the modules beside the folders.
+# The folders of rlhf, and which others each may import. `front` is the modules beside the folders.
 ROOMS = {
     "config": {"front"},
     "embedded": {"front", "config", "models", "text"},
@@ -29,7 +29,7 @@ ROOMS = {
     "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},
     "front": {"data", "models", "tasks", "text"},
 }
-# The front modules that import no room: what a room may build on.
+# Modules beside the folders that import no folder.
 MATHS = {"tensors", "kl", "aggregate", "statistics", "random_keys"}
 
 

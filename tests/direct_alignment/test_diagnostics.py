@@ -15,7 +15,8 @@ from direct_alignment.diagnostics import (
     judged_right,
     ranked_right,
 )
-from direct_alignment.losses import Completions, losses
+from direct_alignment.loss import Completions
+from direct_alignment.losses import losses
 
 
 def two_pairs() -> Completions:

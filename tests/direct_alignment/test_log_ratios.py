@@ -15,7 +15,8 @@ from direct_alignment.data import (
     with_mismatched,
 )
 from direct_alignment.log_ratios import compare, count, grad_logp, lengths, score_all, sequence_logp
-from direct_alignment.losses import Completions, losses
+from direct_alignment.loss import Completions
+from direct_alignment.losses import losses
 from rlhf.data.preferences import parse_preference
 from rlhf.groups import Group, whole_micro_batches
 from rlhf.logprobs import Scorer

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig
-from direct_alignment.losses import Completions, Loss, losses
+from direct_alignment.loss import Completions, Loss
+from direct_alignment.losses import losses
 
 LN2, LN3 = math.log(2), math.log(3)
 ALL = {**losses, "ipo_sum": losses["ipo"].variants["ipo_sum"]}

@@ -9,7 +9,7 @@ from tiny_models import tiny_model
 
 from reward_models.batches import in_order, into_micro_batches
 from reward_models.config import OutcomeConfig, PreferenceConfig
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.losses import outcome_objective, preference_objective, process_objective
 from reward_models.validation import measure
 from rlhf.data.preferences import parse_preference

@@ -5,24 +5,21 @@ import json
 import pytest
 
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, ProcessConfig
-from reward_models.data import (
-    Example,
-    Trace,
+from reward_models.examples import Example, sample_problems
+from reward_models.outcome_data import (
     candidates_to_solutions,
     contrasting,
     in_pairs,
     outcome_data,
     outcome_examples,
     parse_solutions,
-    parse_traces,
-    preference_examples,
-    process_data,
-    process_examples,
-    sample_problems,
     solutions_to_examples,
 )
+from reward_models.preference_data import preference_examples
+from reward_models.process_data import process_data, process_examples
 from reward_models.questions import LastNumber, parse_question
 from reward_models.sample import to_row
+from reward_models.traces import Trace, parse_traces
 from rlhf.candidates import Candidates
 from rlhf.data.answers import Answer, vocabulary_of
 from rlhf.data.files import write_jsonl
@@ -429,7 +426,7 @@ def test_word_problems_are_a_task_like_any_other(tmp_path, monkeypatch):
         asked.append([verdict.exact for verdict in verdicts])
         return []
 
-    monkeypatch.setattr("reward_models.data.sample_candidates", sample_candidates)
+    monkeypatch.setattr("reward_models.examples.sample_candidates", sample_candidates)
     for answer_in, right in (("last_number", 1.0), ("answer_tag", 0.0)):
         config = {"path": str(tmp_path / "d.jsonl")}
         data = DataConfig(task="word_problems", task_config=config, answer_in=answer_in, problems=9, held_out=3)

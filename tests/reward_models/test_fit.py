@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from reward_models import fit
-from reward_models.data import Example
+from reward_models.examples import Example
 from rlhf.models.heads import head_of
 
 SETTINGS = [

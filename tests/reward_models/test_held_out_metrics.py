@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.held_out_metrics import (
     Pairs,
     Solutions,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reward_models import shortcuts
-from reward_models.data import Example
+from reward_models.examples import Example
 from reward_models.held_out_metrics import Result
 from reward_models.shortcuts import (
     L2,
