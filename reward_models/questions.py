@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rlhf.data.columns import QUESTION, refuse_unused
 from rlhf.data.rows import Row, load_rows, usable
 from rlhf.tasks.numbers import last_number
 from rlhf.tasks.problem import Problem, Verdict
@@ -21,6 +22,7 @@ def parse_question(row: Row) -> Problem:
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not question.strip() or not isinstance(answer, str):
         raise ValueError(f"columns {sorted(row)}: wanted question and answer as text")
+    refuse_unused(row, used=(), columns=QUESTION)
     if last_number(answer) is None:
         raise ValueError(f"answer {answer[:40]!r} holds no number")
     entry: Mapping[str, str] = {"question": question, "answer": answer}

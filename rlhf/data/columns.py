@@ -17,6 +17,7 @@ THOUGHT = ("reasoning_content", "reasoning", "thinking")
 JUDGEMENT = ("label", "labels", "is_correct", "correct", "kto_tag", "rank", "ranks", "weight", "weights")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 SAMPLED = ("ended",)  # whether the policy that wrote an answer ended it, or was cut off; see rlhf.data.answers
+QUESTION = (*CONTEXT, *TOOLS, *MEDIA)  # what a question cannot be answered without
 MEANING = (*CONTEXT, *TOOLS, *THOUGHT, *JUDGEMENT, *MEDIA, *SAMPLED)
 
 # A list of messages as text, as a table has it that was written by another program (in JSON, or in Python's own way).

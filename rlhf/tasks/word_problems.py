@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from rlhf.data.columns import short
+from rlhf.data.columns import QUESTION, refuse_unused, short
 from rlhf.data.rows import Row, in_epochs, load_rows, usable
 from rlhf.errors import MAX_UNUSABLE, UserError, nearest
 from rlhf.tasks.numbers import last_number, read_number
@@ -87,6 +87,7 @@ class WordProblems:
         for column in columns:
             if not isinstance(row.get(column), str | int | float) or not str(row[column]).strip():
                 raise ValueError(f"column '{column}' is missing, empty or no text; there are {sorted(row)}")
+        refuse_unused(row, used=columns, columns=QUESTION)
         question, worked = (str(row[column]) for column in columns)
         answer = worked.rsplit("####")[-1].strip()
         if read_number(answer) is None:

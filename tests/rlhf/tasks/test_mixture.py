@@ -169,3 +169,13 @@ def test_a_task_is_opened_with_its_settings(file: Path) -> None:
     assert words.verify(asked, f"it is {asked.answer}").exact == 1
     tagged = open_task("word_problems", {"path": str(file)}, answer_in="answer_tag")
     assert tagged.verify(asked, f"it is {asked.answer}").exact == 0
+
+
+@pytest.mark.parametrize("column", ["context", "image", "tools"])
+def test_word_problems_that_lack_a_part_of_their_question_are_refused(tmp_path: Path, column: str) -> None:
+    """What the table, the picture or the tool says is not in the question, so the answer could only be guessed."""
+    rows = [{"question": f"How many are {i}?", "answer": f"#### {i}", column: "a table"} for i in range(20)]
+    path = tmp_path / "with_context.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"{column} would be ignored"):
+        WordProblems({"path": str(path)}, answer_in="last_number")
