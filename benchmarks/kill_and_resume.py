@@ -70,7 +70,10 @@ TRAINERS = {
     "preference RM": ("reward_models.train_preference_rm", RM),
     "ORM": ("reward_models.train_orm", RM),
     "PRM": ("reward_models.train_prm", RM),
-    "DPO": ("direct_alignment.train", ["--loss", "dpo", "--eval_every", "2", *DPO]),
+    "DPO, moving reference": (
+        "direct_alignment.train",
+        ["--loss", "dpo", "--eval_every", "2", "--sync_reference_every", "2", "--sync_reference_mix", "0.5", *DPO],
+    ),
     "KTO, online, moving reference": (
         "direct_alignment.train",
         ["--loss", "kto", "--online_every", "3", "--sync_reference_every", "2", *DPO],

@@ -7,6 +7,7 @@ before the first import of what it checks.
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
@@ -17,6 +18,7 @@ from jaxtyping import install_import_hook
 from tiny_models import ARCHITECTURES, tiny_model
 from torch import nn
 from transformers.utils import logging
+from xdist.scheduler import LoadScopeScheduling
 
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors and
 # have to start fast.
@@ -39,6 +41,28 @@ logging.disable_progress_bar()
 def pytest_xdist_auto_num_workers() -> int:
     """Each worker imports PyTorch anew and takes about a gigabyte: more than four gain little."""
     return min(4, os.cpu_count() or 1)
+
+
+# Files whose tests share a fixture that takes a minute: one worker runs all tests of such a file.
+ON_ONE_WORKER = ("tests/test_several_processes.py", "tests/reward_models/test_commands.py")
+
+
+class Scheduler(LoadScopeScheduling):
+    """Tests one by one to whichever worker is free, but for the files of `ON_ONE_WORKER`, which come first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in ON_ONE_WORKER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True)

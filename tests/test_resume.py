@@ -24,6 +24,7 @@ def _candidates_are_sampled_once(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRAINERS)
 def test_killed_stopped_and_resumed(name: str, tmp_path: Path) -> None:
     """SIGKILL after a checkpoint; SIGTERM later: the step is finished, a checkpoint is written though none was due, the

@@ -6,7 +6,6 @@ import pytest
 import several_processes
 from several_processes import compare, launch, run_all, write_data
 
-pytestmark = pytest.mark.xdist_group("several processes")  # one worker makes the runs, for all tests here
 TRAINERS = ["SFT", "DPO", "DAPO", "PPO"]
 
 

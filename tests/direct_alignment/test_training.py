@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from alignment_commands import SMALL, Commands, labelled, logged, pairs, weights, write_rows
+from alignment_commands import SMALL, Commands, labelled, pairs, weights, write_rows
 from transformers import AutoModelForCausalLM
 
 from direct_alignment.config import CONFIGS, LOSS_NAMES
@@ -268,37 +268,6 @@ def test_mixing_is_a_weighted_mean() -> None:
     Reference.follow(it, 2)  # not yet
     Reference.follow(it, 3)
     torch.testing.assert_close(own.weight, expected)
-
-
-# ---------------------------------------------------------------------------------------------- stopped and continued
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        ["--task", "none", "--sync_reference_every", "2", "--sync_reference_mix", "0.5"],
-        ["--loss", "kto", "--online_every", "3", "--data.candidates", "4", "--task_config", "{max_terms: 3}"],
-    ],
-    ids=["moving reference", "online"],
-)
-def test_resumed_to_the_bit(commands: Commands, data: Path, tmp_path: Path, extra: list[str]) -> None:
-    """What a run killed after 2 of 5 steps has left, continued: weights and every logged number are those of a run in
-    one go. The online one has sampled its pairs before the kill, and would not sample the same again."""
-    arguments = [*SMALL, *extra, "--data.path", data, "--max_steps", "5", "--lr", "1e-3", "--keep_checkpoints", "9"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert commands.train(*arguments, "--output_dir", whole).code == 0
-    assert commands.train(*arguments, "--output_dir", cut).code == 0
-    for step in (3, 4, 5):
-        checkpoint = cut / "checkpoints" / f"step_{step}"
-        for file in sorted(checkpoint.rglob("*"), reverse=True):
-            file.unlink()
-        checkpoint.rmdir()
-    (cut / "final" / "model.safetensors").unlink()
-    outcome = commands.train(*arguments, "--output_dir", cut, "--resume")
-    assert outcome.code == 0, outcome.err
-    assert "resumed at step 2" in outcome.out
-    assert weights(cut) == weights(whole)
-    assert logged(cut) == logged(whole)
 
 
 def test_configs_are_complete() -> None:

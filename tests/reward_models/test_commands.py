@@ -34,7 +34,7 @@ def test_configs_are_valid(commands, kind, profile):
     assert outcome.code == 0, outcome.err
 
 
-@pytest.fixture(scope="module", params=[pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in KINDS])
+@pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory) -> tuple[str, Path]:
     """A finished run of each kind, in a process of its own."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
