@@ -232,7 +232,8 @@ def say_what_is_cut(
     """A conversation ends with an end token, and one that was cut does not."""
     ends = set(end_tokens(tokenizer))
     if cut := sum(group.completions[0][-1] not in ends for group in groups):
-        say(f"data: {cut} conversations are cut at max_length {config.max_length}, and have no end token")
+        number = "1 conversation is" if cut == 1 else f"{cut} conversations are"
+        say(f"data: {number} cut at max_length {config.max_length}; what is cut has no end token")
 
 
 def _fingerprint(value: object) -> str:

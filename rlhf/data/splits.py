@@ -33,8 +33,7 @@ def split_by_question[T](
             chosen.add(text)
             room -= len(by_question[text])
     if not chosen:
-        raise UserError(
-            f"data: {len(by_question)} questions are too few to keep {held_out} {name} examples apart from the others"
-        )
+        number = "1 question is" if len(by_question) == 1 else f"{len(by_question)} questions are"
+        raise UserError(f"data: {number} too few to keep {held_out} {name} examples apart from the others")
     train = [item for text, items in by_question.items() if text not in chosen for item in items]
     return train, [item for text in order if text in chosen for item in by_question[text]]

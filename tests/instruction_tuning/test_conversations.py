@@ -312,7 +312,7 @@ def test_what_is_cut_is_said(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "completion": "b" * (90 if i < 20 else 3)} for i in range(50)]
     said: list[str] = []
     data = read(write(tmp_path, rows), said=said, max_length=64, truncation="keep_start")
-    assert said == ["data: 20 conversations are cut at max_length 64, and have no end token"]
+    assert said == ["data: 20 conversations are cut at max_length 64; what is cut has no end token"]
     assert len(data.conversations) + len(data.held_out) == 50
 
 
