@@ -15,7 +15,7 @@ from rlhf.errors import run_main
 
 # A GRPO run of a few seconds on the embedded model.
 SMALL = [
-    *("--profile", "laptop", "--eval_problems", "10", "--prompts_per_step", "2", "--group_size", "4"),
+    *("--profile", "laptop", "--eval_problems", "4", "--prompts_per_step", "2", "--group_size", "4"),
     *("--max_steps", "4", "--save_every", "1"),
 ]
 

@@ -159,7 +159,7 @@ def test_wandb_without_key_or_with_a_wrong_one_never_stops_a_run(commands, tmp_p
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_PROJECT", "rlhf-lab")
-    short = [*SMALL, "--max_steps", "1"]
+    short = [*SMALL, "--max_steps", "1", "--max_new_tokens", "8"]
     without = commands.policy_gradients(*short, "--output_dir", tmp_path / "without")
     assert without.code == 0
     assert without.out.count("no WANDB_API_KEY") == 1

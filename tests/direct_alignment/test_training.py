@@ -38,6 +38,7 @@ def test_every_loss_learns_what_is_preferred(commands: Commands, data: Path, tmp
     """Capitals rather than "well, no": held-out pairs are ranked right after some steps."""
     run = tmp_path / "run"
     more = ["--max_steps", "10", "--save_every", "99", "--sample_every", "99", "--lr", "3e-4", "--task", "none"]
+    more += ["--eval_samples", "2", "--max_new_tokens", "12"]
     outcome = commands.train(*SMALL, *more, "--loss", loss, "--data.path", data, "--output_dir", run)
     assert outcome.code == 0, outcome.err
     values = evaluation(run)

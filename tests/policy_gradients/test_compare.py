@@ -12,7 +12,7 @@ from rlhf.errors import UserError
 from rlhf.run.inputs import inputs
 from rlhf.run.sweep import Planned, refuse_stale
 
-FEW = [*SMALL, "--max_steps", "2", "--max_new_tokens", "24"]
+FEW = [*SMALL, "--max_steps", "2", "--max_new_tokens", "16", "--eval_problems", "2"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | None:

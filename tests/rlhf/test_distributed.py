@@ -378,6 +378,7 @@ def test_a_process_without_work_has_a_gradient_of_zero(qwen3: nn.Module, acceler
         Qwen3Config(**{**qwen3.config.to_dict(), "num_labels": 1, "pad_token_id": 0})
     )
     module = Scorer(qwen3) if kind == "policy" else HeadScorer(judge)
+    module.zero_grad()
     assert list(in_turn([], accelerator, module)) == []
     gradients = [p.grad for p in module.parameters()]
     assert gradients
