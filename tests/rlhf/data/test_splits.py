@@ -51,3 +51,9 @@ def test_which_questions_are_kept_apart_never_changes():
     spaced = [item.replace(" ", space) for item in items for space in (" ", "  ")]
     (_, forward), (_, backward) = (split_by_question(way, lambda it: it, held_out=8) for way in (spaced, spaced[::-1]))
     assert sorted(forward) == sorted(backward)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 question is too few"), (2, "2 questions are too few")])
+def test_too_few_questions_are_counted(count: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        split_by_question([f"q{i}" for i in range(count)], lambda item: item, held_out=5)
