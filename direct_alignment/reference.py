@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from direct_alignment.loss import Loss
 from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
+from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
 
@@ -94,16 +94,10 @@ class Reference:
         flat = iter(cached("reference", entry, lambda: [x for sums in self.initial_logp(groups) for x in sums]))
         return [tuple(next(flat) for _ in group.completions) for group in groups]
 
-    @torch.no_grad()
     def follow(self, done: int) -> None:
-        """Every so many steps, reference = (1 - mix) * reference + mix * policy.
-
-        Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment", 2024, arXiv 2404.09656, equation 6.
-        """
-        if self.moving is None or done % self.every:
-            return
-        for own, new in zip(self.moving.parameters(), self.policy.parameters(), strict=True):
-            own.lerp_(new, self.mix)
+        """Move towards the policy after every `every` steps; a frozen reference stays."""
+        if self.moving is not None and done % self.every == 0:
+            move_towards(self.moving, self.policy, mix=self.mix)
 
 
 def open_reference(

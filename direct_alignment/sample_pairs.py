@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rlhf.config.options import Parser, mapping, seed, temperature, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
+from rlhf.tasks.problem import system_message
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
@@ -80,7 +81,7 @@ def write_pairs(options: argparse.Namespace) -> int:
         rankings = to_rankings(candidates, seed=options.seed, per_problem=options.per_problem)
     rows = [
         {
-            "prompt": [*_system(options.system_prompt), *ranking.prompt],
+            "prompt": [*system_message(options.system_prompt), *ranking.prompt],
             "chosen": ranking.completions[0],
             "rejected": ranking.completions[-1],
             **({} if ranking.margin is None else {"margin": ranking.margin}),
@@ -96,10 +97,6 @@ def write_pairs(options: argparse.Namespace) -> int:
     )
     print(f"{output}: {len(rows)} pairs of {len(candidates)} problems; {right:.2f} of the completions are right")
     return 0
-
-
-def _system(system_prompt: str | None) -> list[dict[str, str]]:
-    return [{"role": "system", "content": system_prompt}] if system_prompt else []
 
 
 def judged_by_model(

@@ -1,10 +1,10 @@
 """The KL reference: frozen or slowly updated, with a fixed or adaptive coefficient."""
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from policy_gradients.defaults import Recipe
+from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
 # Ziegler et al. 2019 (arXiv 1909.08593), section 2.2: the coefficient moves by at most 0.1 * 0.2 = 2 % a batch.
@@ -45,9 +45,7 @@ class Reference:
         if self.target is not None:
             self.coef *= 1 + GAIN * min(MAX_ERROR, max(-MAX_ERROR, kl / self.target - 1))
 
-    @torch.no_grad()
     def follow(self, policy: nn.Module, step: int) -> None:
-        """Every `every` batches, reference = (1 - mix) * reference + mix * policy. Gorbatovski et al. 2024 (TR-DPO)."""
+        """Move towards the policy after every `every` batches; never if `every` is 0."""
         if self.every and step % self.every == 0:
-            for parameter, target in zip(self.model.parameters(), policy.parameters(), strict=True):
-                parameter.lerp_(target, self.mix)
+            move_towards(self.model, policy, mix=self.mix)

@@ -95,10 +95,6 @@ def numbered[T](items: Iterable[T]) -> list[tuple[str, T]]:
     return [(f"problem {i}", item) for i, item in enumerate(items)]
 
 
-def system_message(data: DataConfig) -> list[dict[str, str]]:
-    return [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
-
-
 def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candidates]]:
     """(name, training candidates, held-out candidates), sampled from `data.policy` or taken from the cache."""
     if data.questions:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.config import DataConfig, OutcomeConfig, PreferenceConfig, RewardModelConfig
-from reward_models.examples import Example, Say, Split, numbered, sample_problems, split_file, system_message
+from reward_models.examples import Example, Say, Split, numbered, sample_problems, split_file
 from rlhf.candidates import Candidates
 from rlhf.data.answers import Answer, encode_answer, from_columns
 from rlhf.data.columns import cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out
@@ -16,6 +16,7 @@ from rlhf.data.ranking_groups import shared_prompt
 from rlhf.data.rows import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.groups import Group
+from rlhf.tasks.problem import system_message
 from rlhf.text.chat import Conversation, refuse_unknown
 
 TEXTS = ("completion", "solution", "response", "answer")
@@ -133,9 +134,8 @@ def solutions_to_examples(
         question, answer, label = item
         if len(labels[question, answer.text]) > 1:
             raise ValueError("labelled right in one row and wrong in another")
-        encoded = encode_answer(
-            tokenizer, [*system_message(config.data), {"role": "user", "content": question}], answer
-        )
+        asked = [*system_message(config.data.system_prompt), {"role": "user", "content": question}]
+        encoded = encode_answer(tokenizer, asked, answer)
         refuse_unknown(tokenizer, encoded)
         if (needs := len(encoded.prompt) + len(encoded.completion)) > config.max_length:
             raise TooLong(needs, config.max_length)

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.config import ProcessConfig
-from reward_models.examples import Example, Say, Split, numbered, sample_problems, split_file, system_message
+from reward_models.examples import Example, Say, Split, numbered, sample_problems, split_file
 from reward_models.steps import label_arithmetic
 from reward_models.traces import Trace, Traces, parse_traces
 from rlhf.candidates import Candidates
@@ -16,6 +16,7 @@ from rlhf.data.rows import Sifted, TooLong, load_rows, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
+from rlhf.tasks.problem import system_message
 from rlhf.text.chat import Conversation, encode_prompt, refuse_unknown
 from rlhf.text.steps import JudgedAt, encode_steps, join_steps, separator_token, split_steps
 
@@ -88,7 +89,8 @@ def traces_to_examples(
 
     def encode(item: tuple[str, Trace]) -> tuple[str, Trace, list[int], list[list[int]]]:
         question, trace = item
-        prompt = encode_prompt(tokenizer, [*system_message(config.data), {"role": "user", "content": question}])
+        asked = [*system_message(config.data.system_prompt), {"role": "user", "content": question}]
+        prompt = encode_prompt(tokenizer, asked)
         steps = encode_steps(tokenizer, trace.steps, separator)
         said = [token for own in steps for token in own[:-1]]
         refuse_unknown(tokenizer, Conversation(prompt, said, [True] * len(said)))

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
@@ -41,6 +42,16 @@ def load(name: str, *, key: str = "model_name", **options: Any) -> tuple[PreTrai
     model = load_policy(name, key=key, **options)
     refuse_unknown_words(model, tokenizer, f"{key}: '{name}'")
     return model, tokenizer
+
+
+@torch.no_grad()
+def move_towards(reference: nn.Module, policy: nn.Module, *, mix: float) -> None:
+    """reference = (1 - mix) * reference + mix * policy.
+
+    Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (TR-DPO), 2024, arXiv 2404.09656, eq. 6.
+    """
+    for of_reference, of_policy in zip(reference.parameters(), policy.parameters(), strict=True):
+        of_reference.lerp_(of_policy, mix)
 
 
 def load_policy(

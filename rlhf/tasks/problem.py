@@ -12,10 +12,14 @@ class Problem:
     entry: Mapping[str, Any] = field(repr=False)  # the entry of reasoning-gym, which its verifier needs
 
 
+def system_message(text: str | None) -> list[dict[str, str]]:
+    """What a conversation begins with: the system prompt, if there is one."""
+    return [{"role": "system", "content": text}] if text else []
+
+
 def messages_for(problem: Problem, system_prompt: str | None) -> list[dict[str, str]]:
     """The conversation that asks for an answer: the system prompt, if there is one, and the question."""
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": problem.question}]
+    return [*system_message(system_prompt), {"role": "user", "content": problem.question}]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from policy_gradients import algorithms
 from policy_gradients.algorithm import Algorithm, keyword_only, load, load_all
@@ -107,3 +108,30 @@ def test_nothing_but_a_file_is_needed_on_the_command_line(tmp_path: Path) -> Non
     assert refused.returncode == 2
     assert "sharpness: grpo does not have it" in refused.stderr
     assert "It belongs to sharpest." in refused.stderr
+
+
+BOUNDS = {  # (the largest value that is refused below, the smallest that is refused above), where there is one
+    "gamma": (0, 1.001),
+    "gae_lambda": (-0.001, 1.001),
+    "clip_low": (0, 1),
+    "clip_high": (0, None),
+    "dual_clip": (1, None),
+    "tau_pos": (0, None),
+    "tau_neg": (0, None),
+    "log_clip": (0, None),
+}
+
+
+def test_bounds_are_those_of_the_equations() -> None:
+    """A discount above 1 diverges, a ratio clipped at 0 or below has no meaning, and so on."""
+    assert BOUNDS.keys() == SETTINGS.keys() - {"baseline"}
+    for name, bounds in BOUNDS.items():
+        for value in bounds:
+            if value is not None:
+                with pytest.raises(ValidationError, match=name):
+                    PolicyGradientConfig(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", 1), ("gae_lambda", 0), ("gae_lambda", 1), ("clip_low", 0.999)])
+def test_bounds_that_are_included(name: str, value: float) -> None:
+    assert getattr(PolicyGradientConfig(**{name: value}), name) == value
