@@ -180,3 +180,17 @@ def test_the_critic_learns_from_its_part_of_the_batch(token_budget: int, tmp_pat
     assert it.loss == pytest.approx(wanted.item(), rel=1e-4)
     assert it.metrics["critic/grad_norm"] >= abs(slope) * 0.999
     assert it.critic.head.bias.item() - bias == pytest.approx(-math.copysign(0.01, slope), rel=1e-3)
+
+
+def test_a_step_of_the_critic_is_logged_once(tmp_path: Path) -> None:
+    """The mean of the losses of its updates, and the gradient norm of the last; then both begin anew."""
+    critic, batch = learner(tmp_path, token_budget=10**6), batch_of(GROUPS)
+    critic.score(batch)
+    batch.target = batch.value + 1
+    critic.update(batch)
+    loss = critic.loss
+    metrics = critic.end_step()
+    assert metrics.keys() == {"critic/loss", "critic/grad_norm"}
+    assert metrics["critic/loss"] == loss > 0
+    assert metrics["critic/grad_norm"] > 0
+    assert critic.end_step() == {"critic/loss": 0.0}

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from policy_gradients.algorithm import load_all
 from policy_gradients.algorithms import names
-from policy_gradients.config import SETTINGS, PolicyGradientConfig, RewardWeights
+from policy_gradients.config import SETTINGS, CriticConfig, PolicyGradientConfig, RewardWeights
 from policy_gradients.defaults import resolve
 from rlhf.config.command import read_command
 from rlhf.config.schema import Config
@@ -43,6 +43,29 @@ def test_a_recipe_computes_with_the_settings_of_the_config() -> None:
     assert not recipe.kl_in_reward
     assert resolve(PolicyGradientConfig(algorithm="ppo")).kl_in_reward
     assert resolve(PolicyGradientConfig(algorithm="reinforce", baseline="none")).advantage(one, 5.0).item() == 1
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_where_the_kl_enters(kl_in: str, kl_coef: float) -> None:
+    """Nowhere with a coefficient of 0."""
+    recipe = resolve(PolicyGradientConfig(algorithm="grpo", kl_coef=kl_coef, kl_in=kl_in))
+    assert recipe.kl_in_loss == (kl_coef > 0 and kl_in == "loss")
+    assert recipe.kl_in_reward == (kl_coef > 0 and kl_in == "reward")
+
+
+def test_how_often_the_policy_is_updated() -> None:
+    """3 passes of 2 steps are 6 updates a batch; in 4 of 10 batches the critic learns alone."""
+    critic = CriticConfig(warmup_batches=4)
+    config = PolicyGradientConfig(
+        algorithm="ppo", critic=critic, max_steps=10, epochs_per_batch=3, steps_per_batch=2, prompts_per_step=4
+    )
+    recipe = resolve(config)
+    assert recipe.critic == critic
+    assert (recipe.updates, recipe.critic_alone, recipe.policy_updates) == (6, 4, 36)
+    without = resolve(PolicyGradientConfig(algorithm="grpo", max_steps=10))
+    assert without.critic is None
+    assert (without.critic_alone, without.policy_updates) == (0, 10)
 
 
 def test_what_the_user_says_stays() -> None:
