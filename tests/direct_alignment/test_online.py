@@ -145,3 +145,4 @@ def test_pairs_survive_a_checkpoint(model: nn.Module, calls: list[dict], tmp_pat
             assert [list(c) for c in a.group.completions] == [list(c) for c in b.group.completions]
             assert [list(c) for c in a.group.loss_mask] == [list(c) for c in b.group.loss_mask]
             assert (a.mismatched is None) == (b.mismatched is None)
+            assert a.question == b.question != ""
