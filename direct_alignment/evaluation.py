@@ -97,8 +97,9 @@ class Evaluation:
 
     def _pairs(self) -> list[dict[str, Any]]:
         # A reference that moves is the one that the loss compares with now, in training and here alike.
-        moves = self.reference is not None and self.reference.moves
-        held_out = self.reference.score(self.held_out) if self.reference is not None and moves else self.held_out
+        held_out = self.held_out
+        if self.reference is not None and self.reference.moves:
+            held_out = self.reference.score(held_out)
         accelerator, layout = self.session.accelerator, self.session.layout
         return evaluate_pairs(self.model, held_out, self.loss, self.settings, accelerator, layout)
 
