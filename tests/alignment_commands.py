@@ -43,6 +43,14 @@ def pairs(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"say {i}", "chosen": f"SAY {i}", "rejected": f"well {i}, no"} for i in range(count)]
 
 
+def uneven_pairs(count: int) -> list[dict[str, str]]:
+    """Of unequal lengths, on both sides and among the prompts."""
+    return [
+        {"prompt": "x" * (i % 4) + f" {i}", "chosen": f"yes{'!' * (i % 3)}", "rejected": f"no{'?' * (i % 5)}"}
+        for i in range(count)
+    ]
+
+
 def labelled(count: int) -> list[dict[str, Any]]:
     return [
         {"prompt": f"say {i}", "completion": f"SAY {i}" if i % 2 else f"well {i}, no", "label": bool(i % 2)}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from alignment_commands import Commands, labelled, write_rows
+from alignment_commands import Commands, labelled, uneven_pairs, write_rows
 from replacing import replace_everywhere
-from steps_by_hand import Step, check_gradient, record_steps, save_tiny, token_logp
+from steps_by_hand import Step, check_gradient, save_tiny, token_logp
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -32,19 +32,9 @@ SETTINGS = [
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    return record_steps(monkeypatch, "direct_alignment.update")
-
-
-@pytest.fixture
 def train(commands: Commands, tmp_path: Path, steps: list[Step]):
     """Runs of a few steps on pairs of unequal lengths; they end well."""
-    rows = [
-        {"prompt": "x" * (i % 4) + f" {i}", "chosen": f"yes{'!' * (i % 3)}", "rejected": f"no{'?' * (i % 5)}"}
-        for i in range(24)
-    ]
-    data, model = write_rows(tmp_path / "d.jsonl", rows), save_tiny(tmp_path / "model")
+    data, model = write_rows(tmp_path / "d.jsonl", uneven_pairs(24)), save_tiny(tmp_path / "model")
 
     def go(*arguments: str | Path) -> str:
         where = ["--data.path", data, "--model_name", model, "--output_dir", tmp_path / "run"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignment_commands import Commands, labelled, write_rows
-from steps_by_hand import Step, check_adamw, check_gradient, record_steps, save_tiny, token_logp
+from alignment_commands import Commands, labelled, uneven_pairs, write_rows
+from steps_by_hand import Step, check_adamw, check_gradient, save_tiny, token_logp
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -27,12 +27,6 @@ SETTINGS = [
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    return record_steps(monkeypatch, "direct_alignment.update")
-
-
-@pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
     """The examples of each step to come."""
     seen: list[list[Example]] = []
@@ -44,14 +38,6 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
 
     monkeypatch.setattr(Preferences, "batch", spy)
     return seen
-
-
-def pairs(count: int) -> list[dict[str, str]]:
-    """Of unequal lengths, on both sides and among the prompts."""
-    return [
-        {"prompt": "x" * (i % 4) + f" {i}", "chosen": f"yes{'!' * (i % 3)}", "rejected": f"no{'?' * (i % 5)}"}
-        for i in range(count)
-    ]
 
 
 def sums(model: nn.Module, prompt: Sequence[int], completions, counts) -> list[Tensor]:
@@ -118,7 +104,8 @@ def check(step: Step, examples: Sequence[Example], reference: nn.Module, loss: s
 def test_a_loss_of_pairs(commands: Commands, tmp_path: Path, steps, batches, loss: str) -> None:
     """Three steps of four pairs in micro-batches: the mean over the step's pairs, or completions, whatever the parts;
     log-ratios against the model as it was loaded."""
-    data, folder, run = write_rows(tmp_path / "d.jsonl", pairs(24)), save_tiny(tmp_path / "model"), tmp_path / "run"
+    data, folder = write_rows(tmp_path / "d.jsonl", uneven_pairs(24)), save_tiny(tmp_path / "model")
+    run = tmp_path / "run"
     extra = ["--loss", loss, "--data.path", data, "--model_name", folder, "--output_dir", run]
     extra += [] if loss == "orpo" else ["--beta", str(BETA)]
     outcome = commands.train(*SETTINGS, *extra)
@@ -153,7 +140,7 @@ def test_a_loss_of_labels(commands: Commands, tmp_path: Path, steps, batches, lo
 def test_a_reference_that_moves(commands: Commands, tmp_path: Path, steps, batches) -> None:
     """Every second step it takes a quarter of the policy, and log-ratios are against it from then on; KL of samples is
     against the model as it was loaded all the same."""
-    data, folder = write_rows(tmp_path / "d.jsonl", pairs(24)), save_tiny(tmp_path / "model")
+    data, folder = write_rows(tmp_path / "d.jsonl", uneven_pairs(24)), save_tiny(tmp_path / "model")
     extra = ["--loss", "dpo", "--beta", str(BETA), "--data.path", data, "--model_name", folder]
     extra += ["--sync_reference_every", "2", "--sync_reference_mix", "0.25", "--max_steps", "5"]
     outcome = commands.train(*SETTINGS, *extra, "--output_dir", tmp_path / "run")
@@ -180,7 +167,8 @@ def test_kl_of_samples(commands: Commands, tmp_path: Path, monkeypatch, steps, l
         return plain(prompts, samples, *arguments, **named)
 
     monkeypatch.setattr(evaluation, "evaluate_samples", spy)
-    data, folder, run = write_rows(tmp_path / "d.jsonl", pairs(24)), save_tiny(tmp_path / "model"), tmp_path / "run"
+    data, folder = write_rows(tmp_path / "d.jsonl", uneven_pairs(24)), save_tiny(tmp_path / "model")
+    run = tmp_path / "run"
     extra = ["--loss", loss, "--data.path", data, "--model_name", folder, "--output_dir", run]
     outcome = commands.train(*SETTINGS, *extra)
     assert outcome.code == 0, outcome.err
@@ -207,7 +195,8 @@ def test_held_out_pairs_are_measured_by_the_same_formulas(commands: Commands, tm
     from direct_alignment import evaluation
 
     seen: list[Example] = []
-    data, folder, run = write_rows(tmp_path / "d.jsonl", pairs(24)), save_tiny(tmp_path / "model"), tmp_path / "run"
+    data, folder = write_rows(tmp_path / "d.jsonl", uneven_pairs(24)), save_tiny(tmp_path / "model")
+    run = tmp_path / "run"
     plain = evaluation.evaluate_pairs
 
     def spy(model, examples, *arguments):
