@@ -83,7 +83,7 @@ class Session(Opening):
         self._evaluate, self._sample = evaluate, sample or _nothing
         if self.fresh:
             evaluate(self.start)
-        elif self.owes_evaluation and not self._complete(self.start, self._evaluate_when_due):
+        elif self.owes_evaluation and not self._complete(self.start):
             return
         for step in range(self.start, self.config.max_steps):
             if self.finished or self.stopping:
@@ -122,7 +122,7 @@ class Session(Opening):
             state: what the loop has to know to go on from a checkpoint; called only when one is written.
         """
         self.reached = done
-        evaluated = self._complete(done, self._evaluate_when_due)
+        evaluated = self._complete(done)
         if self.stopping or self.is_due("save", done):
             self._save(done, state(), evaluated=evaluated)
 
@@ -188,8 +188,8 @@ class Session(Opening):
         if samples:
             self.console.sample(samples[0]["prompt"], samples[0]["completion"], samples[0]["total"])
 
-    def _complete(self, step: int, evaluate: Callable[[int], None]) -> bool:
-        """Evaluate after a step, and find out whether the run is `stopping`: in all processes together.
+    def _complete(self, step: int) -> bool:
+        """Evaluate after a step if that is due, and find out whether the run is `stopping`: in all processes together.
 
         False: a signal came before the end of the evaluation, and the logs are as before it; it is saved so. Several
         processes see an evaluation through that they have begun: they would wait for one that ended.
@@ -201,7 +201,7 @@ class Session(Opening):
         results = {key: list(records) for key, records in self.results.items()}
         try:
             with self.interrupted.handled(at_once=self.accelerator.num_processes == 1):
-                evaluate(step)
+                self._evaluate_when_due(step)
         except Stopped:
             self.results, self.stopping = results, True
             self.run.forget_after(step, before)
