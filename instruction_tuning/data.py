@@ -13,6 +13,7 @@ from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, parse_messages, parse_tools, with_context
+from rlhf.data.ranking_groups import shared_prompt
 from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.embedded.make import character_tokenizer
@@ -113,8 +114,8 @@ class Rows:
         return [group for groups in chosen for group in groups]
 
 
-# Training conversations by number, the same for the same seed, and a held-out set. A conversation is one group, or one
-# for each answer of the assistant where the chat template shows earlier answers in another way.
+# Training conversations by number, the same for the same seed, and a held-out set. A conversation is one group:
+# of one completion, or of one for each answer where the chat template shows earlier answers in another way.
 Source = Demonstrations | Rows
 
 
@@ -197,30 +198,30 @@ def _text(value: object, where: str) -> str:
 
 
 def to_groups(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, config: InstructionTuningConfig) -> list[Group]:
-    """The conversation as tokens; one group for each answer where the chat template shows earlier ones differently.
+    """The conversation as tokens. Where the chat template shows earlier answers differently, each answer is a branch of
+    one group, with the context that it would be sampled from; a group of its own, if contexts begin differently.
 
     Raises:
-        TooLong: if it takes more than `max_length` tokens and is not to be cut.
+        TooLong: if an answer with its context takes more than `max_length` tokens and is not to be cut.
         ValueError: if the template refuses it, or it cannot be learned.
     """
-    conversations = encode_turns(
-        tokenizer, dialogue.messages, tools=dialogue.tools, last_turn_only=config.last_turn_only
-    )
-    groups = []
-    for conversation in conversations:
-        refuse_unknown(tokenizer, conversation)
-        groups.append(_fitting(conversation, config))
-    return groups
+    turns = encode_turns(tokenizer, dialogue.messages, tools=dialogue.tools, last_turn_only=config.last_turn_only)
+    fitting = []
+    for turn in turns:
+        refuse_unknown(tokenizer, turn)
+        fitting.append(_fitting(turn, config))
+    together = Group(*shared_prompt(fitting))
+    return [together] if together.prompt else [Group(*shared_prompt([turn])) for turn in fitting]
 
 
-def _fitting(conversation: Conversation, config: InstructionTuningConfig) -> Group:
-    needs = len(conversation.prompt) + len(conversation.completion)
-    room = max(0, config.max_length - len(conversation.prompt))
+def _fitting(turn: Conversation, config: InstructionTuningConfig) -> Conversation:
+    needs = len(turn.prompt) + len(turn.completion)
+    room = max(0, config.max_length - len(turn.prompt))
     if needs > config.max_length and config.truncation == "refuse":
         raise TooLong(needs, config.max_length)
-    if not any(conversation.loss_mask[:room]):
+    if not any(turn.loss_mask[:room]):
         raise ValueError(f"nothing of the answer is left within max_length {config.max_length}")
-    return Group(conversation.prompt, [conversation.completion[:room]], [conversation.loss_mask[:room]])
+    return Conversation(turn.prompt, turn.completion[:room], turn.loss_mask[:room])
 
 
 def say_what_is_cut(
@@ -231,7 +232,7 @@ def say_what_is_cut(
 ) -> None:
     """A conversation ends with an end token, and one that was cut does not."""
     ends = set(end_tokens(tokenizer))
-    if cut := sum(group.completions[0][-1] not in ends for group in groups):
+    if cut := sum(any(completion[-1] not in ends for completion in group.completions) for group in groups):
         number = "1 conversation is" if cut == 1 else f"{cut} conversations are"
         say(f"data: {number} cut at max_length {config.max_length}; what is cut has no end token")
 

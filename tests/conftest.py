@@ -22,7 +22,19 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors and
 # have to start fast.
-UNCHECKED = ("config", "report", "run", "output", "train", "compare", "evaluate", "score", "sample", "sample_pairs")
+UNCHECKED = (
+    "config",
+    "report",
+    "run",
+    "output",
+    "train",
+    "compare",
+    "evaluate",
+    "score",
+    "sample",
+    "sample_pairs",
+    "text",
+)
 PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning")
 ROOT = Path(__file__).parents[1]
 CHECKED = [

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.data.columns import MEANING, is_missing, refuse_unused, refuse_written_out, short
-from rlhf.text.chat import CONTENT_KEYS, ROLES, Message
+from rlhf.text.dialogue import CONTENT_KEYS, ROLES, Message
 
 KEPT = ("role", "content", "name", "tool_call_id", *CONTENT_KEYS)
 FLAGS = ("train", "trainable", "loss")  # whether a message is learned, in some formats

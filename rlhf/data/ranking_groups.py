@@ -10,7 +10,7 @@ from rlhf.data.answers import encode_answer
 from rlhf.data.preferences import Ranking
 from rlhf.data.rows import TooLong
 from rlhf.groups import Group
-from rlhf.text.chat import Conversation, Message, encode_conversation, refuse_unknown
+from rlhf.text.chat import Conversation, EarlierTurnsError, Message, encode_conversation, refuse_unknown
 
 type Truncation = Literal["keep_start", "keep_end"]
 
@@ -127,10 +127,18 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: list[Message]) -> Conversation:
-    """Split behind the prompt, whatever turns the assistant had in it."""
+    """Split behind the prompt, whatever turns the assistant had in it.
+
+    All answers of a completion of several turns count, or the last alone where the template shows earlier ones in
+    another way than they are sampled.
+    """
+    messages = [*prompt, *completion]
     if len(completion) == 1:
-        return encode_conversation(tokenizer, [*prompt, *completion], last_turn_only=True)
-    whole = encode_conversation(tokenizer, [*prompt, *completion])
+        return encode_conversation(tokenizer, messages, last_turn_only=True)
+    try:
+        whole = encode_conversation(tokenizer, messages)
+    except EarlierTurnsError:
+        return encode_conversation(tokenizer, messages, last_turn_only=True)
     turns_before = sum(message["role"] == "assistant" for message in prompt)
     starts = [i for i, counted in enumerate(whole.loss_mask) if counted and (i == 0 or not whole.loss_mask[i - 1])]
     start = starts[turns_before]

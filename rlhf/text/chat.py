@@ -8,22 +8,16 @@ data say never becomes a control token (`control_tokens.py`).
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import MAX_UNUSABLE, UnusableError, UserError
-from rlhf.text.control_tokens import Shield, Tokens, control_tokens
+from rlhf.text.control_tokens import Shield
+from rlhf.text.dialogue import Dialogue, Message, control_tokens_of
 from rlhf.text.end_tokens import end_tokens
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-MARK = "\U0010fffe"  # stands for any content; never a stand-in, and in no data
-CONTENT_KEYS = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # of a message, besides its content
 MAX_UNKNOWN = 0.1  # of the tokens of a prompt
-
-# {"role": one of ROLES, "content": text}; of the assistant also CONTENT_KEYS, which the template must show.
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,10 +42,10 @@ def encode_prompt(
     Raises:
         UnusableError: if the template refuses the messages or does not show one of them.
     """
-    dialogue = _Dialogue(tokenizer, messages, tools)
-    text = dialogue.render(len(messages), open_turn=True)
-    dialogue.check_shown(text, len(messages), open_turn=True)
-    return dialogue.shield.encode(text)
+    dialogue = Dialogue(tokenizer, messages, tools)
+    count = len(dialogue.messages)
+    dialogue.check_shown(count, open_turn=True)
+    return dialogue.shield.encode(dialogue.prompt(count))
 
 
 def encode_conversation(
@@ -61,25 +55,24 @@ def encode_conversation(
     tools: Sequence[Mapping[str, Any]] = (),
     last_turn_only: bool = False,
 ) -> Conversation:
-    """A conversation that ends with the assistant, split where its first counted turn starts.
+    """A conversation that ends with the assistant, behind the prompt of its first counted turn: `encode_prompt` of what
+    comes before it.
 
     A turn runs from behind its opening to the first end token; what the template puts behind that (a line break,
-    the end of the whole text) does not count. Where the opening of a prompt goes further than the rendered answer (it
-    opens a thought that the answer does not have), the split is where they part; where the template drops the thought
-    of the answer, the answer is put behind the opening as it would be sampled.
+    the end of the whole text) does not count.
 
     Raises:
         UnusableError: if the conversation does not end with the assistant, or the template refuses it or leaves out a
             part of it.
         EarlierTurnsError: if its turns cannot be learned from one text.
     """
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns or turns[-1] != len(messages) - 1:
+    dialogue = Dialogue(tokenizer, messages, tools)
+    turns, count = dialogue.turns, len(dialogue.messages)
+    if not turns or turns[-1] != count - 1:
         raise UnusableError("a conversation must end with a message of the assistant")
     if turns[0] == 0:
         raise UnusableError("the conversation begins with the assistant: there is nothing that it answers")
-    dialogue = _Dialogue(tokenizer, messages, tools)
-    dialogue.check_shown(dialogue.render(len(messages)), len(messages))
+    dialogue.check_shown(count)
     for turn in turns:
         dialogue.check_keys_shown(turn)
     prompt: list[int] = []
@@ -131,7 +124,7 @@ def encode_turns(
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A text of the data alone, without a template; control tokens in it stay text."""
-    shield = Shield(tokenizer, _control(tokenizer))
+    shield = Shield(tokenizer, control_tokens_of(tokenizer))
     return shield.encode(shield.cover(text))
 
 
@@ -190,159 +183,3 @@ def length_up_to(tokenizer: PreTrainedTokenizerBase, tokens: list[int], text: st
     if text not in str(tokenizer.decode(tokens)):
         return None
     return bisect_left(range(len(tokens)), True, key=lambda n: text in str(tokenizer.decode(tokens[:n])))
-
-
-# ------------------------------------------------------------------------------------------------------ the template
-
-
-class _Dialogue:
-    """Messages as a chat template renders them, with stand-ins for the control tokens that they name."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ):
-        for message in messages:
-            if message["role"] not in ROLES:
-                raise UnusableError(f"role {message['role']!r}: wanted one of {', '.join(ROLES)}")
-        self.tokenizer = tokenizer
-        self.shield = Shield(tokenizer, _control(tokenizer))
-        covered = self.shield.cover({"messages": list(map(dict, messages)), "tools": list(map(dict, tools))})
-        self.messages, self.tools = covered["messages"], covered["tools"]
-
-    @cached_property
-    def ends(self) -> list[int]:
-        return end_tokens(self.tokenizer)
-
-    def render(self, count: int, *, open_turn: bool = False) -> str:
-        """The first `count` messages."""
-        return _render(self.tokenizer, self.messages[:count], tools=self.tools, open_turn=open_turn)
-
-    def turn(self, at: int) -> tuple[str, str, bool]:
-        """(text before the answer, the answer up to its end token, whether it has one) of message number `at`."""
-        message = self.messages[at]
-        opened, whole = self.render(at, open_turn=True), self.render(at + 1)
-        start = len(opened) if whole.startswith(opened) else self._boundary(opened, whole, at)
-        content = message["content"].strip()
-        opening = _frame(self.tokenizer).opening
-        turn = len(opened) - len(opening) if opened.endswith(opening) else start  # where this turn begins
-        if _squeezed(content) in _squeezed(whole[turn:]):
-            before, answer = whole[:start], whole[start:]
-            found = whole.find(content, turn)
-            behind = max(0, found + len(content) - start) if found >= 0 else 0
-        elif start < len(opened):  # as sampled: behind an opening that the template does not show again
-            missing = opened[start:]
-            said = content.removeprefix(missing.strip()).lstrip("\n" if missing.endswith("\n") else "")
-            before, answer, behind = opened, said + _frame(self.tokenizer).closing, len(said)
-        else:
-            raise UnusableError("the model's chat template leaves out a part of the assistant's answer")
-        names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(self.ends)]
-        ends = [(answer.find(name, behind), name) for name in names if name in answer[behind:]]
-        if not ends:
-            return before, answer, False
-        where, name = min(ends)
-        return before, answer[: where + len(name)], True
-
-    def _boundary(self, opened: str, whole: str, at: int) -> int:
-        """Where the opening of a prompt and the rendered answer part: what both share is before it."""
-        neutral = self._with(at, {"role": "assistant", "content": MARK})
-        shared = _shared(opened, neutral, whole)
-        for match in self.shield.tokens.any_pattern.finditer(opened):
-            if match.start() < shared < match.end():  # within a token that both begin alike
-                shared = match.start()
-        if not _frame(self.tokenizer).opening.endswith(opened[shared:]):
-            raise UnusableError("the model's chat template shows the prompt in another way once an answer follows")
-        return shared
-
-    def check_keys_shown(self, at: int) -> None:
-        """Refuse a turn of the assistant whose calls or reasoning the template drops."""
-        message = self.messages[at]
-        for key in CONTENT_KEYS:
-            without = {k: v for k, v in message.items() if k != key}
-            if message.get(key) and self.render(at + 1) == self._with(at, without):
-                raise UnusableError(f"{key}: the model's chat template does not show it")
-
-    def check_shown(self, text: str, count: int, *, open_turn: bool = False) -> None:
-        """Refuse a conversation of which the template drops a message or the tools.
-
-        Not of the assistant: what becomes of its earlier turns is the template's to say.
-        """
-        squeezed = _squeezed(text)
-        for i, message in enumerate(self.messages[:count]):
-            if message["role"] == "assistant" or _squeezed(message["content"]) in squeezed:
-                continue
-            if text == self._with(i, {**message, "content": message["content"] + MARK}, count, open_turn=open_turn):
-                raise UnusableError(f"message {i} ({message['role']}): the model's chat template does not show it")
-        if self.tools and text == _render(self.tokenizer, self.messages[:count], tools=(), open_turn=open_turn):
-            raise UnusableError("tools: the model's chat template does not show them")
-
-    def _with(self, at: int, message: Message, count: int | None = None, *, open_turn: bool = False) -> str:
-        """The first messages with another one in place of number `at`."""
-        messages = [*self.messages[:at], message, *self.messages[at + 1 : count or at + 1]]
-        return _render(self.tokenizer, messages, tools=self.tools, open_turn=open_turn)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What a template writes between a question and its answer, and behind an answer."""
-
-    opening: str
-    closing: str
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
-    return _frame_of(tokenizer, str(tokenizer.chat_template))
-
-
-@lru_cache(maxsize=16)
-def _frame_of(tokenizer: PreTrainedTokenizerBase, _template: str) -> _Frame:
-    asked, answered = {"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}
-    opened = _render(tokenizer, [asked], open_turn=True)
-    closed = _render(tokenizer, [{"role": "user", "content": "a"}, answered])
-    return _Frame(opened.rpartition(MARK)[2], closed.rpartition(MARK)[2])
-
-
-def _control(tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    named = tuple(str(value) for value in tokenizer.special_tokens_map.values())
-    return _control_of(tokenizer, str(tokenizer.chat_template), tuple(end_tokens(tokenizer)), named)
-
-
-@lru_cache(maxsize=16)
-def _control_of(
-    tokenizer: PreTrainedTokenizerBase, template: str, ends: tuple[int, ...], _named: tuple[str, ...]
-) -> Tokens:
-    def render(messages: Sequence[Message], open_turn: bool) -> str:
-        return _render(tokenizer, messages, open_turn=open_turn) if template != "None" else ""
-
-    return control_tokens(tokenizer, ends, render)
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    *,
-    tools: Sequence[Mapping[str, Any]] = (),
-    open_turn: bool = False,
-) -> str:
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(map(dict, messages)),
-                tools=list(map(dict, tools)) or None,
-                tokenize=False,
-                add_generation_prompt=open_turn,
-            )
-        )
-    except Exception as error:  # jinja's, of many kinds
-        raise UnusableError(f"the model's chat template refuses this conversation: {error}") from error
-
-
-def _shared(*texts: str) -> int:
-    """How many characters all of them begin with."""
-    return next(
-        (i for i, characters in enumerate(zip(*texts, strict=False)) if len({*characters}) > 1), min(map(len, texts))
-    )
-
-
-def _squeezed(text: str) -> str:
-    """Without white space, which templates trim."""
-    return "".join(text.split())

@@ -15,6 +15,7 @@ from rlhf.text.chat import (
     refuse_unknown,
     refuse_unknown_prompts,
 )
+from rlhf.text.dialogue import moves_system_messages
 
 
 def user(text: str) -> dict[str, str]:
@@ -216,31 +217,33 @@ def test_an_end_behind_the_whole_conversation() -> None:
     assert [int(counted) for counted in encoded.loss_mask] == [1, 1, 0, 0, 0, 0, 1, 1]
 
 
-# The prompt opens a thought, "<t>n"; of an answer, what stands before "</t>" is not shown.
+# The prompt opens a thought, "<t>"; of an answer, what stands before "</t>" is not shown.
 OPENS = (
     "{% for m in messages %}"
     "{{ '<u>' + m.content if m.role == 'user' else '<a>' + m.content.split('</t>')[-1] + '<e>' }}"
-    "{% endfor %}{% if add_generation_prompt %}<a><t>n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<a><t>{% endif %}"
 )
 
 
 @pytest.mark.parametrize("last_turn_only", [False, True])
 def test_a_prompt_that_opens_a_thought(last_turn_only: bool) -> None:
-    """An answer without a thought parts from the prompt behind <a>, which both share."""
+    """Generation sees <t>, so training does; an answer without a thought closes it at once."""
     tokenizer = thinking(OPENS)
     encoded = encode_conversation(tokenizer, [user("a"), assistant("b")], last_turn_only=last_turn_only)
-    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<a>"]
-    assert text_of(tokenizer, encoded.completion) == ["b", "<e>"]
+    assert encoded.prompt == encode_prompt(tokenizer, [user("a")])
+    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<a>", "<t>"]
+    assert text_of(tokenizer, encoded.completion) == ["</t>", "b", "<e>"]
+    assert encoded.loss_mask == [True] * 3
 
 
-@pytest.mark.parametrize("answer", ["<t>nb</t>c", "<t>n b</t>c", "nb</t>c"])
+@pytest.mark.parametrize("answer", ["<t>b</t>c", "<t> b</t>c", "b</t>c"])
 def test_an_answer_with_the_thought_that_the_prompt_opens(answer: str) -> None:
     """It is learned as it would be sampled, though the template shows only what follows the thought."""
     tokenizer = thinking(OPENS)
     encoded = encode_conversation(tokenizer, [user("a"), assistant(answer)])
     assert encoded.prompt == encode_prompt(tokenizer, [user("a")])
-    assert tokenizer.decode(encoded.completion).replace(" ", "").removeprefix("n") == "b</t>c<e>"
-    talk = [user("a"), assistant(answer), user("d"), assistant("<t>ne</t>f")]
+    assert tokenizer.decode(encoded.completion).replace(" ", "") == "b</t>c<e>"
+    talk = [user("a"), assistant(answer), user("d"), assistant("<t>e</t>f")]
     first, second = encode_turns(tokenizer, talk)
     assert first == encoded
     assert second.prompt == encode_prompt(tokenizer, talk[:3])
@@ -254,7 +257,7 @@ def thinking(template: str) -> PreTrainedTokenizerFast:
 
 
 def test_a_template_that_drops_part_of_the_answer() -> None:
-    tokenizer = thinking(OPENS.replace("<a><t>n", "<a>"))
+    tokenizer = thinking(OPENS.replace("<a><t>", "<a>"))
     with pytest.raises(UserError, match="leaves out a part of the assistant's answer"):
         encode_conversation(tokenizer, [user("a"), assistant("<t>b</t>c")])
 
@@ -267,17 +270,37 @@ def test_a_template_that_changes_the_prompt_once_an_answer_follows() -> None:
             encode_conversation(tokenizer, [user("a"), assistant("b")], last_turn_only=last_turn_only)
 
 
+SYSTEM_MESSAGE = {"role": "system", "content": "b"}
+NO_SYSTEM = [  # templates that refuse a system message, or pass over it in silence
+    PLAIN.replace("{{ '<u>'", "{{ raise_exception('no system') if m.role == 'system' }}{{ '<u>'"),
+    PLAIN.replace("{{ '<u>'", "{% if m.role != 'system' %}{{ '<u>'").replace("<e>{% endfor", "<e>{% endif %}{% endfor"),
+]
+
+
+@pytest.mark.parametrize("template", NO_SYSTEM)
+def test_a_system_message_that_the_template_does_not_take_is_said_by_the_user(template: str) -> None:
+    """Passed over in silence, it would be a setting that does nothing."""
+    tokenizer = words("\n", template=template)
+    assert not moves_system_messages(tokenizer)
+    encoded = encode_conversation(tokenizer, [SYSTEM_MESSAGE, user("a"), assistant("c")])
+    assert encoded == encode_conversation(tokenizer, [user("b\n\na"), assistant("c")])
+    assert encoded.prompt == encode_prompt(tokenizer, [SYSTEM_MESSAGE, user("a")])
+    assert moves_system_messages(tokenizer)
+
+
+def test_a_system_message_that_the_template_takes_stays() -> None:
+    tokenizer = words("\n", template=PLAIN)
+    encode_prompt(tokenizer, [SYSTEM_MESSAGE, user("a")])
+    assert not moves_system_messages(tokenizer)
+
+
 def test_a_message_that_the_template_drops() -> None:
-    """A system message that is passed over in silence would be a setting that does nothing."""
-    quiet = PLAIN.replace("{{ '<u>'", "{% if m.role != 'system' %}{{ '<u>'").replace(
-        "<e>{% endfor", "<e>{% endif %}{% endfor"
-    )
-    tokenizer = words(template=quiet)
-    system = {"role": "system", "content": "b"}
-    with pytest.raises(UserError, match=r"message 0 \(system\): the model's chat template does not show it"):
-        encode_prompt(tokenizer, [system, user("a")])
-    with pytest.raises(UserError, match=r"message 0 \(system\)"):
-        encode_conversation(tokenizer, [system, user("a"), assistant("c")])
+    tokenizer = words(template=NO_SYSTEM[1].replace("'system'", "'tool'"))
+    talk = [user("a"), {"role": "tool", "content": "b"}]
+    with pytest.raises(UserError, match=r"message 1 \(tool\): the model's chat template does not show it"):
+        encode_prompt(tokenizer, talk)
+    with pytest.raises(UserError, match=r"message 1 \(tool\)"):
+        encode_conversation(tokenizer, [*talk, assistant("c")])
     shouts = words(template=PLAIN.replace("m.content", "(m.content | replace('b', 'g'))"))
     assert "g" in text_of(shouts, encode_prompt(shouts, [user("b")])), "shown in another way, but shown"
 
@@ -348,9 +371,8 @@ def test_prompts_of_unknown_tokens(characters) -> None:
         refuse_unknown_prompts(characters, [*[readable] * 19, unreadable, unreadable])
 
 
-def test_prompt_and_answer_part_between_tokens() -> None:
-    """`<t>` of the prompt and `<s>` of the answer begin with one character, which belongs to neither alone."""
-    tokenizer = thinking(OPENS.replace("'<a>' + ", "'<a><s>' + "))
-    encoded = encode_conversation(tokenizer, [user("a"), assistant("b")])
-    assert text_of(tokenizer, encoded.prompt) == ["<u>", "a", "<a>"]
-    assert text_of(tokenizer, encoded.completion) == ["<s>", "b", "<e>"]
+def test_a_role_that_is_marked_by_a_tag_opens_no_thought() -> None:
+    """`<a>` ends the prompt, and answers are in it."""
+    tokenizer = thinking(PLAIN.replace("m.content", "m.content.split('</t>')[-1]"))
+    with pytest.raises(UserError, match="leaves out a part"):
+        encode_conversation(tokenizer, [user("a"), assistant("<t>b</t>c")])
