@@ -1,53 +1,22 @@
-"""Offline, few threads, shapes checked, and models small enough to be exact about.
+"""Offline, few threads, shapes checked (shape_checks.py), and models small enough to be exact about.
 
-The import hook makes jaxtyping and beartype check every shape in a signature while tests run; it must be in place
-before the first import of what it checks.
+What is imported here at once is light: the process that hands the tests out to the workers needs no PyTorch.
 """
 
 import os
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState
-from jaxtyping import install_import_hook
-from tiny_models import ARCHITECTURES, tiny_model
-from torch import nn
-from transformers.utils import logging
+import shape_checks
 from xdist.scheduler import LoadScopeScheduling
 
-# Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors and
-# have to start fast.
-UNCHECKED = (
-    "config",
-    "report",
-    "run",
-    "output",
-    "train",
-    "compare",
-    "evaluate",
-    "score",
-    "sample",
-    "sample_pairs",
-    "text",
-)
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning")
-ROOT = Path(__file__).parents[1]
-CHECKED = [
-    ".".join(file.relative_to(ROOT).with_suffix("").parts)
-    for package in PACKAGES
-    for file in sorted((ROOT / package).rglob("*.py"))
-    if not file.stem.startswith(("__", "train_")) and not {*file.relative_to(ROOT).with_suffix("").parts} & {*UNCHECKED}
-]
-install_import_hook(CHECKED, "shape_checks.checked")
+if TYPE_CHECKING:
+    from torch import nn
 
-torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-logging.set_verbosity_error()
-logging.disable_progress_bar()
+shape_checks.install()  # before the first import of what is checked
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -77,26 +46,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_quiet_thread() -> None:
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 @pytest.fixture(autouse=True)
 def accelerate_begins_anew() -> Generator[None]:
     """A command is a process, and accelerate keeps its first precision and device for the life of one."""
     yield
+    from accelerate.state import AcceleratorState, GradientState
+
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
-@pytest.fixture(scope="session", params=list(ARCHITECTURES))
-def model(request: pytest.FixtureRequest) -> nn.Module:
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_anew() -> None:
+    shape_checks.calls.clear()
+
+
+@pytest.fixture(scope="session", params=["qwen3", "llama", "olmo2"])
+def model(request: pytest.FixtureRequest) -> "nn.Module":
     """Each architecture in turn: one norm on queries and keys, none, and norms behind the blocks."""
+    from tiny_models import tiny_model
+
     return tiny_model(request.param)
 
 
 @pytest.fixture(scope="session")
-def qwen3() -> nn.Module:
+def qwen3() -> "nn.Module":
+    from tiny_models import tiny_model
+
     return tiny_model("qwen3")
 
 
 @pytest.fixture(scope="session")
-def small_vocabulary() -> nn.Module:
+def small_vocabulary() -> "nn.Module":
     """Few tokens, so that every outcome can be enumerated or counted."""
+    from tiny_models import tiny_model
+
     return tiny_model("qwen3", vocabulary=6, layers=1)

@@ -165,6 +165,10 @@ def test_wandb_without_key_or_with_a_wrong_one_never_stops_a_run(commands, tmp_p
     assert without.out.count("no WANDB_API_KEY") == 1
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there: the network is down
+    import wandb
+
+    settings = wandb.Settings
+    monkeypatch.setattr("wandb.Settings", lambda **named: settings(**named | {"init_timeout": 1}))
     wrong = commands.policy_gradients(*short, "--output_dir", tmp_path / "wrong")
     assert wrong.code == 0
     assert "going on without them" in wrong.out

@@ -6,6 +6,7 @@ puts off for speed, for the arrows between packages.
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def imports(file: Path, *, inside_functions: bool) -> Iterator[str]:
             waiting += ast.iter_child_nodes(node)
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     return {
         name: {other for other in imports(file, inside_functions=False) if other in FILES and other != name}

@@ -1,16 +1,18 @@
 """The settings that algorithms declare: as config keys, and as an algorithm in a new file brings them along."""
 
-import os
+import importlib
 import shutil
-import subprocess
 import sys
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import get_args
+from unittest.mock import patch
 
 import pytest
+import shape_checks
 import torch
+from commands import Commands, Outcome
 from pydantic import ValidationError
 
 from policy_gradients import algorithms
@@ -91,23 +93,29 @@ def test_a_new_file_is_an_algorithm_with_its_own_setting(tmp_path: Path, monkeyp
     assert new.surrogate(one, one, one, one.bool()).item() == -3
 
 
-def test_nothing_but_a_file_is_needed_on_the_command_line(tmp_path: Path) -> None:
+def test_nothing_but_a_file_is_needed_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A copy of the package with one more file: the algorithm is known, its setting is listed, and others refuse it."""
     shutil.copytree(ROOT / "policy_gradients", tmp_path / "policy_gradients")
     (tmp_path / "policy_gradients" / "algorithms" / "sharpest.py").write_text(NEW)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "policy_gradients.train", *arguments]
-        return subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    def command(*arguments: str) -> Outcome:
+        return Commands(monkeypatch, capfd)._call(train.main, arguments)
 
-    listed = " ".join(command("--help").stdout.split())
-    assert "How sharp the new loss is. [a number > 0 and <= 9 or null; default: null]" in listed
-    assert "sharpness: 2" in command("--algorithm", "sharpest", "--sharpness", "2", "--show_config").stdout
-    refused = command("--algorithm", "grpo", "--sharpness", "2", "--plan")
-    assert refused.returncode == 2
-    assert "sharpness: grpo does not have it" in refused.stderr
-    assert "It belongs to sharpest." in refused.stderr
+    with patch.dict(sys.modules), shape_checks.left_out():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "policy_gradients"]:
+            del sys.modules[name]
+        train = importlib.import_module("policy_gradients.train")
+        assert Path(train.__file__ or "").is_relative_to(tmp_path)
+        listed = " ".join(command("--help").out.split())
+        assert "How sharp the new loss is. [a number > 0 and <= 9 or null; default: null]" in listed
+        assert "sharpness: 2" in command("--algorithm", "sharpest", "--sharpness", "2", "--show_config").out
+        refused = command("--algorithm", "grpo", "--sharpness", "2", "--plan")
+    assert refused.code == 2
+    assert "sharpness: grpo does not have it" in refused.err
+    assert "It belongs to sharpest." in refused.err
 
 
 BOUNDS = {  # (the largest value that is refused below, the smallest that is refused above), where there is one

@@ -1,11 +1,13 @@
 """Several algorithms by one command: equal terms, going on where it stopped, one table."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from commands import SMALL
+from commands import SMALL, Commands
 
 from policy_gradients import compare
 from rlhf.errors import UserError
@@ -21,6 +23,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | None:
 
 
 def test_two_algorithms_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """The runs are made in this process, since loading torch anew takes seconds."""
+
+    def make(argv: list[str], **_) -> subprocess.CompletedProcess:
+        assert argv[:3] == [sys.executable, "-m", "policy_gradients.train"]
+        with monkeypatch.context() as patch:
+            patch.setattr("rlhf.run.session.write_report", lambda path: path)
+            outcome = Commands(patch, capfd).policy_gradients(*argv[3:])
+        return subprocess.CompletedProcess(argv, outcome.code, outcome.out)
+
+    monkeypatch.setattr("rlhf.run.sweep.subprocess", SimpleNamespace(run=make, PIPE=subprocess.PIPE))
     arguments = ["--algorithms", "grpo,rloo", "--seeds", "1", "--folder", str(tmp_path), *FEW]
     assert run(monkeypatch, *arguments) == 0
     table = (tmp_path / "comparison.md").read_text()

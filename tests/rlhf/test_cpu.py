@@ -11,30 +11,32 @@ from rlhf import cpu
 
 TENSORS = """
 import resource, torch
-{first}
+from rlhf.cpu import tune_cpu
+
 def use():
     torch.ones(24 * 2**20).add_(1)  # 96 MB
-for _ in range(10):  # an aligned block needs more than its own hole: the first few take new memory
-    use()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    use()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def page_faults():
+    for _ in range(10):  # an aligned block needs more than its own hole: the first few take new memory
+        use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        use()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(page_faults())
+tune_cpu()
+print(page_faults())
 """
-
-
-def page_faults(first: str) -> int:
-    """Of using and freeing 96 MB five times, in a process of its own, as the choice holds for a whole process."""
-    run = subprocess.run(
-        [sys.executable, "-c", TENSORS.format(first=first)], capture_output=True, text=True, check=True
-    )
-    return int(run.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_used_again_without_asking_the_system():
-    assert page_faults("") > 1000  # otherwise there is nothing to mend
-    assert page_faults("from rlhf.cpu import tune_cpu; tune_cpu()") < 100
+    """In a process of its own, as the choice holds for a whole process."""
+    run = subprocess.run([sys.executable, "-c", TENSORS], capture_output=True, text=True, check=True)
+    before, after = map(int, run.stdout.split())
+    assert before > 1000  # otherwise there is nothing to mend
+    assert after < 100
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
