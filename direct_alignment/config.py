@@ -113,10 +113,6 @@ class DirectAlignmentConfig(LossConfig):
         if self.task is None and (self.data.path == "on_policy" or self.online_every):
             asked = "online_every" if self.online_every else "data.path on_policy"
             raise ValueError(f"{asked} needs a task, which tells right completions from wrong")
-        if self.sync_reference_every and self.lora_rank:
-            raise ValueError(
-                "sync_reference_every: with lora_rank the reference is what is under the adapters: it stays"
-            )
         if self.sync_reference_every and self.reference == "none":
             raise ValueError("sync_reference_every: there is no reference to move with reference none")
         return self

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from direct_alignment.config import DirectAlignmentConfig
@@ -19,6 +18,7 @@ from direct_alignment.loss import Loss
 from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
+from rlhf.models.frozen import without_adapters
 from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
@@ -47,7 +47,7 @@ class Reference:
         self.session, self.policy, self.layout = session, policy, layout
         self.compared, self.every, self.mix = compared, every, mix
         self.kept = session.load_reference() if keep and not session.config.lora_rank else None
-        self.moving = session.load_reference() if every else None
+        self.moving = session.load_reference(moves=True) if every else None
         if self.moving is not None:
             session.accelerator.register_for_checkpointing(self.moving)
 
@@ -130,18 +130,3 @@ def _with(examples: Sequence[Example], logp: Callable[[Sequence[Group]], list[tu
         replace(e, logp_ref=sums, logp_ref_mismatched=None if e.mismatched is None else next(mismatched))
         for e, sums in zip(examples, own, strict=True)
     ]
-
-
-@contextmanager
-def without_adapters(model: nn.Module) -> Generator[None]:
-    """The model that the adapters were put on."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)

@@ -1,9 +1,15 @@
-"""The KL reference: frozen or slowly updated, with a fixed or adaptive coefficient."""
+"""The KL reference: frozen or slowly updated, with a fixed or adaptive coefficient.
 
-from torch import nn
+It is the model as it was before training; with LoRA the weights under the adapters, so that no second model is needed.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from transformers import PreTrainedModel
 
 from policy_gradients.defaults import Recipe
+from rlhf.models.frozen import without_adapters
 from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
@@ -13,28 +19,46 @@ MAX_ERROR = 0.2
 
 
 class Reference:
-    def __init__(self, model: PreTrainedModel, recipe: Recipe):
+    """The model that the KL is measured against, and the coefficient of the KL.
+
+    Args:
+        policy: the model that is trained.
+        copy: a model of its own; None where the reference lies under the policy's adapters.
+    """
+
+    def __init__(self, policy: PreTrainedModel, copy: PreTrainedModel | None, recipe: Recipe):
         config = recipe.config
-        self.model = model
+        self.policy = policy
+        self.copy = copy
         self.coef = recipe.kl.kl_coef
         self.target = config.kl_target
         self.every = config.sync_reference_every
         self.mix = config.sync_reference_mix
 
     @classmethod
-    def load(cls, session: Session, recipe: Recipe) -> "Reference":
-        """The model as it was before training."""
-        reference = cls(session.load_reference(), recipe)
-        if reference.every:
-            session.accelerator.register_for_checkpointing(reference.model)  # it moves: part of the run's state
-        return reference
+    def load(cls, session: Session, policy: PreTrainedModel, recipe: Recipe) -> "Reference":
+        """The reference of a run."""
+        config = recipe.config
+        copy = None if config.lora_rank else session.load_reference(moves=bool(config.sync_reference_every))
+        if copy is not None and config.sync_reference_every:
+            session.accelerator.register_for_checkpointing(copy)  # it moves: part of the run's state
+        return cls(policy, copy, recipe)
 
-    def end_step(self, policy: nn.Module, step: int, *, kl: float | None) -> dict[str, float]:
+    @contextmanager
+    def network(self) -> Generator[PreTrainedModel]:
+        """The reference as it is now, to score with."""
+        if self.copy is None:
+            with without_adapters(self.policy):
+                yield self.policy
+        else:
+            yield self.copy
+
+    def end_step(self, step: int, *, kl: float | None) -> dict[str, float]:
         """Adapt the coefficient to the KL of the step, if it was measured, and follow the policy. Returns metrics."""
         metrics = {"policy/kl_coef": self.coef}
         if kl is not None:
             self.adapt(kl)
-        self.follow(policy, step)
+        self.follow(step)
         return metrics
 
     def adapt(self, kl: float) -> None:
@@ -45,7 +69,7 @@ class Reference:
         if self.target is not None:
             self.coef *= 1 + GAIN * min(MAX_ERROR, max(-MAX_ERROR, kl / self.target - 1))
 
-    def follow(self, policy: nn.Module, step: int) -> None:
+    def follow(self, step: int) -> None:
         """Move towards the policy after every `every` batches; never if `every` is 0."""
-        if self.every and step % self.every == 0:
-            move_towards(self.model, policy, mix=self.mix)
+        if self.copy is not None and self.every and step % self.every == 0:
+            move_towards(self.copy, self.policy, mix=self.mix)

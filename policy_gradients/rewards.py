@@ -80,6 +80,8 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
     """
     if not config.reward_models:
         return None
+    from rlhf.distributed import device_of
+    from rlhf.models.policy import choose_precision
     from rlhf.models.reward_model import RewardModel
 
     model = RewardModel(
@@ -89,6 +91,7 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
         steps=config.reward_model_steps,
         token_budget=config.token_budget,
         device=config.device,
+        precision=choose_precision(config.precision, device_of(config.device)),
     )
     return lambda answered: model.score([(messages_for(it, config.system_prompt), answers) for it, answers in answered])
 

@@ -59,7 +59,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         model, tokenizer = session.load_policy()
         sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe)
         sampler.refuse_unreadable([*held_out.all(), *sampler.first_problems()])
-        reference = Reference.load(session, recipe) if config.kl_coef else None
+        reference = Reference.load(session, model, recipe) if config.kl_coef else None
         layout = session.layout
         critic = None
         if recipe.critic:

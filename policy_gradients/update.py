@@ -59,7 +59,8 @@ class PolicyLearner:
         elif recipe.updates > 1 or recipe.kl_in_reward:
             batch.logp_old = self._logp(self.model, batch)
         if self.reference is not None:
-            batch.logp_ref = self._logp(self.reference.model, batch)
+            with self.reference.network() as network:
+                batch.logp_ref = self._logp(network, batch)
             if recipe.kl_in_reward and batch.logp_old is not None:
                 batch.penalty = self.reference.coef * recipe.kl_estimate(batch.logp_old, batch.logp_ref)
 
@@ -148,7 +149,7 @@ class PolicyLearner:
         if metrics:
             metrics |= {"loss": loss, **self.sums.means(self.accelerator, has_ratio=self.recipe.ratio is not None)}
         if self.reference is not None:
-            metrics |= self.reference.end_step(self.model, done, kl=metrics.get("policy/kl"))
+            metrics |= self.reference.end_step(done, kl=metrics.get("policy/kl"))
         self.metrics = {}
         self.sums = UpdateSums()
         self.loss = 0.0

@@ -29,7 +29,13 @@ class PrefixCache:
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of new tokens; returns those that the layer attends to beside the prompt's."""
+        """Store the keys and values of new tokens; returns those that the layer attends to beside the prompt's.
+
+        Under autocast they are stored as attention reads them, in half precision, though some layers make fp32 keys.
+        """
+        if torch.is_autocast_enabled(key.device.type):
+            half = torch.get_autocast_dtype(key.device.type)
+            key, value = key.to(half), value.to(half)
         if layer_idx == len(self.prompt):  # prefill
             self.prompt.append((key, value))
             return key, value

@@ -25,6 +25,7 @@ from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, refuse_long, using_attention
 from rlhf.prefix_cache import PrefixCache
+from rlhf.tensors import in_fp32
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class SoftmaxChooser:
         self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
         with torch.autocast(state.device.type, enabled=False):
-            logits = state.float() @ head.float().T
+            logits = in_fp32(state.float(), head.T)
         logits /= self.temperature or 1.0
         if self.temperature == 0:
             token = logits.argmax(-1)

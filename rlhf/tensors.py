@@ -41,7 +41,22 @@ def token_logp(
         logp: differentiable in `hidden` and `head`.
         entropy: a diagnostic, without gradient.
     """
-    return _TokenLogp.apply(hidden.float(), head.float(), target, temperature)
+    return _TokenLogp.apply(hidden.float(), head, target, temperature)
+
+
+def in_fp32(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+    """a @ b of fp32 numbers `a`, as exact as in fp32, where `b` may be stored in bf16.
+
+    On CUDA a product with a bf16 matrix runs on the tensor cores: `a` is the sum of two bf16 numbers up to 2^-17 of it,
+    and both products are accumulated in fp32.
+    """
+    if b.dtype == torch.float32:
+        return a @ b
+    if not b.is_cuda:
+        return a @ b.float()
+    high = a.to(b.dtype)
+    low = (a - high).to(b.dtype)
+    return torch.mm(high, b, out_dtype=torch.float32) + torch.mm(low, b, out_dtype=torch.float32)
 
 
 class _TokenLogp(torch.autograd.Function):
@@ -52,7 +67,7 @@ class _TokenLogp(torch.autograd.Function):
         logp, entropy, log_z = (hidden.new_empty(len(target)) for _ in range(3))
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _chunks(len(target), len(head)):
-                logits = (hidden[part] @ head.T).div_(temperature)
+                logits = in_fp32(hidden[part], head.T).div_(temperature)
                 log_z[part] = logits.logsumexp(-1)
                 logp[part] = logits.gather(-1, target[part, None]).squeeze(-1) - log_z[part]
                 # H = log Z - E[logit]
@@ -71,12 +86,12 @@ class _TokenLogp(torch.autograd.Function):
         grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _chunks(len(target), len(head)):
-                logits = (hidden[part] @ head.T).div_(ctx.temperature)
+                logits = in_fp32(hidden[part], head.T).div_(ctx.temperature)
                 grad = logits.sub_(log_z[part, None]).exp_()  # softmax
                 scale = grad_logp[part, None] / ctx.temperature
                 grad.mul_(-scale).scatter_add_(-1, target[part, None], scale)
                 if grad_hidden is not None:
-                    grad_hidden[part] = grad @ head
+                    grad_hidden[part] = in_fp32(grad, head)
                 if grad_head is not None:
                     grad_head.addmm_(grad.T, hidden[part])
         return grad_hidden, grad_head, None, None

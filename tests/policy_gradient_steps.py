@@ -100,7 +100,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found.steps = record_steps(monkeypatch, "policy_gradients.update", "policy_gradients.critic")
     model = save_tiny(tmp_path / "model")
     other = save_tiny(tmp_path / "other", seed=1)
-    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: load_policy(str(other)).eval())
+    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _, **__: load_policy(str(other)).eval())
     function = tmp_path / "mine.py"
     function.write_text(
         "import zlib\ndef mine(question, completion, answer):\n    return zlib.crc32(completion.encode()) % 97 / 48\n"

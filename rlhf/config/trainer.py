@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlhf.config.schema import Config
 
@@ -44,3 +44,11 @@ class TrainerConfig(Config):
     keep_checkpoints: int = Field(2, gt=0, description="How many checkpoints are kept.")
     eval_every: int = Field(0, ge=0, description="Steps between held-out evaluations; 0: before and after only.")
     sample_every: int = Field(10, gt=0, description="Steps between samples shown and written to samples.jsonl.")
+
+    @model_validator(mode="after")
+    def _reference_can_move(self) -> "TrainerConfig":
+        if self.lora_rank and getattr(self, "sync_reference_every", 0):
+            raise ValueError(
+                "sync_reference_every: with lora_rank the reference is what is under the adapters: it stays"
+            )
+        return self

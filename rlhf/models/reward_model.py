@@ -17,6 +17,7 @@ from rlhf.data.ranking_groups import shared_prompt
 from rlhf.distributed import open_device
 from rlhf.errors import UserError
 from rlhf.groups import Group
+from rlhf.models.frozen import store_in_bf16
 from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
 from rlhf.text.chat import Message, encode_prompt
 from rlhf.text.steps import NEUTRAL, RIGHT, encode_steps, join_steps, separator_token, split_steps
@@ -38,6 +39,7 @@ class RewardModel:
         combine: how the members of an ensemble make one reward; see `combine`.
         variance_weight: lambda of `mean_minus_variance`; None is 0.5.
         steps: how a process model's step scores become one.
+        precision: `fp32`, or `bf16`: autocast, with weights in half the memory.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class RewardModel:
         steps: Aggregation = "min",
         token_budget: int = 8192,
         device: str = "auto",
+        precision: str = "fp32",
     ):
         if not names:
             raise UserError("reward_model: no model is named")
@@ -59,7 +62,7 @@ class RewardModel:
         if variance_weight is not None and not 0 <= variance_weight < np.inf:
             raise UserError(f"variance_weight: {variance_weight}, wanted a number >= 0")
         opened = open_device(device)
-        self.members = [_Member(name, steps, token_budget, opened) for name in names]
+        self.members = [_Member(name, steps, token_budget, opened, precision) for name in names]
         self.combine, self.variance_weight = combine, 0.5 if variance_weight is None else variance_weight
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[float]]:
@@ -95,24 +98,28 @@ def combine(scores: np.ndarray, how: Combine, *, variance_weight: float = 0.5) -
 
 
 class _Member:
-    def __init__(self, name: str, steps: Aggregation, token_budget: int, device: torch.device):
+    def __init__(self, name: str, steps: Aggregation, token_budget: int, device: torch.device, precision: str):
         self.model, self.tokenizer = load_trained(name)
         self.model.to(device)
         self.steps, self.device, self.token_budget = steps, device, token_budget
         self.shared_prefix = takes_shared_rows(self.model)
+        self.in_bf16 = precision == "bf16"
+        if self.in_bf16:
+            store_in_bf16(self.model)
         self.by_step = len(self.model.config.id2label or {}) > 1
         self.statistics = getattr(self.model.config, "reward_statistics", None)
         self.name = name
 
     def score(self, conversations: Sequence[Conversation]) -> np.ndarray:
         groups = [self._steps(*c) if self.by_step else self._whole(*c) for c in conversations]
-        found = read(
-            HeadScorer(self.model),
-            groups,
-            token_budget=self.token_budget,
-            shared_prefix=self.shared_prefix,
-            device=self.device,
-        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
+            found = read(
+                HeadScorer(self.model),
+                groups,
+                token_budget=self.token_budget,
+                shared_prefix=self.shared_prefix,
+                device=self.device,
+            )
         if not self.by_step:
             return np.array([float(last[0]) for _, last in found])
         return np.exp([aggregate_log(log_not_wrong(logits), self.steps) for logits, _ in found])

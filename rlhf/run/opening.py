@@ -21,6 +21,7 @@ from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_un
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
 from rlhf.models.architecture import attention_window, longest_input, refuse_long, takes_shared_rows
+from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import read_config
 from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_policy
 from rlhf.optimizer import NOT_FINITE
@@ -202,10 +203,12 @@ class Opening:
                 lora_rank=config.lora_rank,
                 gradient_checkpointing=config.gradient_checkpointing,
             )
+        model.to(self.accelerator.device)
+        samples_from_shared_prompt = shares_prompts(model)
         self.settle(model, takes_shared_rows)
         kind = type(model).__name__
         window = attention_window(model)
-        if not shares_prompts(model):
+        if not samples_from_shared_prompt:
             self.console.say(f"{kind} cannot sample from a shared prompt: transformers' generate does it, slower")
         elif window is not None:
             self.console.say(
@@ -229,16 +232,24 @@ class Opening:
             self.console.say(
                 f"{type(model).__name__} cannot take shared-prefix rows nor packed ones: each completion gets its own"
             )
+        if self.precision == "bf16":
+            store_in_bf16(model)  # last: what was tried above computes in fp32
 
     def _refuse_max_length(self, model: PreTrainedConfig) -> None:
         for key in ("max_length", "max_new_tokens"):
             value = getattr(self.config, key, 0)
             refuse_long(model, value, f"{key} is {value}", f"{key} (--{key} {longest_input(model)})")
 
-    def load_reference(self) -> PreTrainedModel:
-        """A frozen copy of the model as it was before training: `--model_name X` moves it along."""
-        model = load_policy(self.config.model_name).to(self.accelerator.device)
-        return model.requires_grad_(False)
+    def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
+        """A copy of the model as it was before training, without gradients: `--model_name X` moves it along.
+
+        Args:
+            moves: whether its weights follow the policy's, in small steps that bf16 would lose.
+        """
+        model = load_policy(self.config.model_name).requires_grad_(False)
+        if self.precision == "bf16" and not moves:
+            store_in_bf16(model)
+        return model.to(self.accelerator.device)
 
     def _refuse_other_data(self) -> None:
         told = run_directory.read_provenance(self.path)

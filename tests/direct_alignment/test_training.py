@@ -147,7 +147,9 @@ def test_lora_needs_no_second_model(
     commands: Commands, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is what is under the adapters: KL starts at 0, and no other model is ever loaded."""
-    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: pytest.fail("a second model was loaded"))
+    monkeypatch.setattr(
+        "rlhf.run.session.Session.load_reference", lambda _, **__: pytest.fail("a second model was loaded")
+    )
     run = tmp_path / "run"
     more = ["--lora_rank", "4", "--lr", "1e-2", "--data.path", data, "--task", "none", "--max_steps", "8"]
     outcome = commands.train(*SMALL, *more, "--output_dir", run)
@@ -163,7 +165,9 @@ def test_lora_needs_no_second_model(
 def test_no_reference_where_none_is_needed(
     commands: Commands, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.run.session.Session.load_reference", lambda _: pytest.fail("a reference was loaded"))
+    monkeypatch.setattr(
+        "rlhf.run.session.Session.load_reference", lambda _, **__: pytest.fail("a reference was loaded")
+    )
     run = tmp_path / "run"
     more = ["--loss", "simpo", "--reference", "none", "--data.path", data, "--task", "none"]
     outcome = commands.train(*SMALL, *more, "--output_dir", run)

@@ -1,0 +1,135 @@
+"""What benchmarks/gpu.py trains: models with random weights of real sizes, and rows in the schemas of the real sets.
+
+Nothing is downloaded. The tokenizer is the embedded model's, which has a token for each letter: its ids are among the
+first of the vocabulary, whose size is the real one.
+"""
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+QWEN3 = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+# The numbers of each model's config.json. Everything else is the architecture's default.
+SIZES: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-0.6B": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "tie_word_embeddings": True,
+        **QWEN3,
+    },
+    "Qwen/Qwen3-1.7B": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "tie_word_embeddings": True,
+        **QWEN3,
+    },
+    "allenai/OLMo-2-0425-1B": {
+        "model_type": "olmo2",
+        "vocab_size": 100352,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "tie_word_embeddings": False,
+    },
+}
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The `gpu:` block of a config, as it is run here."""
+
+    name: str
+    module: str
+    config: str
+    model: str  # a key of SIZES
+    arguments: tuple[str, ...] = ()
+    data: str = ""  # the file that stands for its data set
+
+
+BLOCKS = (
+    Block("GRPO", "policy_gradients.train", "policy_gradients/configs/grpo.yaml", "Qwen/Qwen3-1.7B"),
+    Block("PPO", "policy_gradients.train", "policy_gradients/configs/ppo.yaml", "Qwen/Qwen3-1.7B"),
+    Block(
+        "preference RM",
+        "reward_models.train_preference_rm",
+        "reward_models/configs/preference_rm.yaml",
+        "Qwen/Qwen3-0.6B",
+        data="pairs.jsonl",
+    ),
+    Block(
+        "ORM", "reward_models.train_orm", "reward_models/configs/orm.yaml", "Qwen/Qwen3-0.6B", data="solutions.jsonl"
+    ),
+    Block("PRM", "reward_models.train_prm", "reward_models/configs/prm.yaml", "Qwen/Qwen3-0.6B", data="steps.jsonl"),
+    Block(
+        "DPO",
+        "direct_alignment.train",
+        "direct_alignment/configs/dpo.yaml",
+        "allenai/OLMo-2-0425-1B",
+        data="pairs.jsonl",
+    ),
+    Block(
+        "SFT",
+        "instruction_tuning.train",
+        "instruction_tuning/configs/sft.yaml",
+        "allenai/OLMo-2-0425-1B",
+        data="conversations.jsonl",
+    ),
+)
+
+
+def make_model(folder: Path, size: dict[str, Any], *, device: str, seed: int = 0) -> Path:
+    """Save a causal language model with random weights, in bf16 as models come, with a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlhf.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = AutoConfig.for_model(**size, **ends)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(folder: Path, *, letters: int, count: int = 400, seed: int = 0) -> None:
+    """A file for each data set, with answers of half to all of `letters` letters, a token each."""
+    rng = random.Random(seed)
+
+    def text(most: int = letters) -> str:
+        length = rng.randint(most // 2, most)
+        return "".join(rng.choice(LETTERS + "   ") for _ in range(length)).strip() or "a"
+
+    def turns(asked: str, said: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+
+    pairs, solutions, steps, conversations = [], [], [], []
+    for number in range(count):
+        asked = f"{text(letters // 8)} {number}"
+        pairs.append({"prompt": asked, "chosen": turns(asked, text()), "rejected": turns(asked, text())})
+        labels = [True, False, True, False]
+        solutions.append({"question": asked, "completions": [text() for _ in labels], "labels": labels})
+        lines = [text(letters // 8) for _ in range(8)]
+        steps.append({"prompt": asked, "completions": lines, "labels": [rng.random() < 0.7 for _ in lines]})
+        conversations.append({"messages": turns(asked, text())})
+    named = {"pairs": pairs, "solutions": solutions, "steps": steps, "conversations": conversations}
+    for name, rows in named.items():
+        _write(folder / f"{name}.jsonl", rows)
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
