@@ -100,15 +100,12 @@ def _train(module: str, arguments: list[str], *, whole: bool, deterministic: boo
     if not whole:
         steps = Session.steps
 
-        def without_evaluation(self: Session, *_args: object) -> Any:
-            return steps(self, lambda step: None)
-
-        def without_saving(self: Session, done: int, **kwargs: Any) -> None:
+        def without_saving(self: Session, done: int, **_state: Any) -> None:
             if done == self.config.max_steps:
                 raise _LastStep
-            self.reached = done
 
-        Session.steps, Session.end_step = without_evaluation, without_saving
+        setattr(Session, "steps", lambda self, *_evaluations: steps(self, lambda step: None))  # noqa: B010
+        setattr(Session, "end_step", without_saving)  # noqa: B010
     sys.argv = [module, *arguments]
     try:
         code = import_module(module).main()

@@ -17,6 +17,8 @@ from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.logprobs import Scorer
 
+HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
+
 
 @contextmanager
 def using_attention(model: PreTrainedModel, name: str) -> Generator[None]:
@@ -161,6 +163,16 @@ def refuse_long(config: PreTrainedConfig, tokens: int, what: str, lower: str) ->
             f"{what}, and the model ({config.model_type}) reads {longest} tokens at most, prompt included",
             hint=f"Lower {lower}.",
         )
+
+
+def refuse_long_settings(config: PreTrainedConfig, settings: Mapping[str, int]) -> None:
+    """See that the model can read texts as long as each of these settings says.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for key, tokens in settings.items():
+        refuse_long(config, tokens, f"{key} is {tokens}", f"{key} (--{key} {longest_input(config)})")
 
 
 def takes_shared_rows(model: PreTrainedModel, reads: Callable[[Rows], Tensor] | None = None) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.models.heads import HEADS
+from rlhf.models.architecture import HEADS
 
 
 @torch.no_grad()

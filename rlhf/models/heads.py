@@ -26,14 +26,13 @@ from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.logprobs import hidden_states
 from rlhf.models import architecture
-from rlhf.models.architecture import probing, refuse_long, refuse_lookahead, refuse_unknown_words
+from rlhf.models.architecture import HEADS, probing, refuse_long, refuse_lookahead, refuse_unknown_words
 from rlhf.models.loading import find_model, load_tokenizer, load_weights, read_config
 from rlhf.models.policy import add_lora, load_policy
 from rlhf.models.recomputing import checkpoint_activations
 from rlhf.text.chat import encode_conversation, end_tokens
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
-HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
 LANGUAGE_HEADS = ("lm_head", "embed_out")  # of language models, which reward models start from
 TOLD = ("step_separator", "step_judged_at", "reward_statistics")  # keys that our reward models add to config.json
 PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
+from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, Source, find_model, load_tokenizer, load_weights
 from rlhf.models.recomputing import checkpoint_activations
 
@@ -29,6 +30,7 @@ __all__ = [
     "choose_precision",
     "find_model",
     "load",
+    "load_frozen",
     "load_policy",
     "load_tokenizer",
     "merge_lora",
@@ -78,6 +80,14 @@ def load_policy(
     if gradient_checkpointing:
         checkpoint_activations(model)
     return with_lora(model, lora_rank) if lora_rank else model
+
+
+def load_frozen(name: str, *, precision: str) -> PreTrainedModel:
+    """A policy that is not trained, such as a reference; in bf16 with half the weights' memory (see `frozen.py`)."""
+    model = load_policy(name).requires_grad_(False)
+    if precision == "bf16":
+        store_in_bf16(model)
+    return model
 
 
 def with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:

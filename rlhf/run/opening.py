@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, set_seed
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.atomic import write_whole
 from rlhf.config.command import Command
@@ -20,10 +20,10 @@ from rlhf.cpu import has_bf16_kernels
 from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
-from rlhf.models.architecture import attention_window, longest_input, refuse_long, takes_shared_rows
+from rlhf.models.architecture import attention_window, refuse_long_settings, takes_shared_rows
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import read_config
-from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_policy
+from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_frozen
 from rlhf.optimizer import NOT_FINITE
 from rlhf.run import checkpoints, lock
 from rlhf.run import directory as run_directory
@@ -78,13 +78,17 @@ class Opening:
         self._early: list[tuple[int, str]] = []  # advice from before anything may be written
         self._fingerprint = self._data = ""
 
+    @property
+    def _lengths(self) -> dict[str, int]:
+        return {key: getattr(self.config, key, 0) for key in ("max_length", "max_new_tokens")}
+
     def _open(self) -> None:
         """Look at everything that can be looked at at once. Nothing is written but the lock: see `begin`."""
         config = self.config
         if config.model_name:
             source = find_model(config.model_name)
             if getattr(config, "scratch", None) is None:
-                self._refuse_max_length(read_config(source))
+                refuse_long_settings(read_config(source), self._lengths)
         trackers = wanted_trackers(
             wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
         )
@@ -223,7 +227,7 @@ class Opening:
         Raises:
             UserError: if it cannot read texts of max_length tokens.
         """
-        self._refuse_max_length(model.config)
+        refuse_long_settings(model.config, self._lengths)
         model.to(self.accelerator.device)
         if model.config._attn_implementation == "flash_attention_2":
             self.shared_prefix = False
@@ -235,21 +239,10 @@ class Opening:
         if self.precision == "bf16":
             store_in_bf16(model)  # last: what was tried above computes in fp32
 
-    def _refuse_max_length(self, model: PreTrainedConfig) -> None:
-        for key in ("max_length", "max_new_tokens"):
-            value = getattr(self.config, key, 0)
-            refuse_long(model, value, f"{key} is {value}", f"{key} (--{key} {longest_input(model)})")
-
     def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
-        """A copy of the model as it was before training, without gradients: `--model_name X` moves it along.
-
-        Args:
-            moves: whether its weights follow the policy's, in small steps that bf16 would lose.
-        """
-        model = load_policy(self.config.model_name).requires_grad_(False)
-        if self.precision == "bf16" and not moves:
-            store_in_bf16(model)
-        return model.to(self.accelerator.device)
+        """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""
+        precision = "fp32" if moves else self.precision  # small steps towards the policy would be lost in bf16
+        return load_frozen(self.config.model_name, precision=precision).to(self.accelerator.device)
 
     def _refuse_other_data(self) -> None:
         told = run_directory.read_provenance(self.path)

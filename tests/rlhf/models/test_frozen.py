@@ -7,8 +7,8 @@ from torch import nn
 
 from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
+from rlhf.models.architecture import HEADS
 from rlhf.models.frozen import store_in_bf16, without_adapters
-from rlhf.models.heads import HEADS
 from rlhf.models.policy import add_lora
 from rlhf.prefix_cache import PrefixCache
 from rlhf.sampling import sample
