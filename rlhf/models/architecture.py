@@ -5,7 +5,7 @@ a token sees only what came before it, which rows it takes.
 """
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -165,13 +165,14 @@ def refuse_long(config: PreTrainedConfig, tokens: int, what: str, lower: str) ->
         )
 
 
-def refuse_long_settings(config: PreTrainedConfig, settings: Mapping[str, int]) -> None:
-    """See that the model can read texts as long as each of these settings says.
+def refuse_long_settings(config: PreTrainedConfig, settings: object) -> None:
+    """See that the model can read texts as long as the settings say: max_length and max_new_tokens, where they have it.
 
     Raises:
         UserError: naming the setting.
     """
-    for key, tokens in settings.items():
+    for key in ("max_length", "max_new_tokens"):
+        tokens = getattr(settings, key, 0)
         refuse_long(config, tokens, f"{key} is {tokens}", f"{key} (--{key} {longest_input(config)})")
 
 

@@ -78,17 +78,13 @@ class Opening:
         self._early: list[tuple[int, str]] = []  # advice from before anything may be written
         self._fingerprint = self._data = ""
 
-    @property
-    def _lengths(self) -> dict[str, int]:
-        return {key: getattr(self.config, key, 0) for key in ("max_length", "max_new_tokens")}
-
     def _open(self) -> None:
         """Look at everything that can be looked at at once. Nothing is written but the lock: see `begin`."""
         config = self.config
         if config.model_name:
             source = find_model(config.model_name)
             if getattr(config, "scratch", None) is None:
-                refuse_long_settings(read_config(source), self._lengths)
+                refuse_long_settings(read_config(source), config)
         trackers = wanted_trackers(
             wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
         )
@@ -227,7 +223,7 @@ class Opening:
         Raises:
             UserError: if it cannot read texts of max_length tokens.
         """
-        refuse_long_settings(model.config, self._lengths)
+        refuse_long_settings(model.config, self.config)
         model.to(self.accelerator.device)
         if model.config._attn_implementation == "flash_attention_2":
             self.shared_prefix = False
