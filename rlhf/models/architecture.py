@@ -5,7 +5,7 @@ a token sees only what came before it, which rows it takes.
 """
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
