@@ -28,7 +28,7 @@ def read_one(name: str, seed: int, shared: list[str]) -> tuple[list[str], Comman
 
 def add_displacement(paths: Sequence[Path], folder: Path) -> tuple[str, list[Path]]:
     """The tables of reward accuracy and displacement, and the picture of displacement."""
-    from rlhf.run.sweep import table
+    from rlhf.report.table import table
 
     tables = (table(paths, key="loss", metric="reward_accuracy"), displacement_table(paths))
     picture = draw_displacement(paths, folder / "displacement.png")

@@ -77,10 +77,12 @@ class Evaluation:
         samples = [
             as_sample(self.tokenizer, prompt, one) for prompt, one in zip(prompts, self._sample(prompts), strict=True)
         ]
+        right = None
         if self.task:
             for problem, sample in zip(self.problems, samples, strict=False):
                 sample["total"] = self.task.verify(problem, sample["completion"]).exact
-        self.session.samples(step, samples)
+            right = sum(sample["total"] == 1 for sample in samples)
+        self.session.samples(step, samples, right=right)
 
     def _accuracy(self, *, greedy: bool) -> dict[str, Any]:
         assert self.task is not None

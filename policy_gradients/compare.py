@@ -1,7 +1,10 @@
 """Compare algorithms on one task: uv run python -m policy_gradients.compare --algorithms all --seeds 3
 
-Every algorithm with its own config and the same budget: prompts, completions, steps, model, held-out problems. Writes
+Every algorithm with its own config and the same budget: prompts, completions, batches, model, held-out problems. Writes
 one page, one picture and one table. After an interruption the same command continues.
+
+Algorithms take one optimizer step on a batch, or several, as their configs say; the table counts them. With `--equal
+optimizer_steps` all take the same number of those, and those that take several have fewer batches.
 """
 
 import sys
@@ -11,7 +14,7 @@ from pathlib import Path
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
 from rlhf.config.command import Command, read_command
-from rlhf.errors import run_main
+from rlhf.errors import UserError, run_main
 
 CONFIGS = Path(__file__).parent / "configs"
 # Settings that must be equal for a fair comparison.
@@ -27,6 +30,25 @@ def read(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[Po
     return arguments, replace(command, config=resolve(command.config).config)
 
 
+def batches(config: PolicyGradientConfig) -> int:
+    """The batches in which an algorithm takes `max_steps` optimizer steps, after those in which the critic warms up.
+
+    Raises:
+        UserError: it takes several on a batch, and they do not add up to that number.
+    """
+    from policy_gradients.defaults import resolve
+
+    recipe = resolve(config)
+    if config.max_steps % recipe.updates:
+        fits = -(-config.max_steps // recipe.updates) * recipe.updates
+        raise UserError(
+            f"max_steps {config.max_steps}: {config.algorithm} takes {recipe.updates} steps on a batch, which "
+            "do not add up to that",
+            hint=f"--max_steps {fits}, for example.",
+        )
+    return config.max_steps // recipe.updates + recipe.critic_alone
+
+
 def main() -> int | None:
     from rlhf.run.sweep import compare
 
@@ -39,6 +61,7 @@ def main() -> int | None:
         example="--task step_arithmetic --max_steps 60",
         budget=BUDGET,
         read=read,
+        batches=batches,
     )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,8 +16,12 @@ from policy_gradients.rollout import Batch
 from rlhf.distributed import all_reduce_sum, gather
 from rlhf.logprobs import Scores
 
-METRICS = {
-    "loss": {"description": "Loss of the step; not comparable across steps: watch reward/exact", "unit": ""},
+METRICS: dict[str, dict[str, Any]] = {
+    "loss": {
+        "description": "Loss of the step; not comparable across steps: watch reward/exact",
+        "unit": "",
+        "noise": 1e-5,  # of a mean over tokens of terms whose size is about 1
+    },
     "reward/mean": {"description": "Mean reward of the batch, before any KL penalty", "unit": ""},
     "reward/exact": {"description": "Share of completions that are right", "unit": ""},
     "reward/format": {"description": "Share of completions in the form that was asked for", "unit": ""},
@@ -74,14 +79,29 @@ METRICS = {
 }
 
 
-def describe_metrics(config: PolicyGradientConfig) -> dict[str, dict[str, str]]:
-    """The metrics of a run, with one for each function of the user.
+ON_POLICY = (
+    "a batch has one optimizer step, taken by the policy that sampled it, so the ratio is 1 and the clip never acts; "
+    "--steps_per_batch 4 shows them"
+)
+NO_LOSS = "the mean of centred advantages while the ratio is 1: its value is 0, its gradient is not"
+STILL_ON_POLICY = {
+    "policy/ratio_min": ON_POLICY,
+    "policy/ratio_max": ON_POLICY,
+    "policy/clip_fraction": ON_POLICY,
+    "loss": NO_LOSS,
+}
+
+
+def describe_metrics(config: PolicyGradientConfig) -> dict[str, dict[str, Any]]:
+    """The metrics of a run, with one for each function of the user, and why some of them cannot move in it.
 
     Raises:
         UserError: such a function cannot be loaded.
     """
+    on_policy = config.epochs_per_batch * config.steps_per_batch == 1 and not config.staleness
+    still = {name: METRICS[name] | {"still": why} for name, why in STILL_ON_POLICY.items()} if on_policy else {}
     own = {"description": "Mean of your own function", "unit": ""}
-    return METRICS | {f"reward/{name}": own for name in load_functions(config.reward_functions)}
+    return METRICS | still | {f"reward/{name}": own for name in load_functions(config.reward_functions)}
 
 
 def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:

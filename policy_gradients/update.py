@@ -47,6 +47,7 @@ class PolicyLearner:
         self.metrics: dict[str, float] = {}
         self.sums = UpdateSums()
         self.loss = 0.0  # of the step so far, this process's share
+        self.steps = 0  # optimizer steps of the step so far
 
     # ------------------------------------------------------------ before the updates
 
@@ -94,6 +95,7 @@ class PolicyLearner:
         norm = optimizer_step(
             self.accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm
         )
+        self.steps += 1
         self.metrics |= {"optim/lr": lr, "optim/grad_norm": norm}
 
     def _totals(self, mask: Bool[Tensor, "n t"]) -> Totals:
@@ -148,11 +150,13 @@ class PolicyLearner:
         metrics = self.metrics
         if metrics:
             metrics |= {"loss": loss, **self.sums.means(self.accelerator, has_ratio=self.recipe.ratio is not None)}
+        metrics |= {"optim/steps": float(self.steps)}
         if self.reference is not None:
             metrics |= self.reference.end_step(done, kl=metrics.get("policy/kl"))
         self.metrics = {}
         self.sums = UpdateSums()
         self.loss = 0.0
+        self.steps = 0
         return metrics
 
     # ------------------------------------------------------------ checkpoints

@@ -21,6 +21,7 @@ from reward_models.validation import Validation
 from rlhf.data.rows import in_epochs, refuse_larger_step
 from rlhf.distributed import all_reduce_sum, local_shard
 from rlhf.models.heads import HeadScorer, load_with_head, new_weights, read, takes_shared_rows
+from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_attention
 from rlhf.optimizer import backward, in_turn, optimizer_step
 from rlhf.run.session import Session
@@ -36,7 +37,7 @@ def load_model(
         classes=classes,
         attention=attention,
         extra_layers=config.extra_layers,
-        lora_rank=config.lora_rank,
+        lora=Lora.of(config),
         gradient_checkpointing=config.gradient_checkpointing,
     )
     session.settle(model, takes_shared_rows)

@@ -9,11 +9,11 @@ from rlhf.errors import UserError
 
 # --resume may change how long the run is, what it saves and what it shows. Any other setting makes it another run.
 MAY_CHANGE = (
-    *("max_steps", "save_every", "keep_checkpoints", "eval_every", "sample_every"),
-    *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode", "tensorboard"),
+    *("max_steps", "save_every", "keep_checkpoints", "save_dtype", "eval_every", "sample_every"),
+    *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode", "tensorboard", "trackio"),
 )
 # --fork may not change these: they decide which weights exist, and the weights come from the checkpoint.
-MADE_BY_CHECKPOINT = ("model_name", "scratch", "lora_rank", "extra_layers")
+MADE_BY_CHECKPOINT = ("model_name", "scratch", "lora_rank", "lora_alpha", "lora_targets", "extra_layers")
 
 
 def find_run(path: Path, *, option: str, trainer: str) -> dict[str, Any]:

@@ -52,6 +52,9 @@ class Config(Section):
     wandb_run_name: str | None = Field(None, description="Name of the run in Weights & Biases.")
     wandb_mode: Literal["online", "offline", "disabled"] = Field("online", description="Weights & Biases mode.")
     tensorboard: bool = Field(False, description="Also write TensorBoard event files into the run directory.")
+    trackio: bool = Field(
+        False, description="Also log to trackio (extra trackio), in the project wandb_project, or rlhf-lab."
+    )
 
 
 def _plain_values(value: object) -> Iterator[object]:

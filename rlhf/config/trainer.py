@@ -25,6 +25,12 @@ class TrainerConfig(Config):
     )
     shared_prefix: bool = Field(True, description="Lay the completions of a prompt in one row, the prompt once.")
     lora_rank: int = Field(0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
+    lora_alpha: int | None = Field(
+        None, gt=0, description="Adapters count lora_alpha / lora_rank times; null: twice the rank."
+    )
+    lora_targets: str | list[str] = Field(
+        "all-linear", description="Linear layers that get adapters: all-linear, or names such as [q_proj, v_proj]."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory, slower.")
 
     # the optimizer
@@ -43,6 +49,9 @@ class TrainerConfig(Config):
     save_every: int = Field(50, gt=0, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, gt=0, description="How many checkpoints are kept.")
     eval_every: int = Field(0, ge=0, description="Steps between held-out evaluations; 0: before and after only.")
+    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Precision of final/; auto is the model's own. Checkpoints are fp32."
+    )
     sample_every: int = Field(10, gt=0, description="Steps between samples shown and written to samples.jsonl.")
 
     @model_validator(mode="after")

@@ -28,7 +28,8 @@ from rlhf.logprobs import hidden_states
 from rlhf.models import architecture
 from rlhf.models.architecture import HEADS, probing, refuse_long, refuse_lookahead, refuse_unknown_words
 from rlhf.models.loading import find_model, load_tokenizer, load_weights, read_config
-from rlhf.models.policy import add_lora, load_policy
+from rlhf.models.lora import Lora, add_lora
+from rlhf.models.policy import load_policy
 from rlhf.models.recomputing import checkpoint_activations
 from rlhf.text.chat import encode_conversation, end_tokens
 
@@ -47,7 +48,7 @@ def load_with_head(
     classes: Sequence[str] = (),
     attention: str = "sdpa",
     extra_layers: int = 0,
-    lora_rank: int = 0,
+    lora: Lora | None = None,
     gradient_checkpointing: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model in fp32 with a head, ready to train, and its tokenizer. The head is new unless the model has one.
@@ -81,8 +82,8 @@ def load_with_head(
     add_layers(model, extra_layers)
     if gradient_checkpointing:
         checkpoint_activations(model)
-    if lora_rank:
-        add_lora(model, lora_rank, spared=HEADS)
+    if lora is not None:
+        add_lora(model, lora, spared=HEADS)
         head_of(model).requires_grad_(True)
     refuse_other_readings(model, source.label)
     return model, tokenizer

@@ -44,6 +44,11 @@ class Source:
     label: str = ""
 
     @property
+    def place(self) -> str:
+        """The Hub id, or the whole name of the folder: what names the model from anywhere."""
+        return str(Path(self.path).resolve()) if Path(self.path).exists() else self.path
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What every from_pretrained is given. Asked for no code, transformers neither runs any nor asks on stdin."""
         return {"trust_remote_code": False, **({"gguf_file": self.gguf_file} if self.gguf_file else {})}

@@ -4,7 +4,6 @@ Precision: master weights and optimizer state are fp32; compute is bf16 autocast
 losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam step of 1e-6.)
 """
 
-from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +16,7 @@ from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, Source, find_model, load_tokenizer, load_weights
+from rlhf.models.lora import Lora, add_lora
 from rlhf.models.recomputing import checkpoint_activations
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "EMBEDDED_JUDGE",
     "SMOLLM2",
     "Source",
-    "add_lora",
     "checkpoint_activations",
     "choose_attention",
     "choose_precision",
@@ -33,8 +32,6 @@ __all__ = [
     "load_frozen",
     "load_policy",
     "load_tokenizer",
-    "merge_lora",
-    "with_lora",
 ]
 
 
@@ -60,7 +57,7 @@ def load_policy(
     name: str,
     *,
     attention: str = "sdpa",
-    lora_rank: int = 0,
+    lora: Lora | None = None,
     gradient_checkpointing: bool = False,
     key: str = "model_name",
 ) -> PreTrainedModel:
@@ -79,7 +76,9 @@ def load_policy(
     refuse_other_heads(model, source.label)
     if gradient_checkpointing:
         checkpoint_activations(model)
-    return with_lora(model, lora_rank) if lora_rank else model
+    if lora is not None:
+        add_lora(model, lora)
+    return model
 
 
 def load_frozen(name: str, *, precision: str) -> PreTrainedModel:
@@ -88,43 +87,6 @@ def load_frozen(name: str, *, precision: str) -> PreTrainedModel:
     if precision == "bf16":
         store_in_bf16(model)
     return model
-
-
-def with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
-    """Adapters on every linear layer of the backbone; everything else frozen. Hu et al., 2021, arXiv 2106.09685."""
-    add_lora(model, rank)
-    return model  # adapted in place; the wrapper that PEFT returns would only hide the backbone
-
-
-def add_lora(model: PreTrainedModel, rank: int, *, spared: Sequence[str] = ()) -> None:
-    """See `with_lora`; `spared` are names of modules that get no adapter.
-
-    Raises:
-        UserError: PEFT cannot adapt this architecture, such as a state-space model.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    adapters = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=list(spared) or None
-    )
-    try:
-        get_peft_model(model, adapters)
-    except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"lora_rank: {type(model).__name__} takes no adapters on its linear layers: {reason}",
-            hint="Train all weights (lora_rank 0), or choose another model.",
-        ) from error
-
-
-def merge_lora(model: PreTrainedModel) -> None:
-    """Add trained adapters into the weights under them, so that the model is a plain one again."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            model.set_submodule(name, layer.get_base_layer())
 
 
 def choose_attention(wanted: str, device: torch.device) -> str:

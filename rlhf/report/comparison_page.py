@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf.errors import UserError
 from rlhf.report import charts, html, numbers
-from rlhf.report.curves import POINTS_A_CHART, curve_in_words, curve_rows, described, headline_of, panels, targets_of
+from rlhf.report.curves import POINTS_A_CHART, curve_in_words, curve_rows, described, panels, targets_of
 from rlhf.report.html import Html, Page
 from rlhf.report.over_seeds import (
     SeedGroup,
@@ -221,7 +221,6 @@ def _table_notes(groups: Sequence[SeedGroup]) -> list[str]:
 def _compare_training(comparison: Page, groups: list[SeedGroup], legend: Html) -> Html:
     runs = [run for group in groups for run in group.runs]
     labels = [group.label for group in groups]
-    names = list({name: None for run in runs for name in run.metric_names()})
 
     def draw(name: str) -> Html:
         rows = []
@@ -238,8 +237,7 @@ def _compare_training(comparison: Page, groups: list[SeedGroup], legend: Html) -
         spec = charts.curves(rows, labels, height=150, points=False)
         return comparison.figure(name, spec, alt=alt, note=description, unit=unit)
 
-    headline = list({name: None for run in runs for name in headline_of(run)})
-    drawn = panels(names, headline, draw)
+    drawn = panels(runs, draw)
     return html.together([legend, drawn]) if drawn else Html()
 
 

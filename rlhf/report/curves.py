@@ -6,6 +6,7 @@ from typing import Any
 from rlhf.report import html, numbers
 from rlhf.report.html import Html
 from rlhf.report.runs import Point, Run, Target, is_number
+from rlhf.report.still import documented, stands_still, still_in_words
 from rlhf.statistics import Estimate
 
 POINTS_A_CHART = 180
@@ -70,21 +71,20 @@ def _by_prefix(names: Iterable[str]) -> dict[str, list[str]]:
     return {p: grouped[p] for p in (*FIRST_PREFIXES, *between, *LAST_PREFIXES) if p in grouped}
 
 
-def panels(names: Sequence[str], headline: Sequence[str], draw: Callable[[str], Html]) -> Html:
-    """The headline metrics, then the rest by prefix, as small multiples."""
-    first = [name for name in headline if name in names]
+def panels(runs: Sequence[Run], draw: Callable[[str], Html]) -> Html:
+    """The headline metrics, then the rest by prefix, as small multiples; those that never moved are one line."""
+    names = list({name: None for run in runs for name in run.metric_names()})
+    first = list({name: None for run in runs for name in headline_of(run)})
+    still = [name for name in names if name not in first and stands_still(runs, name)]
     blocks = [html.block("Headline", [draw(name) for name in first])]
-    for prefix, members in _by_prefix(name for name in names if name not in first).items():
+    for prefix, members in _by_prefix(name for name in names if name not in {*first, *still}).items():
         title = prefix.capitalize() or ("Loss" if all("loss" in name for name in members) else "Overall")
         blocks.append(html.block(title, [draw(name) for name in members]))
-    return html.blocks(blocks)
+    drawn = html.blocks(blocks)
+    return html.together([drawn, html.notes(still_in_words(runs, still))]) if drawn or still else Html()
 
 
 def described(runs: Iterable[Run], name: str) -> tuple[str, str]:
     """Unit and description of a metric, as the run documents it."""
-    for run in runs:
-        documented = run.provenance.get("metrics")
-        about = documented.get(name) if isinstance(documented, dict) else None
-        if isinstance(about, dict):
-            return str(about.get("unit") or ""), str(about.get("description") or "")
-    return "", ""
+    about = documented(runs, name)
+    return str(about.get("unit") or ""), str(about.get("description") or "")

@@ -168,7 +168,7 @@ def _training(report: Page, run: Run) -> Html:
 
     never = run.unmeasured()
     note = [f"Logged without a value: {', '.join(never)}."] if never else []
-    return html.together([panels(run.metric_names(), headline_of(run), draw), html.notes(note)])
+    return html.together([panels([run], draw), html.notes(note)])
 
 
 def _samples(run: Run) -> Html:

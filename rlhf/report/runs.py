@@ -85,6 +85,12 @@ class Run:
         return total
 
     @property
+    def optimizer_steps(self) -> int | None:
+        """Optimizer steps of the policy in the whole run; None where the run did not log them."""
+        counts = self.series("optim/steps")[1]
+        return round(float(counts.sum())) if len(counts) else None
+
+    @property
     def commit(self) -> str:
         """The start of the commit's hash; "" if unknown."""
         commit = str(self.provenance.get("git_commit") or "")[:12]

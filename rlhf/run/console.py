@@ -54,12 +54,12 @@ class Console:
         elif not self.quiet and (step <= 1 or step % 10 == 0 or step == self.max_steps):
             self.rich.print(f"step {step}/{self.max_steps}  {text}")
 
-    def sample(self, prompt: str, completion: str, reward: float) -> None:
+    def sample(self, prompt: str, completion: str, reward: float, *, note: str = "") -> None:
+        """One completion on a line, behind the last line of its prompt; `note`: what there is to say of its like."""
         if not self.quiet:
             one_line = escape(completion.replace("\n", "⏎"))
-            self.rich.print(
-                f"[dim]{escape(prompt.strip().splitlines()[-1])}[/dim] → {one_line} [dim]({reward:.2f})[/dim]"
-            )
+            numbers = escape(f"{reward:.2f}{f'; {note}' if note else ''}")
+            self.rich.print(f"[dim]{escape(prompt.strip().splitlines()[-1])}[/dim] → {one_line} [dim]({numbers})[/dim]")
 
     def say(self, text: str) -> None:
         """Printed even with --quiet: what the reader of a script's output needs."""

@@ -26,8 +26,9 @@ _PAGES = r"(?:report|evaluation)\.html"
 _MODEL = (
     r"config\.json|generation_config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer[\w.]*\.(?:json|model)|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|[\w.]*spiece\.model|"
-    r"chat_template\.(?:jinja|json)|additional_chat_templates(?:/[^/]+\.jinja)?"
+    r"README\.md|chat_template\.(?:jinja|json)|additional_chat_templates(?:/[^/]+\.jinja)?"
 )
+_ADAPTER = r"adapter_config\.json|adapter_model\.safetensors"
 _CHECKPOINT = (
     r"manifest\.json|model(?:_\d+)?(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|optimizer(?:_\d+)?(?:\.bin)?|"
     r"random_states_\d+\.pkl|custom_checkpoint_\d+\.pkl|(?:scheduler|sampler|scaler|dl_state_dict)[_\w]*\.(?:bin|pt)|"
@@ -45,6 +46,7 @@ _KNOWN = [
     re.escape(LOCK),
     rf"\.partial_(?:{_TEXTS})|\.{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
     rf"(?:final|\.partial_final)(?:/(?:{_MODEL}))?",
+    rf"(?:adapter|\.partial_adapter)(?:/(?:{_ADAPTER}))?",
     rf"checkpoints(?:/(?:\.partial_|\.removed_)?step_\d+(?:/(?:{_CHECKPOINT}|{re.escape(BEST)}))?)?",
     rf"wandb(?:/(?:(?:offline-)?run-\d+_\d+-[-\w]+(?:/(?:{_WANDB}))?|latest-run|debug[-\w]*\.log|settings))?",
 ]

@@ -2,6 +2,7 @@
 
 # A loop describes its own metrics, and may describe one of these more closely.
 METRICS = {
+    "optim/steps": {"description": "Optimizer steps that the model took in this step", "unit": ""},
     "optim/lr": {"description": "Learning rate of the last optimizer step", "unit": ""},
     "optim/grad_norm": {"description": "Norm of the whole gradient before clipping, last optimizer step", "unit": ""},
     "speed/tokens_per_s": {

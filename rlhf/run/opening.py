@@ -1,13 +1,13 @@
 """A run before its loop: devices, the run directory, data and model looked at, and the place where training begins."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,16 +23,19 @@ from rlhf.errors import UserError
 from rlhf.models.architecture import attention_window, refuse_long_settings, takes_shared_rows
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import read_config
+from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_frozen
+from rlhf.models.saving import own_dtype
 from rlhf.optimizer import NOT_FINITE
 from rlhf.run import checkpoints, lock
 from rlhf.run import directory as run_directory
 from rlhf.run.console import Console
+from rlhf.run.final import remove_partial
 from rlhf.run.inputs import changed, inputs, inside
 from rlhf.run.interrupts import Interrupted
 from rlhf.run.metrics import METRICS
 from rlhf.run.stopwatch import Stopwatch
-from rlhf.run.tracking import Run, Trackers, command_line, provenance, wanted_trackers
+from rlhf.run.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers
 from rlhf.sampling import shares_prompts
 
 CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
@@ -59,6 +62,7 @@ class Opening:
         self.device = device_of(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
         self.interrupted = Interrupted()
+        self.dtype, self.base = torch.float32, ""  # what the model was stored in, and where it is
         self.watch = Stopwatch()
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric
         self.shared_prefix = self.config.shared_prefix
@@ -70,8 +74,7 @@ class Opening:
         self.console = Console(quiet=command.quiet, main=True, max_steps=self.config.max_steps)
         self.lock: lock.Lock | None = None  # held by the main process
         self.made: list[Path] = []  # folders that this process made, the innermost first
-        self.created = False  # whether the directory holds a run of this process's making
-        self.done = 0  # steps of this process
+        self.created, self.done = False, 0  # whether this process made the run; how many steps it has done
         self.fresh = True  # whether the run begins here, so that what was before training is to be measured
         self.owes_evaluation = False  # whether the evaluation of the step that it goes on from was cut off
         self._begun = False
@@ -85,9 +88,8 @@ class Opening:
             source = find_model(config.model_name)
             if getattr(config, "scratch", None) is None:
                 refuse_long_settings(read_config(source), config)
-        trackers = wanted_trackers(
-            wandb_project=config.wandb_project, wandb_mode=config.wandb_mode, tensorboard=config.tensorboard
-        )
+                self.dtype, self.base = own_dtype(source), source.place
+        trackers = wanted_trackers(config)
         self.accelerator = make_accelerator(
             device=self.device.type, precision=self.precision, trackers=trackers, run_path=self.path
         )
@@ -152,14 +154,11 @@ class Opening:
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(
-            title=f"{self.title} on {self._data}" if self._data else self.title,
-            trainer=self.command.trainer,
-            seed=self.config.seed,
-            profile=self.command.profile,
-            processes=self.accelerator.num_processes,
+            self.command,
+            algorithm=self.title,
+            data=self._data,
             data_fingerprint=self._fingerprint,
-            inputs=inputs(self.config.model_dump(mode="json")),
-            settings=self.config.model_dump(mode="json"),
+            processes=self.accelerator.num_processes,
             metrics=self.metrics,
             headline=self.headline,
         )
@@ -185,6 +184,7 @@ class Opening:
                 "device": f"{accelerator.device.type}{processes}, {self.precision}",
                 "profile": f"{self.command.profile} ({self.command.profile_reason})",
                 "run": str(self.path),
+                **({"curves": for_shell("tensorboard --logdir {run}", run=self.path)} if config.tensorboard else {}),
             },
         )
         if self.precision == "bf16" and self.device.type == "cpu" and not has_bf16_kernels():
@@ -200,7 +200,7 @@ class Opening:
             model, tokenizer = load(
                 config.model_name,
                 attention=attention,
-                lora_rank=config.lora_rank,
+                lora=Lora.of(config),
                 gradient_checkpointing=config.gradient_checkpointing,
             )
         model.to(self.accelerator.device)
@@ -244,8 +244,8 @@ class Opening:
         told = run_directory.read_provenance(self.path)
         hint = "--fork NEW_DIR instead of --resume starts another run from its newest checkpoint."
         if names := changed(told.get("inputs") or {}, inputs(self.config.model_dump(mode="json"))):
-            listed = ", ".join(f"'{name}'" for name in names)
-            raise UserError(f"--resume: {listed} is not what it was when '{self.path}' was started", hint)
+            found = "', '".join(names)
+            raise UserError(f"--resume: '{found}' is not what it was when '{self.path}' was started", hint)
         before = told.get("data_fingerprint")
         if told.get("made_by") and before and before != self._fingerprint:  # early runs took it of less
             raise UserError(
@@ -328,7 +328,7 @@ class Opening:
         if checkpoint is not None:
             checkpoints.restore_carried(checkpoint, self.path, CARRIED)
         checkpoints.remove_partial(self.path)
-        shutil.rmtree(self.path / ".partial_final", ignore_errors=True)
+        remove_partial(self.path)
         told = run_directory.read_provenance(self.path) or self._provenance()
         before = run_directory.read_config(self.path).get("max_steps")
         now = {"step": max(0, step), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

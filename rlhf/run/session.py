@@ -5,7 +5,6 @@ A loop opens a session, asks it for a model, tells it what happened, and stays a
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,16 +16,16 @@ from transformers.utils import logging as transformers_logging
 from rlhf.config.command import Command
 from rlhf.errors import UserError
 from rlhf.groups import Layout
-from rlhf.models.policy import merge_lora
+from rlhf.models.saving import DTYPES
 from rlhf.optimizer import learning_rate, make_optimizer
 from rlhf.report.run_page import write_report
 from rlhf.run import checkpoints
+from rlhf.run.final import ADAPTER, write_final
 from rlhf.run.interrupts import Stopped
 from rlhf.run.opening import CARRIED, Advice, Opening
 from rlhf.run.stopwatch import peak_memory_gb
 from rlhf.run.tracking import for_shell
 from rlhf.statistics import in_brackets
-from rlhf.text.end_tokens import tell_end_tokens
 
 
 class Session(Opening):
@@ -138,6 +137,7 @@ class Session(Opening):
         """Record a step, in all processes together, and warn where its metrics give reason to.
 
         Args:
+            metrics: of the step; `optim/steps` where it was not one optimizer step.
             tokens: how many the step trained on, for the speed.
             show: what the console shows of it; by default the headline.
         """
@@ -145,6 +145,7 @@ class Session(Opening):
         self.watch.seconds.clear()
         speed = tokens / max(1e-9, sum(seconds.values()))
         metrics = {
+            "optim/steps": 1.0,
             **metrics,
             "speed/tokens_per_s": speed,
             **{f"time/{part}_s": second for part, second in seconds.items()},
@@ -181,12 +182,18 @@ class Session(Opening):
             if of == data:
                 records[:] = [record for record in records if record["step"] <= step]
 
-    def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Write some completions down, and show the first."""
+    def samples(self, step: int, samples: Sequence[Mapping[str, Any]], *, right: int | None = None) -> None:
+        """Write some completions down, and show one: the next of them each time, since their prompts may stay the same.
+
+        Args:
+            right: how many of them are right, where they are verified, to be shown beside it.
+        """
         for sample in samples:
             self.run.append("samples", {"step": step, **sample})
         if samples:
-            self.console.sample(samples[0]["prompt"], samples[0]["completion"], samples[0]["total"])
+            shown = samples[step // self.config.sample_every % len(samples)]
+            note = "" if right is None else f"{right} of {len(samples)} right"
+            self.console.sample(shown["prompt"], shown["completion"], shown["total"], note=note)
 
     def _complete(self, step: int) -> bool:
         """Evaluate after a step if that is due, and find out whether the run is `stopping`: in all processes together.
@@ -240,18 +247,15 @@ class Session(Opening):
         """Save `final/` in Hugging Face format, write the report, show before and after; `{run}` in the next command is
         the run's directory."""
         if self.accelerator.is_main_process:
-            final, partial = self.path / "final", self.path / ".partial_final"
-            if self.config.lora_rank:
-                merge_lora(model)
-            tell_end_tokens(model, tokenizer)
-            try:
-                model.save_pretrained(partial)
-                tokenizer.save_pretrained(partial)
-            except Exception as error:
-                raise checkpoints.not_written(f"the model '{final}'", partial, error) from error
-            if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
+            grown = bool(getattr(self.config, "extra_layers", 0))  # then the adapters do not fit the base alone
+            final = write_final(
+                self.path,
+                model,
+                tokenizer,
+                dtype=DTYPES.get(self.config.save_dtype, self.dtype),
+                lora=bool(self.config.lora_rank),
+                base=None if grown else self.base,
+            )
             for name in CARRIED:  # the last checkpoint has it
                 (self.path / name).unlink(missing_ok=True)
             report = write_report(self.path)
@@ -259,6 +263,7 @@ class Session(Opening):
                 self.console.say(f"{data} {metric}: {before_and_after(records)}")
             self.console.say(
                 f"report: {report}\nmodel:  {final}"
+                + (f"\nadapter: {self.path / ADAPTER}" if self.config.lora_rank and not grown else "")
                 + (f"\nnext:   {for_shell(next_command, run=self.path)}" if next_command else "")
             )
         self.accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf.config.command import Command
 from rlhf.config.command_line import Parser
@@ -17,10 +17,6 @@ from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError, nearest
 from rlhf.run.inputs import changed, inputs
-
-if TYPE_CHECKING:
-    from rlhf.report.over_seeds import SeedGroup
-    from rlhf.report.runs import Run, Target
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Planned:
 
 # Settings that do not make a finished run another one: how it was saved and shown.
 UNASKED = (
-    *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard"),
+    *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard", "trackio"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode"),
 )
 # Switches of a trainer that are refused here: they are for one run.
@@ -63,6 +59,7 @@ def compare(
     example: str,
     budget: Sequence[str],
     read: Callable[[str, int, list[str]], tuple[list[str], Command[Any]]],
+    batches: Callable[[Any], int] | None = None,
     add: Callable[[Sequence[Path], Path], tuple[str, list[Path]]] | None = None,
 ) -> int:
     """A family's `compare` command: make all runs, then write comparison.html, .png and .md into the folder.
@@ -76,18 +73,23 @@ def compare(
         example: settings of a trainer, for --help.
         budget: keys that must be equal for a fair comparison.
         read: (name, seed, options for all runs) -> the arguments of its run and the command that they give, resolved.
+        batches: of a config whose `max_steps` are meant as optimizer steps: the `max_steps` that make as many, for
+            `--equal optimizer_steps`. Without it each step of a run is one optimizer step, and there is no such option.
         add: (run directories, folder) -> more text for comparison.md, and the pictures that it has drawn.
 
     Raises:
         UserError: see `choose`, `plan_runs` and `make_all`.
     """
-    given, shared = options(prog, what=what, folder=folder, example=example)
+    given, shared = options(prog, what=what, folder=folder, example=example, equal=batches is not None)
     chosen = choose(f"--{what}", getattr(given, what), names, seeds=given.seeds)
 
-    def read_run(name: str, seed: int) -> tuple[list[str], Command[Any]]:
-        return read(name, seed, shared)
+    def read_run(name: str, seed: int, more: Sequence[str] = ()) -> tuple[list[str], Command[Any]]:
+        return read(name, seed, [*shared, *more])
 
-    planned = plan_runs(chosen, seeds=given.seeds, folder=given.folder, key=key, budget=budget, read=read_run)
+    equalize = batches if getattr(given, "equal", "") == "optimizer_steps" else None
+    planned = plan_runs(
+        chosen, seeds=given.seeds, folder=given.folder, key=key, budget=budget, read=read_run, batches=equalize
+    )
     make_all(planned)
     text = write_all(planned, given.folder, key=key)
     pictures = [given.folder / "comparison.png"]
@@ -103,8 +105,15 @@ def compare(
     return 0
 
 
-def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argparse.Namespace, list[str]]:
-    """The options of a `compare` command, and the others, which go to every run. `what`: "algorithms" or "losses"."""
+def options(
+    prog: str, *, what: str, folder: str, example: str, equal: bool = False
+) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a `compare` command, and the others, which go to every run.
+
+    Args:
+        what: "algorithms" or "losses".
+        equal: whether there is `--equal`.
+    """
     parser = Parser(
         prog=prog,
         description=f"Train with several {what} and seeds, and compare the runs.",
@@ -113,6 +122,13 @@ def options(prog: str, *, what: str, folder: str, example: str) -> tuple[argpars
     parser.add_argument(f"--{what}", default="all", metavar="A,B", help="names separated by commas (default: all)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--folder", type=user_path, default=Path(folder), help="where runs and results are written")
+    if equal:
+        parser.add_argument(
+            "--equal",
+            choices=("batches", "optimizer_steps"),
+            default="batches",
+            help="what max_steps counts, and so what all runs have the same number of (default: batches of samples)",
+        )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_known_args()
 
@@ -124,14 +140,16 @@ def plan_runs(
     folder: Path,
     key: str,
     budget: Sequence[str],
-    read: Callable[[str, int], tuple[list[str], Command[Any]]],
+    read: Callable[..., tuple[list[str], Command[Any]]],
+    batches: Callable[[Any], int] | None = None,
 ) -> list[Planned]:
     """Every name with every seed, seed by seed, so that a first comparison comes early.
 
     Args:
         key: the setting that a name is a value of, such as `algorithm`.
         budget: keys that must be equal for a fair comparison.
-        read: (name, seed) -> the arguments of its run and the command that they give, resolved.
+        read: (name, seed, more arguments, if any) -> the arguments of its run and the command that they give, resolved.
+        batches: see `compare`; the runs get so many `max_steps`.
 
     Raises:
         UserError: a setting is not valid, or contradicts names and seeds; budgets differ; a run that exists has other
@@ -142,8 +160,11 @@ def plan_runs(
         for name in names:
             arguments, command = read(name, seed)
             _refuse_contradiction(command, {key: name, "seed": seed})
+            asked = command.config.model_dump(mode="json")
+            budgets[name] = {it: asked[it] for it in budget}
+            if batches is not None:
+                arguments, command = read(name, seed, ["--max_steps", str(batches(command.config))])
             config = command.config.model_dump(mode="json")
-            budgets[name] = {it: config[it] for it in budget}
             path = folder / f"{name}-seed{seed}"
             planned.append(Planned(f"{name}, seed {seed}", path, command.trainer, arguments, config))
     refuse_unequal(budgets)
@@ -253,6 +274,7 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
     """
     from rlhf.report.comparison_page import write_comparison
     from rlhf.report.picture import write_png
+    from rlhf.report.table import table
 
     paths = [run.path for run in planned]
     write_comparison(paths, folder / "comparison.html", key)
@@ -260,68 +282,3 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
     text = table(paths, key=key, metric=metric)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     return text
-
-
-def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
-    """Markdown: before, after and mean height of the held-out curve with 95 % t-intervals over seeds, seconds, tokens.
-
-    Of a group, both ends are steps that all of its seeds were evaluated at; heights are over the stretch that all
-    groups have. Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or
-    trained on. The intervals are over seeds alone: all runs are judged on the same problems, and others would give
-    other values.
-    """
-    from rlhf.report.over_seeds import group_runs
-    from rlhf.report.runs import read_run
-
-    groups = group_runs([read_run(path) for path in paths], [key])
-    targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
-    lines = []
-    for target in targets:
-        lines += [
-            f"Held-out {metric} on {target.data}:",
-            "",
-            f"| {key} | before | after | seeds | mean over training | seconds | tokens |",
-            "|---|---|---|---|---|---|---|",
-            *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def _rows(groups: "Sequence[SeedGroup]", target: "Target") -> list[list[str]]:
-    from statistics import fmean
-
-    from rlhf.report.over_seeds import area_under
-    from rlhf.statistics import over_seeds_text, t_interval
-
-    found = {group.label: [dict(run.evaluation.get(target, ())) for run in group.runs] for group in groups}
-    curves = {label: [curve for curve in own if curve] for label, own in found.items()}
-    end = min(max(curve) for own in curves.values() for curve in own)
-    rows = []
-    for group in groups:
-        own = curves[group.label]
-        shared = sorted(set.intersection(*map(set, own))) if own else []
-        if not shared:
-            rows.append([group.label, *["-"] * 6])
-            continue
-        before, after = ([curve[step].value for curve in own] for step in (shared[0], shared[-1]))
-        areas = [area_under([(step, curve[step].value) for step in sorted(curve)], end) for curve in own]
-        heights = [area for area in areas if area is not None]
-        steps = [_timed(run) for run in group.runs]
-        rows.append([
-            group.label,
-            f"{fmean(before):.3f}",
-            over_seeds_text(t_interval(after), bounds=(0.0, 1.0)),
-            ", ".join(f"{value:.3f}" for value in after),
-            over_seeds_text(t_interval(heights), bounds=(0.0, 1.0)) if heights else "-",
-            f"{fmean(sum(seconds for seconds, _ in run) for run in steps):.0f}",
-            f"{fmean(sum(tokens for _, tokens in run) for run in steps):,.0f}",
-        ])  # fmt: skip
-    return rows
-
-
-def _timed(run: "Run") -> list[tuple[float, float]]:
-    """Seconds and tokens of each step."""
-    seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in run.metrics]
-    speed = [row.get("speed/tokens_per_s", 0.0) for row in run.metrics]
-    return [(s, s * rate) for s, rate in zip(seconds, speed, strict=True)]

@@ -1,4 +1,4 @@
-"""The run directory, a contract that tools read, and the trackers (W&B, TensorBoard) beside it.
+"""The run directory, a contract that tools read, and the trackers (W&B, TensorBoard, trackio) beside it.
 
 config.yaml  provenance.json  metrics.jsonl  samples.jsonl  eval.jsonl  advice.jsonl  checkpoints/  final/  report.html
 """
@@ -13,14 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from rlhf.atomic import write_whole
+from rlhf.config.command import Command
+from rlhf.config.schema import Config
 from rlhf.run.directory import MADE_BY, STREAMS
+from rlhf.run.inputs import inputs
 
+OWN = "rlhf-lab"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "reasoning-gym", "numpy")
 
 
@@ -124,38 +129,51 @@ def command_line() -> str:
 
 
 def provenance(
+    command: Command[Any],
     *,
-    title: str,
-    trainer: str,
-    seed: int,
-    profile: str,
-    processes: int,
+    algorithm: str,
+    data: str,
     data_fingerprint: str,
-    inputs: Mapping[str, str],
-    settings: Mapping[str, Any],
+    processes: int,
     metrics: Mapping[str, Any],
     headline: list[str],
 ) -> dict[str, Any]:
-    """What is needed to say where a number came from, and whose directory it is."""
+    """What is needed to say where a number came from, and whose directory it is.
+
+    Args:
+        algorithm, data: what is trained and on what, for people.
+    """
+    settings = command.config.model_dump(mode="json")
     return {
         "made_by": MADE_BY,
-        "title": title,
-        "trainer": trainer,
+        "title": f"{algorithm} on {data}" if data else algorithm,
+        "algorithm": algorithm,
+        "data": data,
+        "trainer": command.trainer,
         "command": command_line(),
+        "version": _own_version(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
-        "seed": seed,
-        "profile": profile,
+        "seed": command.config.seed,
+        "profile": command.profile,
         "processes": processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "data_fingerprint": data_fingerprint,
-        "inputs": inputs,
+        "inputs": inputs(settings),
         "settings": settings,
         "metrics": metrics,
         "headline": headline,
     }
+
+
+def _own_version() -> str:
+    """Of this project; "" where it runs from a folder without being installed."""
+    try:
+        return version(OWN)
+    except PackageNotFoundError:
+        return ""
 
 
 def _git(*arguments: str) -> str | None:
@@ -168,12 +186,17 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def wanted_trackers(*, wandb_project: str | None, wandb_mode: str, tensorboard: bool) -> list[str]:
-    """Trackers that can work here. W&B without a key stays local, and says so once; it never asks."""
-    trackers = ["tensorboard"] if tensorboard else []
-    if wandb_project is None or wandb_mode == "disabled":
+def wanted_trackers(config: Config) -> list[str]:
+    """Trackers that the config asks for and that can work here; none of them ever asks. W&B without a key, and trackio
+    where it is not installed, are left out, which is said once."""
+    trackers = ["tensorboard"] if config.tensorboard else []
+    if config.trackio and find_spec("trackio") is None:
+        print("trackio: not installed, so this run is logged in its own directory only (uv sync --extra trackio)")
+    elif config.trackio:
+        trackers.append("trackio")
+    if config.wandb_project is None or config.wandb_mode == "disabled":
         return trackers
-    if wandb_mode == "online" and not _has_wandb_key():
+    if config.wandb_mode == "online" and not _has_wandb_key():
         print("W&B: no WANDB_API_KEY, so this run is logged in its own directory only (wandb_project: null is silent)")
         return trackers
     return [*trackers, "wandb"]
@@ -192,7 +215,7 @@ def _has_wandb_key() -> bool:
 
 
 class Trackers:
-    """W&B and TensorBoard through Accelerate. Their failures are reported once and never stop a run."""
+    """W&B, TensorBoard and trackio through Accelerate. Their failures are reported once and never stop a run."""
 
     def __init__(self, accelerator, *, config, run: Run):
         self.accelerator, self.alive = accelerator, bool(accelerator.log_with)
@@ -200,8 +223,11 @@ class Trackers:
             self._try("start", lambda: self._start(config, run))
 
     def _start(self, config, run: Run) -> None:
+        kinds = [str(getattr(kind, "value", kind)) for kind in self.accelerator.log_with]
         arguments = {}
-        if "wandb" in [str(getattr(kind, "value", kind)) for kind in self.accelerator.log_with]:
+        if "trackio" in kinds:
+            arguments["trackio"] = {"name": run.path.name}
+        if "wandb" in kinds:
             import wandb
 
             os.environ.setdefault("WANDB_SILENT", "true")

@@ -37,7 +37,9 @@ def test_two_algorithms_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run(monkeypatch, *arguments) == 0
     table = (tmp_path / "comparison.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
-    assert rows[0] == ["algorithm", "before", "after", "seeds", "mean over training", "seconds", "tokens"]
+    head = ["algorithm", "before", "after", "seeds", "mean over training", "optimizer steps", "seconds", "tokens"]
+    assert rows[0] == head
+    assert [row[5] for row in rows[2:]] == ["2", "2"]
     assert [row[0] for row in rows[2:]] == ["grpo", "rloo"]
     assert rows[2][1] == rows[3][1], "the same model before"
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -141,3 +143,22 @@ def test_what_contradicts_the_comparison_is_refused(tmp_path: Path, monkeypatch,
     with pytest.raises(UserError, match=said):
         run(monkeypatch, "--folder", str(tmp_path / "new"), *arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_equal_optimizer_steps_are_fewer_batches_of_those_that_take_several(tmp_path: Path, monkeypatch) -> None:
+    """24 of them: 24 batches of GRPO, 6 of GSPO; 6 of PPO with its 2 passes of 2, after 3 that warm its critic up."""
+    made: list[Planned] = []
+    monkeypatch.setattr("rlhf.run.sweep.make_all", made.extend)
+    monkeypatch.setattr("rlhf.run.sweep.write_all", lambda *_, **__: "")
+    asked = ["--algorithms", "grpo,gspo", "--seeds", "1", "--folder", str(tmp_path), "--profile", "laptop"]
+    run(monkeypatch, *asked, "--max_steps", "24")
+    assert [it.config["max_steps"] for it in made] == [24, 24]
+    made.clear()
+    run(monkeypatch, *asked, "--max_steps", "24", "--equal", "optimizer_steps")
+    assert [it.config["max_steps"] for it in made] == [24, 6]
+    assert made[1].arguments[-2:] == ["--max_steps", "6"]
+    with pytest.raises(UserError, match="max_steps 25: gspo takes 4 optimizer steps on a batch") as refused:
+        run(monkeypatch, *asked, "--max_steps", "25", "--equal", "optimizer_steps")
+    assert refused.value.hint == "--max_steps 28, for example."
+    ppo = compare.read("ppo", 0, ["--profile", "laptop", "--max_steps", "24", "--critic.warmup_batches", "3"])[1].config
+    assert compare.batches(ppo) == 6 + 3

@@ -18,6 +18,7 @@ from rlhf.models.heads import (
     read,
     takes_shared_rows,
 )
+from rlhf.models.lora import Lora
 from rlhf.models.policy import EMBEDDED_JUDGE, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 
@@ -150,7 +151,7 @@ def test_a_policy_is_no_reward_model() -> None:
 
 
 def test_lora_leaves_the_head_whole(folder) -> None:
-    model, _ = load_with_head(str(folder), lora_rank=2)
+    model, _ = load_with_head(str(folder), lora=Lora(2))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert "score.weight" in trained
     assert all("lora" in name or name == "score.weight" for name in trained)

@@ -34,7 +34,8 @@ from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, takes_shared_rows
-from rlhf.models.policy import choose_precision, find_model, load_policy, load_tokenizer, merge_lora, with_lora
+from rlhf.models.lora import Lora, add_lora, merge_lora
+from rlhf.models.policy import choose_precision, find_model, load_policy, load_tokenizer
 from rlhf.sampling import sample, shares_prompts
 
 CPU = torch.device("cpu")
@@ -92,7 +93,7 @@ def test_gradient_checkpointing_happens(folder: Path) -> None:
 
 def test_lora(folder: Path) -> None:
     """New adapters add B A = 0: the model is as before. Only they learn. Merged, they are gone but not what they do."""
-    model = with_lora(load_policy(str(folder)), 4)
+    model = load_policy(str(folder), lora=Lora(4))
     before = logp(tiny_model("qwen3"))
     torch.testing.assert_close(logp(model), before)
     assert takes_shared_rows(model)
@@ -275,7 +276,7 @@ def test_probing_leaves_no_trace() -> None:
 def test_a_model_that_takes_no_adapters_says_so() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1))
     with pytest.raises(UserError, match="lora_rank: MambaForCausalLM takes no adapters"):
-        with_lora(model, 2)
+        add_lora(model, Lora(2))
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:

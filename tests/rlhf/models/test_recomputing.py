@@ -13,7 +13,8 @@ from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
 from rlhf.models.heads import HeadScorer, load_with_head
-from rlhf.models.policy import load_policy, with_lora
+from rlhf.models.lora import Lora
+from rlhf.models.policy import load_policy
 from rlhf.models.recomputing import checkpoint_activations, recomputes
 from rlhf.sampling import sample
 
@@ -43,7 +44,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_sampled_scored_and_trained_log_probabilities_are_the_same(folder: Path, recomputed: bool, rank: int) -> None:
-    model = load_policy(str(folder), gradient_checkpointing=recomputed, lora_rank=rank)
+    model = load_policy(str(folder), gradient_checkpointing=recomputed, lora=Lora(rank) if rank else None)
     (sampled,) = sample(model, [PROMPT], completions=2, max_new_tokens=5, end_tokens=[], keys=[(0,)])
     groups = [Group(PROMPT, sampled.tokens)]
     scored = score(Scorer(model), groups, token_budget=100, device=CPU).logp
@@ -89,7 +90,7 @@ def test_recomputing_twice_is_recomputing(folder: Path) -> None:
 
 
 def test_adapters_keep_the_layers_recomputed(folder: Path) -> None:
-    assert recomputes(with_lora(load_policy(str(folder), gradient_checkpointing=True), 2))
+    assert recomputes(load_policy(str(folder), gradient_checkpointing=True, lora=Lora(2)))
 
 
 def test_models_without_such_layers_are_refused() -> None:

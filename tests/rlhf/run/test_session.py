@@ -305,3 +305,34 @@ def test_before_and_after(values: list[float], says: str) -> None:
     records = [{"value": value, "low": value - 0.1, "high": value + 0.1, "n": 10} for value in values]
     assert before_and_after(records) == says
     assert before_and_after([{"value": 2.0, "n": 3}]) == "2.000, n = 3"
+
+
+def test_the_sample_on_the_console_goes_round_and_says_how_many_are_right(tmp_path: Path, capfd) -> None:
+    """Every second step, of three prompts that stay the same; all of them are written down each time."""
+    samples = [{"prompt": f"p{i}", "completion": f"c{i}", "total": float(i)} for i in range(3)]
+    words = ["--output_dir", str(tmp_path), "--device", "cpu", "--sample_every", "2"]
+    it = read_command(Toy, words, prog="python -m toy.train", description="", environ={})
+
+    def show(session: Session) -> None:
+        for step in (1, 2, 4, 6):
+            session.samples(step, samples, right=2)
+        session.samples(7, samples)
+
+    train(it, before=show)
+    lines = [line for line in capfd.readouterr().out.splitlines() if "→" in line]
+    assert lines == [
+        "p0 → c0 (0.00; 2 of 3 right)",
+        "p1 → c1 (1.00; 2 of 3 right)",
+        "p2 → c2 (2.00; 2 of 3 right)",
+        "p0 → c0 (0.00; 2 of 3 right)",
+        "p0 → c0 (0.00)",
+    ]
+
+
+def test_tensorboard_is_said_where_it_is_on(tmp_path: Path, capfd) -> None:
+    for words, said in ((["--tensorboard"], 1), ([], 0)):
+        run = tmp_path / str(said)
+        argv = ["--output_dir", str(run), "--device", "cpu", *words]
+        train(read_command(Toy, argv, prog="python -m toy.train", description="", environ={}))
+        out = capfd.readouterr().out.replace("\n", "")
+        assert out.count(f"tensorboard --logdir {run}") == said

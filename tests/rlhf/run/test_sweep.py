@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from rlhf.errors import UserError
+from rlhf.report.table import table
 from rlhf.run.sweep import (
     Planned,
     choose,
     refuse_unequal,
-    table,
     write_all,
 )
 from rlhf.statistics import t_interval
@@ -32,6 +32,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             {"step": 1, "time/update_s": 1.5, "time/sampling_s": 0.5, "speed/tokens_per_s": 10.0, "loss": 7.0},
             {"step": 2, "time/update_s": 3.0, "speed/tokens_per_s": 20.0},
         ]
+        for step, taken in zip(steps, (1.0, 4.0), strict=True):
+            step["optim/steps"] = taken
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
         return run
 
@@ -53,14 +55,15 @@ def test_a_row_by_hand(make_run) -> None:
     text = table(paths, key="algorithm", metric="accuracy")
     assert text.startswith("Held-out accuracy on words:\n\n| algorithm | before |")
     head, _, grpo, rloo = rows_of(text)
-    assert head == ["algorithm", "before", "after", "seeds", "mean over training", "seconds", "tokens"]
+    assert " ".join(head[:5]) == "algorithm before after seeds mean over training"
+    assert head[5:] == ["optimizer steps", "seconds", "tokens"]
     after, height = t_interval([0.6, 0.8]), t_interval([0.4, 0.5])
     assert after.high > 1
     assert grpo == [
         "grpo", "0.200", "0.700 [0.000, 1.000]", "0.600, 0.800",
-        f"0.450 [{max(0, height.low):.3f}, {min(1, height.high):.3f}]", "5", "80",
+        f"0.450 [{max(0, height.low):.3f}, {min(1, height.high):.3f}]", "5", "5", "80",
     ]  # fmt: skip
-    assert rloo == ["rloo", "0.300", "0.400 (one seed)", "0.400", "0.350 (one seed)", "5", "80"]
+    assert rloo == ["rloo", "0.300", "0.400 (one seed)", "0.400", "0.350 (one seed)", "5", "5", "80"]
 
 
 def test_a_directory_named_twice_is_one_seed(make_run) -> None:
@@ -103,8 +106,8 @@ def test_what_was_not_measured_is_a_dash(make_run) -> None:
     ]
     _, _, grpo, rloo, maxrl = rows_of(table(paths, key="algorithm", metric="accuracy"))
     assert grpo[1:5] == ["0.200", "0.200 (one seed)", "0.200", "-"]
-    assert rloo == ["rloo", *["-"] * 6]
-    assert maxrl == ["maxrl", *["-"] * 6]
+    assert rloo == ["rloo", *["-"] * 7]
+    assert maxrl == ["maxrl", *["-"] * 7]
     assert table(paths, key="algorithm", metric="nothing") == ""
 
 
@@ -171,12 +174,12 @@ def test_seconds_and_tokens_by_hand(make_run) -> None:
     paths = [make_run(f"g{seed}", {0: 0.2, 10: 0.4}, seed=seed, algorithm="grpo") for seed in (0, 1)]
     (paths[1] / "metrics.jsonl").write_text(json.dumps({"step": 1, "time/update_s": 4.0, "uptime/x_s": 9.0}) + "\n")
     (*_, row) = rows_of(table(paths, key="algorithm", metric="accuracy"))
-    assert row[5:] == ["4", "40"], "4.5 is rounded to even"
+    assert row[5:] == ["5", "4", "40"], "4.5 is rounded to even"
     for number, path in enumerate(paths):
         rows = [{"step": 1, "time/update_s": 1000.0, "speed/tokens_per_s": 1000.0 * (number + 1)}]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (*_, row) = rows_of(table(paths, key="algorithm", metric="accuracy"))
-    assert row[5:] == ["1000", "1,500,000"]
+    assert row[5:] == ["-", "1000", "1,500,000"]
 
 
 def test_the_whole_table_as_text(make_run) -> None:
@@ -184,7 +187,14 @@ def test_the_whole_table_as_text(make_run) -> None:
     assert table([run], key="algorithm", metric="accuracy") == (
         "Held-out accuracy on words:\n"
         "\n"
-        "| algorithm | before | after | seeds | mean over training | seconds | tokens |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| grpo | 0.200 | 0.400 (one seed) | 0.400 | 0.300 (one seed) | 5 | 80 |\n"
+        "| algorithm | before | after | seeds | mean over training | optimizer steps | seconds | tokens |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| grpo | 0.200 | 0.400 (one seed) | 0.400 | 0.300 (one seed) | 5 | 5 | 80 |\n"
     )
+
+
+def test_runs_of_one_group_may_take_different_numbers_of_optimizer_steps(make_run) -> None:
+    paths = [make_run(f"g{seed}", {0: 0.2, 10: 0.4}, seed=seed, algorithm="grpo") for seed in (0, 1)]
+    (paths[1] / "metrics.jsonl").write_text(json.dumps({"step": 1, "optim/steps": 2.0}) + "\n")
+    (*_, row) = rows_of(table(paths, key="algorithm", metric="accuracy"))
+    assert row[5] == "2 to 5"

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf.atomic import write_whole
+from rlhf.config.schema import Config
 from rlhf.run.tracking import Run, Trackers, command_line, for_shell, read_records, wanted_trackers
 
 
@@ -78,7 +79,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatc
 
 
 def trackers() -> list[str]:
-    return wanted_trackers(wandb_project="p", wandb_mode="online", tensorboard=False)
+    return wanted_trackers(Config(max_steps=1, wandb_project="p"))
 
 
 def test_a_key_is_found_where_wandb_looks(no_key: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,6 +136,27 @@ def test_no_tracker_fails_a_run(error: BaseException, where: str, monkeypatch, t
     trackers.log(2, {"loss": 1.0})
     trackers.finish()
     assert capsys.readouterr().out.count("going on without them") == 1
+
+
+def test_trackio_is_asked_for_by_name_and_missing_said_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def wanted() -> list[str]:
+        return wanted_trackers(Config(max_steps=1, tensorboard=True, trackio=True))
+
+    monkeypatch.setattr("rlhf.run.tracking.find_spec", lambda _: object())
+    assert wanted() == ["tensorboard", "trackio"]
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("rlhf.run.tracking.find_spec", lambda _: None)
+    assert wanted() == ["tensorboard"]
+    assert capsys.readouterr().out.count("uv sync --extra trackio") == 1
+
+
+def test_trackio_gets_the_project_and_the_name_of_the_run(tmp_path: Path) -> None:
+    """Through Accelerate's own tracker, with a stand-in for the package."""
+    started = []
+    accelerator = SimpleNamespace(log_with=["trackio"], init_trackers=lambda *given: started.append(given))
+    config = SimpleNamespace(wandb_project=None, model_dump=lambda: {"lr": 1.0, "data": {"path": "x"}})
+    Trackers(accelerator, config=config, run=Run(tmp_path / "grpo-seed0"))
+    assert started == [("rlhf-lab", {"lr": 1.0}, {"trackio": {"name": "grpo-seed0"}})]
 
 
 def test_a_next_command_can_be_pasted_into_a_shell() -> None:

@@ -1,0 +1,73 @@
+"""The table of a comparison in Markdown: held-out results over seeds, and what each group of runs took."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from rlhf.report.over_seeds import SeedGroup, area_under, group_runs
+from rlhf.report.runs import Run, Target, read_run
+from rlhf.statistics import over_seeds_text, t_interval
+
+
+def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
+    """Markdown: before, after and mean height of the held-out curve with 95 % t-intervals over seeds; what it took.
+
+    Of a group, both ends are steps that all of its seeds were evaluated at; heights are over the stretch that all
+    groups have. Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or
+    trained on; optimizer steps those of the policy. The intervals are over seeds alone: all runs are judged on the same
+    problems, and others would give other values.
+    """
+    groups = group_runs([read_run(path) for path in paths], [key])
+    targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
+    lines = []
+    for target in targets:
+        lines += [
+            f"Held-out {metric} on {target.data}:",
+            "",
+            f"| {key} | before | after | seeds | mean over training | optimizer steps | seconds | tokens |",
+            "|---|---|---|---|---|---|---|---|",
+            *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _rows(groups: Sequence[SeedGroup], target: Target) -> list[list[str]]:
+    found = {group.label: [dict(run.evaluation.get(target, ())) for run in group.runs] for group in groups}
+    curves = {label: [curve for curve in own if curve] for label, own in found.items()}
+    end = min(max(curve) for own in curves.values() for curve in own)
+    rows = []
+    for group in groups:
+        own = curves[group.label]
+        shared = sorted(set.intersection(*map(set, own))) if own else []
+        if not shared:
+            rows.append([group.label, *["-"] * 7])
+            continue
+        before, after = ([curve[step].value for curve in own] for step in (shared[0], shared[-1]))
+        areas = [area_under([(step, curve[step].value) for step in sorted(curve)], end) for curve in own]
+        heights = [area for area in areas if area is not None]
+        steps = [_timed(run) for run in group.runs]
+        rows.append([
+            group.label,
+            f"{fmean(before):.3f}",
+            over_seeds_text(t_interval(after), bounds=(0.0, 1.0)),
+            ", ".join(f"{value:.3f}" for value in after),
+            over_seeds_text(t_interval(heights), bounds=(0.0, 1.0)) if heights else "-",
+            _range(run.optimizer_steps for run in group.runs),
+            f"{fmean(sum(seconds for seconds, _ in run) for run in steps):.0f}",
+            f"{fmean(sum(tokens for _, tokens in run) for run in steps):,.0f}",
+        ])  # fmt: skip
+    return rows
+
+
+def _timed(run: Run) -> list[tuple[float, float]]:
+    """Seconds and tokens of each step."""
+    seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in run.metrics]
+    speed = [row.get("speed/tokens_per_s", 0.0) for row in run.metrics]
+    return [(s, s * rate) for s, rate in zip(seconds, speed, strict=True)]
+
+
+def _range(counts: Iterable[int | None]) -> str:
+    """One number where all runs have the same, else the least and the most; "-" where none was logged."""
+    known = sorted({count for count in counts if count is not None})
+    return "-" if not known else f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
