@@ -88,9 +88,10 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, base: str, task: str, 
 
     settings: Any = copy(model.__dict__["peft_config"]["default"])  # PEFT puts it there
     settings.base_model_name_or_path, settings.task_type, settings.inference_mode = base, task, True
-    settings.modules_to_save, settings.exclude_modules = list(heads) or None, None
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    weights |= {n: p for n, p in model.state_dict().items() if n.partition(".")[0] in heads}
+    whole = {name: weight for name, weight in model.state_dict().items() if name.partition(".")[0] in heads}
+    settings.modules_to_save = sorted({name.partition(".")[0] for name in whole}) or None
+    settings.exclude_modules = None
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False) | whole
     folder.mkdir(parents=True)
     found = {f"base_model.model.{name}": value.contiguous() for name, value in weights.items()}
     save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -98,10 +99,12 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, base: str, task: str, 
 
 
 def merge_lora(model: PreTrainedModel) -> None:
-    """Add trained adapters into the weights under them, so that the model is a plain one again."""
+    """Add trained adapters into the weights under them, so that the model is a plain one again. In fp32, whatever the
+    frozen weights are kept in: in bf16, most of what was learned would be rounded away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, BaseTunerLayer):
+            layer.get_base_layer().float()
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())

@@ -120,6 +120,31 @@ def test_lora(folder: Path) -> None:
     torch.testing.assert_close(logp(load_policy(str(again))), changed, atol=1e-4, rtol=1e-4)
 
 
+def test_lora_targets_and_alpha(folder: Path) -> None:
+    """Adapters on the named layers alone, counting alpha / rank times; a name that is none is answered with those."""
+    model = load_policy(str(folder), lora=Lora(2, alpha=6, targets=["q_proj", "down_proj"]))
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted == {"q_proj", "down_proj"}
+    assert model.base_model.layers[0].self_attn.q_proj.scaling == {"default": 3.0}
+    with pytest.raises(UserError, match="no linear layer 'q_porj'; did you mean 'q_proj'") as refused:
+        load_policy(str(folder), lora=Lora(2, targets=["k_proj", "q_porj"]))
+    assert "down_proj, gate_proj" in refused.value.hint
+
+
+def test_adapters_are_merged_in_fp32(folder: Path) -> None:
+    """A frozen weight in bf16 would round most of them away."""
+    model = load_policy(str(folder), lora=Lora(2))
+    layer = model.base_model.layers[0].self_attn.q_proj
+    layer.base_layer.to(torch.bfloat16)
+    base = layer.base_layer.weight.detach().float()
+    layer.lora_B.default.weight.data += 1e-5
+    added = 2 * layer.lora_B.default.weight @ layer.lora_A.default.weight
+    merge_lora(model)
+    merged = model.base_model.layers[0].self_attn.q_proj.weight
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(merged - base, added, atol=1e-8, rtol=1e-2)
+
+
 def test_precision() -> None:
     assert choose_precision("fp32", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
