@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.models.heads import HEADS, SEQUENCE, TOKEN
+from rlhf.models.architecture import HEADS
+from rlhf.models.heads import SEQUENCE, TOKEN
 from rlhf.models.lora import merge_lora, save_adapter
 from rlhf.models.saving import cast_for_saving
 from rlhf.run.checkpoints import not_written
