@@ -72,7 +72,7 @@ def test_a_step_does_not_depend_on_the_token_budget(tmp_path: Path, algorithm: s
 def _other_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference that is not the policy, so that a KL term is felt in the first step."""
 
-    def load(session) -> PreTrainedModel:
+    def load(session, *, moves: bool) -> PreTrainedModel:
         generator, reference = torch.Generator().manual_seed(0), load_policy(session.config.model_name)
         for parameter in reference.parameters():
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
