@@ -6,7 +6,6 @@ held-out problems. Writes one page, two pictures and the tables. After an interr
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig, read
@@ -19,11 +18,8 @@ BUDGET = ("model_name", "task", "task_config", "data", "max_samples", "max_steps
 
 def read_one(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[DirectAlignmentConfig]]:
     """The arguments of one run and its resolved command."""
-    from direct_alignment.defaults import resolve
-
     arguments = ["--loss", name, "--seed", str(seed), *shared]
-    command = read(arguments)
-    return arguments, replace(command, config=resolve(command.config)[0])
+    return arguments, read(arguments)
 
 
 def add_displacement(paths: Sequence[Path], folder: Path) -> tuple[str, list[Path]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -76,6 +76,17 @@ class LossConfig(TrainerConfig):
 class DirectAlignmentConfig(LossConfig):
     """Direct alignment"""
 
+    common: ClassVar[tuple[str, ...]] = (
+        *("model_name", "loss", "beta", "data.path", "task", "max_samples", "max_steps", "batch_size", "max_length"),
+        *("lr", "lora_rank", "eval_every", "seed", "output_dir"),
+    )
+    topics: ClassVar[dict[str, str]] = {
+        "sync_reference_every": "The reference",
+        "max_samples": "Pairs and their lengths",
+        "task": "The task, which judges what the policy writes",
+        "eval_problems": "Evaluation",
+    }
+
     sync_reference_every: int = Field(0, ge=0, description="Steps after which the reference follows; 0: it is frozen.")
     sync_reference_mix: float = Field(0.6, gt=0, le=1, description="How far it moves to the policy: 1 all the way.")
 
@@ -127,15 +138,17 @@ def read(argv: Sequence[str]) -> Command[DirectAlignmentConfig]:
     `--loss X` alone takes X's own file if there is one. In a file made for another loss, settings that belong to the
     loss are not X's: they are left out, so that X has its published values, unless the command line gives others.
     """
-    own = CONFIGS / f"{_asked(argv)}.yaml"
+    from direct_alignment.published import fill
+
     command = read_command(
         DirectAlignmentConfig,
         list(argv),
         prog="python -m direct_alignment.train",
         description="Learn from preferences: DPO and its family.",
-        default_config=own if own.exists() else CONFIGS / "dpo.yaml",
+        default_config=CONFIGS / "dpo.yaml",
+        named_by="loss",
         void=_of_another_loss,
-        fill=_fill,
+        fill=fill,
     )
     named = any(word.startswith("--config") for word in argv)
     notes = [f"{key} {value} is not {command.config.loss}'s: left out" for key, value in command.left_out.items()]
@@ -147,18 +160,3 @@ def _of_another_loss(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple
     loss = given.get("loss")
     other = loss is not None and loss != file.get("loss", "dpo")
     return (LOSS_KEYS, str(loss)) if other else ([], None)
-
-
-def _fill(config: DirectAlignmentConfig) -> DirectAlignmentConfig:
-    from direct_alignment.defaults import resolve
-
-    return resolve(config)[0]
-
-
-def _asked(argv: Sequence[str]) -> str | None:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--loss":
-            return following
-        if word.startswith("--loss="):
-            return word.removeprefix("--loss=")
-    return None

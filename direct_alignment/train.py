@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from direct_alignment.config import DirectAlignmentConfig, read
+from direct_alignment.look import look
 from rlhf.config.command import Command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -110,7 +111,7 @@ def plan(config: DirectAlignmentConfig) -> "Plan":
 
 
 def main() -> int:
-    return run_command(read(sys.argv[1:]), train, plan)
+    return run_command(read(sys.argv[1:]), train, plan, look)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What can be set for instruction tuning."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,11 @@ class ScratchConfig(Section):
 
 class InstructionTuningConfig(TrainerConfig):
     """Instruction tuning"""
+
+    common: ClassVar[tuple[str, ...]] = (
+        *("model_name", "data.path", "data.size", "max_steps", "batch_size", "max_length", "lr", "lora_rank"),
+        *("eval_every", "seed", "output_dir"),
+    )
 
     scratch: ScratchConfig | None = Field(
         None, description="Sizes of a new model with a character tokenizer, instead of model_name."

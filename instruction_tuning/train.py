@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instruction_tuning.config import InstructionTuningConfig
+from instruction_tuning.look import look
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -98,7 +99,7 @@ def main() -> int:
         description="Train a model on demonstrations (SFT).",
         default_config=DEFAULT,
     )
-    return run_command(command, train, plan)
+    return run_command(command, train, plan, look)
 
 
 if __name__ == "__main__":

@@ -20,35 +20,15 @@ function with new settings may stand in the algorithm's own file: see policy_gra
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from policy_gradients.algorithms import names
-from rlhf.aggregate import Aggregate
-
-# groups: at least 2 completions of a prompt. baseline: a running mean of rewards. critic: a value for each token.
-# binary: rewards that are 0 or 1.
-Need = Literal["groups", "baseline", "critic", "binary"]
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """The KL penalty that the paper has, unless the config has another."""
-
-    kl_coef: float = 0.0  # 0: no penalty, and no reference model is loaded
-    kl_in: Literal["loss", "reward"] = "loss"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the paper does about groups that teach nothing and about completions that run out of room."""
-
-    resample_rounds: int = 0  # rounds, at most, that replace groups that are all right or all wrong
-    truncated: Literal["keep", "mask", "penalize"] = "keep"  # what becomes of completions cut at max_new_tokens
-    overlong_buffer: float = 0.2  # last share of max_new_tokens, over which the penalty grows from 0 to 1
+from policy_gradients.published import Need, Penalty, Published, Sampling
+from rlhf.aggregate import Aggregate, aggregates
 
 
 @dataclass(frozen=True)
@@ -58,8 +38,8 @@ class Algorithm:
     surrogate: Callable[..., Tensor]  # logp, ratio, adv, mask -> loss (n, t)
     aggregate: Aggregate  # loss (n, t) -> a number
     needs: frozenset[Need] = frozenset()
-    kl: Penalty = Penalty()
-    sampling: Sampling = Sampling()
+    kl: Penalty = field(default_factory=Penalty)
+    sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,9 +47,10 @@ class Algorithm:
         return {**keyword_only(self.advantage), **keyword_only(self.surrogate)}
 
     @property
-    def published(self) -> dict[str, Any]:
-        """The published value of every config key that the algorithm has an opinion on."""
-        return {**self.settings, **asdict(self.kl), **asdict(self.sampling)}
+    def published(self) -> Published:
+        """What is known of the algorithm without its functions."""
+        aggregation = next(name for name, it in aggregates.items() if it is self.aggregate)
+        return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.ratio is not None)
 
 
 def keyword_only(function: Callable[..., Tensor]) -> dict[str, Any]:

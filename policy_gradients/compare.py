@@ -8,11 +8,11 @@ optimizer_steps` all take the same number of those, and those that take several 
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.published import fill
 from rlhf.config.command import Command, read_command
 from rlhf.errors import UserError, run_main
 
@@ -23,11 +23,11 @@ BUDGET = ("model_name", "task", "task_config", "tasks", "max_steps", "prompts_pe
 
 def read(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[PolicyGradientConfig]]:
     """The arguments of one run and its resolved command."""
-    from policy_gradients.defaults import resolve
-
     arguments = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(seed), *shared]
-    command = read_command(PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="")
-    return arguments, replace(command, config=resolve(command.config).config)
+    command = read_command(
+        PolicyGradientConfig, arguments, prog="python -m policy_gradients.train", description="", fill=fill
+    )
+    return arguments, command
 
 
 def batches(config: PolicyGradientConfig) -> int:

@@ -48,6 +48,18 @@ AlgorithmSettings: Any = create_model(
 class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
     """Policy gradients"""
 
+    common: ClassVar[tuple[str, ...]] = (
+        *("model_name", "algorithm", "task", "task_config", "max_steps", "prompts_per_step", "group_size"),
+        *("max_new_tokens", "lr", "lora_rank", "kl_coef", "eval_every", "seed", "output_dir"),
+    )
+    topics: ClassVar[dict[str, str]] = {
+        "task": "Task and reward",
+        "prompts_per_step": "Sampling",
+        "epochs_per_batch": "Updates",
+        "aggregation": "The algorithm; null is its published value",
+        "kl_coef": "The KL to a reference",
+        "eval_problems": "Evaluation",
+    }
     shared_size: ClassVar[tuple[str, str]] = ("prompts_per_step", "steps_per_batch")
 
     algorithm: str = Field("grpo", description=f"One of {', '.join(names())}.")

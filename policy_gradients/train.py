@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.look import look
+from policy_gradients.published import fill
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
@@ -132,13 +134,6 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     return Plan(f"{config.algorithm} on {' + '.join(config.tasks) or config.task}", batches, memory)
 
 
-def fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
-    """The config with the algorithm's published value in place of every null, to compare it with a run's."""
-    from policy_gradients.defaults import resolve
-
-    return resolve(config).config
-
-
 def main() -> int:
     command = read_command(
         PolicyGradientConfig,
@@ -146,9 +141,10 @@ def main() -> int:
         prog="python -m policy_gradients.train",
         description="Train a policy on the reward of its own completions.",
         default_config=DEFAULT,
+        named_by="algorithm",
         fill=fill,
     )
-    return run_command(command, train, plan)
+    return run_command(command, train, plan, look)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What can be set for reward models. Light: `--help` and bad input are answered before torch is loaded."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,11 @@ class DataConfig(Section):
 
 class RewardModelConfig(TrainerConfig):
     """Reward models"""
+
+    common: ClassVar[tuple[str, ...]] = (
+        *("model_name", "data.path", "data.policy", "data.task", "data.size", "max_steps", "batch_size", "max_length"),
+        *("lr", "lora_rank", "eval_every", "patience", "seed", "output_dir"),
+    )
 
     data: DataConfig = Field(DataConfig(), description="What to train on.")
     max_steps: int = Field(200, gt=0, description="Optimizer steps at most.")

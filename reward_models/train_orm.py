@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import OutcomeConfig
+from reward_models.look import look
 from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
@@ -47,7 +48,7 @@ def main() -> int:
         description="Train a reward model to tell right solutions from wrong ones.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Outcome RM"))
+    return run_command(command, train, partial(plan, "Outcome RM"), look)
 
 
 if __name__ == "__main__":

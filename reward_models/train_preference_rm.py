@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import PreferenceConfig
+from reward_models.look import look
 from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
@@ -49,7 +50,7 @@ def main() -> int:
         description="Train a reward model on preferences between answers.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Preference RM"))
+    return run_command(command, train, partial(plan, "Preference RM"), look)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from reward_models.config import ProcessConfig
+from reward_models.look import look
 from reward_models.plan import plan
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
@@ -51,7 +52,7 @@ def main() -> int:
         description="Train a reward model to judge each step of a solution.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Process RM"))
+    return run_command(command, train, partial(plan, "Process RM"), look)
 
 
 if __name__ == "__main__":

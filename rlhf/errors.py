@@ -46,7 +46,9 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     Case is ignored. With nothing similar, a short list of names is given whole, and of a long one nothing ("").
     """
     by_lower = {a.lower(): a for a in accepted}
-    if close := difflib.get_close_matches(name.lower(), by_lower, n=1):
+    lower = name.lower()
+    begins_so = [a for a in by_lower if lower and a.startswith(lower)]
+    if close := difflib.get_close_matches(lower, by_lower, n=1) or begins_so[:1]:
         return f"did you mean {by_lower[close[0]]!r}?"
     return "accepted: " + ", ".join(by_lower.values()) if 0 < len(by_lower) <= _FEW else ""
 

@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlhf.config.command_line import SWITCHES, make_parser, parse, read_environment
-from rlhf.config.keys import Key, Layer, all_keys, defaults_of, flatten, overlay
-from rlhf.config.paths import home, user_path
-from rlhf.config.profiles import PROFILES, choose_profile, largest_cuda_gb
+from rlhf.config.keys import Key, Layer, Setting, all_keys, defaults_of, flatten, overlay, topics_of
+from rlhf.config.paths import home, numbered_runs, seen_from_here
+from rlhf.config.profiles import PROFILES, choose_profile, driver_cuda_gb, largest_cuda_gb
 from rlhf.config.resuming import (
     MADE_BY_CHECKPOINT,
     MAY_CHANGE,
@@ -31,11 +31,12 @@ from rlhf.config.resuming import (
 from rlhf.config.schema import Config
 from rlhf.config.validation import refuse_unknown, validate
 from rlhf.config.words import as_text
-from rlhf.config.yaml_file import load_yaml, read_bytes, read_file
+from rlhf.config.yaml_file import find_config, load_yaml, read_bytes, read_file
 from rlhf.errors import UserError
 
 # (settings of the file, settings of the command line) -> keys of the file that do not hold beside those of the command
 # line, and another name for the run if there are any.
+PUBLISHED = "published value"  # the origin of what `fill` gives in place of null
 type Void = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Collection[str], str | None]]
 
 
@@ -67,59 +68,88 @@ def read_command[ConfigT: Config](
     prog: str,
     description: str,
     default_config: Path | None = None,
+    named_by: str = "",
     environ: Mapping[str, str] | None = None,
     cuda_gb: Callable[[], float] | None = None,
     void: Void | None = None,
     fill: Callable[[ConfigT], ConfigT] | None = None,
 ) -> Command[ConfigT]:
-    """Read the command line `argv`, without the program's name.
+    """Read the command line `argv`, without the program's name. With --help, print it and leave.
 
     With --resume or --fork the config of the run replaces the defaults. Only what the user asks for (a file named with
     --config, its profile block, the environment, the command line) overwrites it and is compared with it.
 
     Args:
         prog: how the program is called, for --help: "python -m policy_gradients.train".
-        default_config: the YAML file used when there is no --config.
+        default_config: the YAML file used when there is no --config. `--config NAME` finds NAME.yaml beside it.
+        named_by: a key whose value on the command line names the file beside `default_config` that is used in its
+            place when there is no --config: `--algorithm rloo` takes rloo.yaml.
         environ, cuda_gb: the environment, and the memory of the largest CUDA device in GB; tests replace them.
         void: settings of the file that do not hold beside those of the command line (see `Void`).
         fill: replaces null settings by the values that they stand for.
 
     Raises:
         UserError: a file, a key or a value is not valid, or a continued run may not change it.
+        SystemExit: with --help.
     """
+    helps = not {"-h", "--help"}.isdisjoint(argv)
     keys = all_keys(config_class)
-    switches, command_line = parse(make_parser(config_class, prog, description), argv, keys)
-    file = default_config if switches["config"] is None else user_path(switches["config"])
-    yaml_layer, blocks = read_file(file, keys) if file else ({}, {})
-    environment = read_environment(keys, os.environ if environ is None else environ)
-    refuse_unknown(keys, [yaml_layer, *blocks.values(), command_line])
-    request = _Request(
-        config_class=config_class,
-        keys=keys,
-        switches=switches,
-        trainer=prog.split()[-1] if prog else "",
-        file=file,
-        yaml=yaml_layer,
-        blocks=blocks,
-        environment=environment,
-        command_line=command_line,
-        choose_profile=partial(choose_profile, blocks=blocks, cuda_gb=cuda_gb or largest_cuda_gb),
-        void=void,
-    )
-    for option in ("resume", "fork"):
-        if switches[option]:
-            return _continued_run(request, option, fill)
-    return _new_run(request)
+    settings, about = None, ""
+    try:
+        switches, command_line = parse(make_parser(config_class, prog, description), argv, keys)
+        request = _Request(
+            config_class=config_class,
+            keys=keys,
+            switches=switches,
+            trainer=prog.split()[-1] if prog else "",
+            file=_config_file(switches["config"], command_line.get(named_by), default_config),
+            environment=read_environment(keys, os.environ if environ is None else environ),
+            command_line=command_line,
+            cuda_gb=cuda_gb or (driver_cuda_gb if helps else largest_cuda_gb),
+            void=void,
+            fill=fill or (lambda config: config),
+        )
+        command = request.read()
+        if not helps:
+            return command
+        settings = settings_of(command)
+        about = f"Beside a default stands what would run here: {request.file or 'no config'}, profile {command.profile}"
+    except UserError as error:
+        if not helps:
+            raise
+        about = f"Shown are the defaults, since this command is refused: {error.message}"
+    make_parser(config_class, prog, f"{description}\n{about}".strip(), settings).print_help()
+    raise SystemExit(0)
+
+
+def settings_of(command: Command) -> Layer:
+    """Every setting of a command by its dotted key, each with its origin."""
+    flat = flatten(command.config.model_dump(), all_keys(type(command.config)))
+    return {key: Setting(setting.value, command.origin[key]) for key, setting in flat.items()}
 
 
 def show(command: Command) -> str:
-    """Every setting with its origin, one a line: the output of --show_config, which is also a config file."""
-    settings = flatten(command.config.model_dump(), all_keys(type(command.config)))
+    """Every setting with its origin, one a line, by topic: the output of --show_config, which is also a config file."""
+    settings = settings_of(command)
     lines = {key: f"{key}: {as_text(setting.value)}" for key, setting in settings.items()}
-    notes = [f"# {note}" for note in command.notes]
     width = min(48, max(map(len, lines.values())))
-    origins = [f"{line:<{width}}  # {command.origin[key]}" for key, line in lines.items()]
-    return "\n".join([*notes, f"# profile {command.profile}: {command.profile_reason}", *origins])
+    shown = [f"# {note}" for note in command.notes]
+    shown.append(f"# profile {command.profile}: {command.profile_reason}")
+    for title, names in topics_of(type(command.config)).items():
+        if there := [name for name in names if name in settings]:
+            shown += ["", f"# {title}", *(f"{lines[key]:<{width}}  # {settings[key].origin}" for key in there)]
+    return "\n".join(shown)
+
+
+def _config_file(asked: str | None, named: Setting | None, default: Path | None) -> Path | None:
+    """The config file of a command: the one that is asked for, by name or path, or that a setting names, or the
+    default. Those that come with a command stand beside its default."""
+    if asked is not None:
+        return find_config(asked, default.parent if default else None)
+    if default is None:
+        return None
+    own = default.with_name(f"{named.value}.yaml") if named else default
+    return seen_from_here(own if own.is_file() else default)
 
 
 # ---------------------------------------------------------------------------------------------- new and continued runs
@@ -134,12 +164,33 @@ class _Request[ConfigT: Config]:
     switches: dict[str, Any]
     trainer: str
     file: Path | None
-    yaml: Layer
-    blocks: dict[str, Layer]
     environment: Layer
     command_line: Layer
-    choose_profile: Callable[[str], tuple[str, str]]
+    cuda_gb: Callable[[], float]
     void: Void | None
+    fill: Callable[[ConfigT], ConfigT]
+
+    def read(self) -> Command[ConfigT]:
+        refuse_unknown(self.keys, [self.yaml, *self.blocks.values(), self.command_line])
+        for option in ("resume", "fork"):
+            if self.switches[option]:
+                return _continued_run(self, option)
+        return _new_run(self)
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, dict[str, Layer]]:
+        return read_file(self.file, self.keys) if self.file else ({}, {})
+
+    @property
+    def yaml(self) -> Layer:
+        return self._layers[0]
+
+    @property
+    def blocks(self) -> dict[str, Layer]:
+        return self._layers[1]
+
+    def choose_profile(self, asked: str) -> tuple[str, str]:
+        return choose_profile(asked, blocks=self.blocks, cuda_gb=self.cuda_gb)
 
     def without_void(self, layer: Layer) -> tuple[Layer, Layer, str | None]:
         """The settings of a file that hold, those that the command line makes void, and the run's name if it does."""
@@ -167,8 +218,14 @@ class _Request[ConfigT: Config]:
         return f"runs/{name or (self.file.stem if self.file else self.trainer)}-seed{seed}"
 
     def command(self, config: ConfigT, settings: Layer, profile: str, reason: str, **more: Any) -> Command[ConfigT]:
+        """The command of a validated config, whose null settings are filled in."""
+        given = flatten(config.model_dump(), self.keys)
+        config = self.fill(config)
         flat = flatten(config.model_dump(), self.keys)
-        origin = {key: settings.get(key, default).origin for key, default in flat.items()}
+        origin = {
+            key: settings.get(key, setting).origin if given.get(key) == setting else PUBLISHED
+            for key, setting in flat.items()
+        }
         switches = {name: self.switches[name] for name in SWITCHES}
         return Command(config, origin, profile, reason, **switches, trainer=self.trainer, **more)
 
@@ -186,9 +243,7 @@ def _new_run[ConfigT: Config](request: _Request[ConfigT]) -> Command[ConfigT]:
     return request.command(config, settings, profile, reason, left_out=notes)
 
 
-def _continued_run[ConfigT: Config](
-    request: _Request[ConfigT], option: str, fill: Callable[[ConfigT], ConfigT] | None
-) -> Command[ConfigT]:
+def _continued_run[ConfigT: Config](request: _Request[ConfigT], option: str) -> Command[ConfigT]:
     """The run's own config under the settings that were asked for. Files and profiles used by default do not count."""
     switches = request.switches
     keys = request.keys
@@ -196,7 +251,7 @@ def _continued_run[ConfigT: Config](
         raise UserError(f"--resume and --{other}: one of them", "--resume goes on in the same directory and keeps it.")
 
     # 1. the run as it is
-    path = Path(_known_directory(request))
+    path = Path(_known_directory(request, option))
     provenance = find_run(path, option=option, trainer=request.trainer)
     profile = str(provenance.get("profile") or "")
     file = path / "config.yaml"
@@ -225,7 +280,7 @@ def _continued_run[ConfigT: Config](
     config = validate(request.config_class, settings, keys)
 
     # 3. what differs, and whether it may
-    changed = _changes(run, config, keys, fill)
+    changed = _changes(run, config, keys, request.fill)
     for key, (old, new) in changed.items():
         fixed = key not in MAY_CHANGE if option == "resume" else key.split(".")[0] in MADE_BY_CHECKPOINT
         if fixed:
@@ -240,15 +295,25 @@ def _continued_run[ConfigT: Config](
     return request.command(config, settings, profile, "that of the run")
 
 
-def _known_directory(request: _Request) -> str:
-    """The directory of the run to continue, found from the settings that it was started with."""
+def _known_directory(request: _Request, option: str) -> str:
+    """The directory of the run to continue, found from the settings that it was started with.
+
+    Raises:
+        UserError: it is not named, and several runs have the name that a run gets by itself.
+    """
     profile = request.switches["profile"]
     from_file, _, name = request.from_file(profile if profile in request.blocks else "")
-    return request.run_directory({**from_file, **request.command_line}, name)
+    settings = {**from_file, **request.command_line}
+    known = request.run_directory(settings, name)
+    if "output_dir" not in settings and len(runs := numbered_runs(known)) > 1:
+        raise UserError(
+            f"--{option}: which of {', '.join(map(str, runs))} is to be continued?", "--output_dir DIR names it."
+        )
+    return known
 
 
 def _changes[ConfigT: Config](
-    run: ConfigT, config: ConfigT, keys: dict[str, Key], fill: Callable[[ConfigT], ConfigT] | None
+    run: ConfigT, config: ConfigT, keys: dict[str, Key], fill: Callable[[ConfigT], ConfigT]
 ) -> dict[str, tuple[Any, Any]]:
     """Keys in which two configs differ, with both values. null counts as the value that it stands for."""
 
@@ -257,7 +322,7 @@ def _changes[ConfigT: Config](
 
     changed = differences(values(run), values(config))
     nulls = {key: None for key, (_, new) in changed.items() if new is None and key in type(run).model_fields}
-    if nulls and fill:
+    if nulls:
         filled = values(fill(run.model_copy(update=nulls)))
         changed = {key: pair for key, pair in changed.items() if key not in nulls or filled.get(key) != pair[0]}
     return changed

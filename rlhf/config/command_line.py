@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlhf.config.keys import Key, Layer, Setting, all_keys, defaults_of, flatten
+from rlhf.config.keys import Key, Layer, Setting, all_keys, defaults_of, flatten, topics_of
 from rlhf.config.paths import user_path
 from rlhf.config.profiles import GPU_PROFILE_GB, PROFILES
 from rlhf.config.resuming import MAY_CHANGE
@@ -55,32 +55,37 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}", "--help explains every option")
 
 
-def make_parser(config_class: type[Config], prog: str, description: str) -> Parser:
-    """A parser with an option for every key, under the heading of its class or group; the common keys come last."""
+def make_parser(config_class: type[Config], prog: str, description: str, settings: Layer | None = None) -> Parser:
+    """A parser with an option for every key, under the heading of its topic.
+
+    Args:
+        settings: the values that would run, which the help shows beside the defaults of the code.
+    """
     parser = Parser(
         prog=prog,
         description=description,
         usage=f"{prog} [--config FILE] [--profile auto|laptop|gpu] [--KEY VALUE ...]",
         epilog="Later wins: defaults < YAML < profile block < environment (WANDB_PROJECT, WANDB_ENTITY, "
         "WANDB_RUN_NAME, WANDB_MODE) < command line. --show_config shows the origin of each value.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+        add_help=False,
     )
     _add_switches(parser.add_argument_group("How to run"))
     keys = all_keys(config_class)
     defaults = flatten(defaults_of(config_class), keys)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, key in sorted(keys.items(), key=lambda item: item[1].owner is Config):
-        group = name if key.section else name.rpartition(".")[0]
-        title = f"{group}: {_about(keys[group])}" if group else _about(key)
-        if key.is_option and title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        if key.is_option:
-            _add_option(groups[title], name, key.field, defaults.get(name))
+    for title, names in topics_of(config_class).items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_option(group, name, keys[name].field, defaults.get(name), (settings or {}).get(name))
     return parser
 
 
 def _add_switches(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file with the settings below, or the name of one that comes with the command: --config NAME",
+    )
     group.add_argument(
         "--profile",
         choices=("auto", *PROFILES),
@@ -96,24 +101,22 @@ def _add_switches(group: argparse._ArgumentGroup) -> None:
     )
     for name, text in SWITCHES.items():
         group.add_argument(f"--{name}", action="store_true", help=text)
+    group.add_argument("-h", "--help", action="store_true", help="explain every option, then stop")
 
 
-def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo, default: Setting | None) -> None:
+def _add_option(
+    group: argparse._ArgumentGroup, name: str, field: FieldInfo, default: Setting | None, here: Setting | None
+) -> None:
     # A key of a group that is off by default has no default setting; show that of the group's class.
     value = default.value if default else field.get_default(call_default_factory=True)
     shown = "required" if not default and field.is_required() else f"default: {as_text(value)}"
+    if here is not None and here.value != value:
+        shown += f"; here: {as_text(here.value)}, {here.origin}"
     text = f"{field.description or ''} [{accepts(field)}; {shown}]"
     # A bool option may stand without a value. Options that are not given are suppressed: they are not in the layer.
     alone: dict[str, Any] = {"nargs": "?", "const": "true"} if bool in alternatives(field.annotation) else {}
     text = text.strip().replace("%", "%%")
     group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=text, **alone)
-
-
-def _about(key: Key) -> str:
-    """The heading of a group of options: its description, or the first line of the class that declares it."""
-    if key.section:
-        return (key.field.description or key.section.__doc__ or "").split("\n")[0].rstrip(".")
-    return (key.owner.__doc__ or key.owner.__name__).split("\n")[0].rstrip(".")
 
 
 def parse(parser: Parser, argv: list[str], keys: dict[str, Key]) -> tuple[dict[str, Any], Layer]:

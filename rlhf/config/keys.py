@@ -1,4 +1,4 @@
-"""Dotted keys (`data.size`) and layers of settings, each value with its origin."""
+"""Dotted keys (`data.size`), their topics, and layers of settings, each value with its origin."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlhf.config.schema import Section
+from rlhf.config.schema import Config, Section
 from rlhf.config.words import alternatives
 from rlhf.errors import UserError
 
@@ -35,6 +35,7 @@ class Setting:
     origin: str
 
 
+COMMON = "Most used"  # the heading of the common keys
 type Layer = dict[str, Setting]  # by dotted key
 
 
@@ -50,6 +51,35 @@ def all_keys(section: type[Section], prefix: str = "") -> dict[str, Key]:
         if inner:
             keys |= all_keys(inner, f"{prefix}{name}.")
     return keys
+
+
+def topics_of(config_class: type[Config]) -> dict[str, list[str]]:
+    """The keys of a config under the headings of their topics: the common ones first, the family's own, then those that
+    all families share. A key is under one heading; groups themselves (`data`) are there if they are options."""
+    keys = all_keys(config_class)
+    classes = config_class.__mro__
+    found: dict[str, list[str]] = {COMMON: list(config_class.common)}
+    heading: dict[type[Section], str] = {}  # of the topic that goes on, for each class
+    for name in sorted(keys, key=lambda name: classes.index(keys[name.split(".")[0]].owner)):
+        group, key = name.rpartition(".")[0], keys[name]
+        if not group:
+            own = key.owner.__dict__.get("topics", {})
+            heading[key.owner] = own.get(name) or heading.get(key.owner) or _about(key.owner)
+        title = heading[key.owner] if not group else f"{group}: {_about_group(keys[group])}"
+        if key.section:
+            title = f"{name}: {_about_group(key)}"
+        if key.is_option and name not in config_class.common:
+            found.setdefault(title, []).append(name)
+    return found
+
+
+def _about(section: type[Section]) -> str:
+    """The first line of what a class says of itself."""
+    return (section.__doc__ or section.__name__).split("\n")[0].rstrip(".")
+
+
+def _about_group(key: Key) -> str:
+    return key.field.description.rstrip(".") if key.field.description else _about(key.section or key.owner)
 
 
 def defaults_of(section: type[Section]) -> dict[str, Any]:

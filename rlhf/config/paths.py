@@ -46,6 +46,25 @@ def user_path(name: str) -> Path:
         raise UserError(f"command line: {name[:60]!r} is no path: {error}") from error
 
 
+def seen_from_here(path: Path) -> Path:
+    """A path in the current folder relative to it; any other as it is."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def numbered(name: str, number: int) -> Path:
+    """The directory of the run that gets that name as the first, second, third ...: runs/a, runs/a-2, runs/a-3."""
+    return Path(name if number == 1 else f"{name}-{number}")
+
+
+def numbered_runs(name: str) -> list[Path]:
+    """Those of them that hold a run."""
+    found = []
+    while ((path := numbered(name, len(found) + 1)) / "config.yaml").is_file():
+        found.append(path)
+    return found
+
+
 def refuse_strangers(output: Path, beginning: bytes, what: str) -> None:
     """See that a file which is to be replaced is of the kind that replaces it, which `beginning` tells.
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
@@ -40,6 +40,11 @@ class Section(BaseModel):
 
 class Config(Section):
     """Settings common to every command."""
+
+    # The keys that --help and --show_config show first.
+    common: ClassVar[tuple[str, ...]] = ("model_name", "max_steps", "seed", "output_dir")
+    # Where a topic begins: its first key, in the order below, and its heading. It goes on to the next one.
+    topics: ClassVar[dict[str, str]] = {"wandb_project": "Trackers"}
 
     model_name: PathName = Field(
         "embedded", description="Model to train: 'embedded', a Hugging Face id, a local folder or a run directory."

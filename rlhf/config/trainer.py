@@ -10,6 +10,11 @@ from rlhf.config.schema import Config
 class TrainerConfig(Config):
     """Training"""
 
+    topics: ClassVar[dict[str, str]] = {
+        "device": "Model and device",
+        "lr": "Optimizer",
+        "save_every": "Checkpoints, evaluation and samples",
+    }
     # The key that says how much a step takes, of which every process has the same share; and the key that says in how
     # many optimizer steps that is cut, if there is one.
     shared_size: ClassVar[tuple[str, str]] = ("batch_size", "")

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rlhf.config.keys import Key, Layer, flatten
+from rlhf.config.paths import seen_from_here, user_path
 from rlhf.config.profiles import PROFILES
 from rlhf.config.schema import Config
 from rlhf.config.words import as_text, shortened
@@ -72,6 +73,24 @@ def _in_block(file: Path, lines: dict[str, int], profile: str) -> Callable[[str]
     return lambda key: f"profile {profile} ({file}:{lines[f'{profile}.{key}']})"
 
 
+def find_config(name: str, folder: Path | None) -> Path:
+    """The file that `--config NAME` names: a path, or the name of a file in the folder that comes with a command.
+
+    Raises:
+        UserError: it is a bare name, and no file in the folder has it.
+    """
+    path = user_path(name)
+    if folder is None or path.exists() or path.name != name:
+        return path
+    own = folder / name if path.suffix else folder / f"{name}.yaml"
+    if own.is_file():
+        return seen_from_here(own)
+    there = [Path(it).stem for it in _yaml_names(folder)]
+    if path.suffix:
+        there = _yaml_names(path.parent) + _yaml_names(folder)
+    raise UserError(f"there is no config file {name}", nearest(name, there) or None)
+
+
 def read_bytes(file: Path) -> bytes:
     """The content of a config file.
 
@@ -90,7 +109,10 @@ def read_bytes(file: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise UserError(f"the config file {shortened(str(file))} cannot be read: {_reason(error)}") from error
     if not file.parent.is_dir():
-        raise UserError(f"there is no config file {file}: the folder {file.parent} does not exist")
+        raise UserError(
+            f"there is no config file {file}: the folder {file.parent} does not exist",
+            hint=f"--config {file.stem} is the one that comes with the command, if it has one of that name.",
+        )
     raise UserError(f"there is no config file {file}", nearest(file.name, _yaml_names(file.parent)) or None)
 
 

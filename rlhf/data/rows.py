@@ -10,6 +10,7 @@ from typing import Any
 from rlhf.config.paths import home
 from rlhf.data.files import KINDS, Unreadable, kind_of_file, read_file
 from rlhf.errors import MAX_UNUSABLE, UserError
+from rlhf.hub import use_cache_if_unreachable
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 Row = dict[str, Any]
@@ -23,16 +24,11 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     it has several (openai/gsm8k:main). The name of a file is a name, not a pattern.
     """
     path = home(path)
-    file = Path(path)
+    refuse_missing(path)
     if kind_of_file(path):
-        if not file.is_file():
-            raise UserError(f"data.path: {f"'{path}' is a folder" if file.is_dir() else f"there is no file '{path}'"}")
         return read_file(path)
     hub_id, _, subset = path.partition(":")
-    if file.exists() or Path(hub_id).exists():
-        raise UserError(f"data.path: '{path}' is not a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
-    if not HUB_ID.fullmatch(hub_id) or {":", "/"} & {*subset}:
-        raise UserError(f"data.path: '{path}' is no file here, and no id of a data set on the Hub (owner/name:subset)")
+    use_cache_if_unreachable()
     from datasets import load_dataset
 
     try:
@@ -43,6 +39,25 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
             hint="Check the id, data.split and the network; HF_TOKEN for gated sets.",
         ) from error
     return [(f"row {i}", dict(row)) for i, row in enumerate(loaded)]
+
+
+def refuse_missing(path: str) -> None:
+    """See that a path is a file here, or could be a data set of the Hub: without reading anything.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = home(path)
+    file = Path(path)
+    if kind_of_file(path):
+        if not file.is_file():
+            raise UserError(f"data.path: {f"'{path}' is a folder" if file.is_dir() else f"there is no file '{path}'"}")
+        return
+    hub_id, _, subset = path.partition(":")
+    if file.exists() or Path(hub_id).exists():
+        raise UserError(f"data.path: '{path}' is not a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
+    if not HUB_ID.fullmatch(hub_id) or {":", "/"} & {*subset}:
+        raise UserError(f"data.path: '{path}' is no file here, and no id of a data set on the Hub (owner/name:subset)")
 
 
 def refuse_larger_step(examples: int, batch_size: int, *, what: str) -> None:

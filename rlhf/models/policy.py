@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
 from rlhf.models.frozen import store_in_bf16
-from rlhf.models.loading import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, Source, find_model, load_tokenizer, load_weights
+from rlhf.models.loading import Source, find_model, load_tokenizer, load_weights
 from rlhf.models.lora import Lora, add_lora
+from rlhf.models.names import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2
 from rlhf.models.recomputing import checkpoint_activations
 
 __all__ = [

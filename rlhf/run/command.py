@@ -1,10 +1,15 @@
-"""What every training command does with its command line: show the settings, show the plan, or train."""
+"""What every training command does with its command line: show the settings, show the plan, or train.
+
+What can be seen without PyTorch, which takes seconds to load, is looked at first: the run directory, and whatever the
+family's `look` looks at.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rlhf.config.command import Command, show
 from rlhf.config.trainer import TrainerConfig
+from rlhf.run.directory import look_at, with_free_directory
 
 if TYPE_CHECKING:  # torch is not loaded for --help
     from rlhf.run.memory_plan import Plan
@@ -14,19 +19,24 @@ def run_command[ConfigT: TrainerConfig](
     command: Command[ConfigT],
     train: Callable[[Command[ConfigT]], int],
     plan: "Callable[[ConfigT], Plan]",
+    look: Callable[[ConfigT], None],
 ) -> int:
     """Carry a command out; returns the exit code.
 
     Args:
         train: trains with the command's config and returns the exit code.
         plan: what a run with this config would do and load, for --plan.
+        look: looks at what the config names (models, files, tasks), as far as that goes without PyTorch.
     """
+    command = with_free_directory(command)
     if command.show_config:
         print(show(command))
         return 0
+    look(command.config)
     if command.plan:
         from rlhf.run.memory_plan import show_plan
 
         print(show_plan(command, plan(command.config)))
         return 0
+    look_at(command)
     return train(command)

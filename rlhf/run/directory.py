@@ -8,10 +8,18 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+from rlhf.config.command import Command
+from rlhf.config.paths import numbered
 from rlhf.config.recorded import read_config, read_provenance
+from rlhf.config.resuming import find_run
+from rlhf.config.schema import Config
 from rlhf.errors import UserError
+from rlhf.run.inputs import inside
 
 MADE_BY = "rlhf-lab"  # the mark: provenance["made_by"]
 STREAMS = ("metrics", "samples", "eval", "advice")
@@ -89,6 +97,52 @@ def refuse_to_replace(folder: Path) -> None:
             f"--overwrite: '{folder}' is left alone: {reason}",
             hint="--overwrite replaces the directory of a run, and nothing else. --output_dir DIR writes elsewhere.",
         )
+
+
+def look_at(command: Command[Any]) -> None:
+    """See that the run directory of a command may be written.
+
+    Raises:
+        UserError: it is taken, or there is nothing to resume in it.
+    """
+    folder = Path(command.config.output_dir)
+    exists = folder.exists() or folder.is_symlink()
+    if command.source is not None:
+        refuse_within(folder, command.source)
+    if exists and not folder.is_dir():
+        raise UserError(f"the run directory '{folder}' is a file", hint="--output_dir DIR writes elsewhere.")
+    if command.resume:
+        find_run(folder, option="resume", trainer=command.trainer)
+    elif exists and not is_leftover(folder):
+        if not command.overwrite:
+            raise UserError(
+                f"the run directory '{folder}' exists already",
+                hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
+            )
+        refuse_to_replace(folder)
+        if names := inside(command.config.model_dump(mode="json"), folder):
+            raise UserError(
+                f"--overwrite: the run needs '{names[0]}', which is in '{folder}' and would be removed",
+                hint="--output_dir DIR writes elsewhere.",
+            )
+
+
+def with_free_directory[ConfigT: Config](command: Command[ConfigT]) -> Command[ConfigT]:
+    """The command of a new run whose directory nobody has named, in a directory of its own: runs/a, or runs/a-2 if that
+    is there, or runs/a-3, ... which a note says."""
+    wanted = str(command.config.output_dir)
+    if command.origin["output_dir"] != "default" or command.resume or command.source or command.overwrite:
+        return command
+    free = next(path for number in count(1) if _is_free(path := numbered(wanted, number)))
+    if str(free) == wanted:
+        return command
+    config = command.config.model_copy(update={"output_dir": str(free)})
+    return replace(command, config=config, notes=(*command.notes, f"{wanted} is there already: this run is {free}"))
+
+
+def _is_free(folder: Path) -> bool:
+    exists = folder.exists() or folder.is_symlink()
+    return not exists or (folder.is_dir() and is_leftover(folder))
 
 
 def refuse_within(folder: Path, source: Path) -> None:

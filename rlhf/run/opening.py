@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.atomic import write_whole
 from rlhf.config.command import Command
-from rlhf.config.resuming import find_run
 from rlhf.config.trainer import TrainerConfig
 from rlhf.config.yaml_file import to_yaml
 from rlhf.cpu import has_bf16_kernels
@@ -31,7 +30,7 @@ from rlhf.run import checkpoints, lock
 from rlhf.run import directory as run_directory
 from rlhf.run.console import Console
 from rlhf.run.final import remove_partial
-from rlhf.run.inputs import changed, inputs, inside
+from rlhf.run.inputs import changed, inputs
 from rlhf.run.interrupts import Interrupted
 from rlhf.run.metrics import METRICS
 from rlhf.run.stopwatch import Stopwatch
@@ -105,33 +104,12 @@ class Opening:
 
     def _occupy(self) -> None:
         """See that the directory may be written, and become its only writer."""
-        self._look_at_directory()
+        run_directory.look_at(self.command)
         self.made = run_directory.make_folder(self.path)
         self.lock = lock.take(self.path)
         if self.lock.took_over:
             self.console.say(f"the run was left by {lock.describe(self.lock.took_over)}, which has ended: taken over")
-        self._look_at_directory()  # what was there may have changed before the lock was ours
-
-    def _look_at_directory(self) -> None:
-        exists = self.path.exists() or self.path.is_symlink()
-        if self.command.source is not None:
-            run_directory.refuse_within(self.path, self.command.source)
-        if exists and not self.path.is_dir():
-            raise UserError(f"the run directory '{self.path}' is a file", hint="--output_dir DIR writes elsewhere.")
-        if self.command.resume:
-            find_run(self.path, option="resume", trainer=self.command.trainer)
-        elif exists and not run_directory.is_leftover(self.path):
-            if not self.command.overwrite:
-                raise UserError(
-                    f"the run directory '{self.path}' exists already",
-                    hint="--resume continues it, --overwrite replaces it, --output_dir DIR writes elsewhere.",
-                )
-            run_directory.refuse_to_replace(self.path)
-            if names := inside(self.config.model_dump(mode="json"), self.path):
-                raise UserError(
-                    f"--overwrite: the run needs '{names[0]}', which is in '{self.path}' and would be removed",
-                    hint="--output_dir DIR writes elsewhere.",
-                )
+        run_directory.look_at(self.command)  # what was there may have changed before the lock was ours
 
     def _close(self, *, failed: bool) -> None:
         """Leave the directory to others. Of a run that failed before its first step, leave nothing, unless it has a

@@ -7,7 +7,9 @@ from alignment_commands import SMALL, Commands, labelled, pairs, write_rows
 
 from direct_alignment.config import CONFIGS, LOSS_NAMES, read
 from direct_alignment.defaults import resolve
+from direct_alignment.loss import Loss
 from direct_alignment.losses import losses
+from direct_alignment.published import Published, published
 from rlhf.errors import UserError
 from rlhf.run.sweep import Planned
 
@@ -21,6 +23,16 @@ def settings(*arguments: str | Path) -> tuple[dict[str, float], list[str]]:
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_a_loss_alone_has_its_published_settings(loss: str) -> None:
     assert settings("--loss", loss) == (losses[loss].settings, [])
+
+
+def test_what_is_published_is_read_from_the_file() -> None:
+    """Without importing it: as Python makes it of the losses, their needs and their variants."""
+
+    def by_import(loss: Loss) -> Published:
+        variants = {name: by_import(variant) for name, variant in loss.variants.items()}
+        return Published(loss.settings, frozenset(loss.needs), variants)
+
+    assert published() == {name: by_import(loss) for name, loss in losses.items()}
 
 
 @pytest.mark.parametrize("loss", LOSS_NAMES)

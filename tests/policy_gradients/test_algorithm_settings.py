@@ -19,7 +19,10 @@ from policy_gradients import algorithms
 from policy_gradients.algorithm import Algorithm, keyword_only, load, load_all
 from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files
 from policy_gradients.config import SETTINGS, PolicyGradientConfig
+from policy_gradients.published import _read as read_published
+from policy_gradients.published import published
 from policy_gradients.surrogates import clipped
+from rlhf.config.declarations import NotPlainError
 
 ROOT = Path(__file__).parents[2]
 NEW = """
@@ -55,6 +58,20 @@ def test_declarations_are_those_of_the_imported_functions() -> None:
     for name, annotation in found.items():
         (kind, field), (wanted, declared) = get_args(annotation), get_args(SETTINGS[name])
         assert (kind, field.description, field.metadata) == (wanted, declared.description, declared.metadata), name
+
+
+def test_what_is_published_is_read_from_the_files() -> None:
+    """Without importing them: as Python makes it of them."""
+    for file in algorithms.files():
+        assert read_published(file) == load(file.stem).published, file.stem
+
+
+def test_what_is_no_plain_declaration_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sharp_again.py").write_text(NEW.replace("sharpest =", "sharp_again ="))
+    monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
+    with pytest.raises(NotPlainError):
+        read_published(tmp_path / "sharp_again.py")
+    assert published("sharp_again").settings == {"sharpness": 3.0}
 
 
 def test_each_setting_has_bounds_or_choices_and_a_sentence() -> None:

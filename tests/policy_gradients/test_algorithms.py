@@ -158,9 +158,9 @@ def test_choices_and_published_values_are_those_of_the_table(name: str) -> None:
         "dual_clip": None, "kl_coef": 0.0, "kl_in": "loss",
         "resample_rounds": 0, "truncated": "keep", "overlong_buffer": 0.2,
     }  # fmt: skip
-    for key, value in algorithm.published.items():
+    for key, value in algorithm.published.values.items():
         assert str(value) == values.get(key, str(unnamed.get(key))), key
-    assert values.keys() <= algorithm.published.keys()
+    assert values.keys() <= algorithm.published.values.keys()
 
 
 # ------------------------------------------------------------------------- through a model, cut into micro-batches

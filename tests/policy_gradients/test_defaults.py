@@ -27,7 +27,7 @@ def test_open_settings_get_the_published_values() -> None:
     """The values themselves are compared with the table of docs/policy_gradients.md in test_algorithms.py."""
     for name, algorithm in load_all().items():
         config = resolved(algorithm=name)
-        assert {key: getattr(config, key) for key in algorithm.published} == algorithm.published
+        assert {key: getattr(config, key) for key in algorithm.published.values} == algorithm.published.values
         assert not any(getattr(config, key) is not None for key in SETTINGS if key not in algorithm.settings)
         assert (config.critic is not None) == ("critic" in algorithm.needs)
         assert config.kl_estimator == ("k1" if algorithm.kl.kl_in == "reward" else "k3")

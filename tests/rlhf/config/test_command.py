@@ -5,13 +5,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import pytest
 from commands import cpu_seconds_below
 from pydantic import Field, model_validator
 
 from rlhf.config.command import read_command, show
+from rlhf.config.keys import all_keys, topics_of
 from rlhf.config.schema import Config, Section
 from rlhf.config.yaml_file import to_yaml
 from rlhf.errors import UserError
@@ -34,6 +35,8 @@ class LoraConfig(Section):
 
 class ToyConfig(Config):
     """A toy algorithm."""
+
+    topics: ClassVar[dict[str, str]] = {"lr": "Goals"}
 
     max_steps: int = Field(10, gt=0, description="Number of optimizer steps.")
     lr: float = Field(1e-4, gt=0, lt=1, description="Learning rate, in 100 % of the peak.")
@@ -259,7 +262,8 @@ def test_show_is_a_config_that_names_every_origin(file):
     command = read(f"--config {file('lr: 5e-6')} --lora.rank 2 --seed 9", env={"WANDB_MODE": "offline"})
     shown = show(command)
     assert read(f"--config {file(shown, 'shown.yaml')}").config == command.config
-    origins = {line.split(":")[0]: line.split("  # ")[1] for line in shown.splitlines()[1:]}
+    settings = [line for line in shown.splitlines() if line and not line.startswith("# ")]
+    origins = {line.split(":")[0]: line.split("  # ")[1] for line in settings}
     assert origins.keys() == command.origin.keys()
     assert origins["lr"] == "toy.yaml:1"
     assert origins["wandb_mode"] == "environment WANDB_MODE"
@@ -454,6 +458,32 @@ def test_missing_file_names_the_nearest(file):
     assert ". is a folder" in refused("--config .")
 
 
+def test_configs_that_come_with_a_command_are_found_by_name(file, tmp_path):
+    """By name, whatever the folder; a path is a path; and a setting may name one."""
+    shipped = tmp_path / "package" / "configs"
+    shipped.mkdir(parents=True)
+    for name in ("grpo", "rloo"):
+        (shipped / f"{name}.yaml").write_text(f"wandb_run_name: {name}\n")
+    file("wandb_run_name: mine", "mine.yaml")
+    default = shipped / "grpo.yaml"
+
+    def found(*argv: str, named_by: str = "") -> str | None:
+        given = {"prog": "toy", "description": "", "environ": {}, "default_config": default, "named_by": named_by}
+        return read_command(ToyConfig, list(argv), **given).config.wandb_run_name
+
+    assert found("--config", "rloo") == found("--config", "rloo.yaml") == "rloo"
+    assert found("--config", "mine.yaml") == "mine"
+    assert found("--wandb_entity", "rloo", named_by="wandb_entity") == "rloo"
+    assert found("--wandb_entity", "nobody", named_by="wandb_entity") == found() == "grpo"
+    assert found("--wandb_entity", "rloo", "--config", "mine.yaml", named_by="wandb_entity") == "mine"
+    with pytest.raises(UserError, match="there is no config file rlooo") as caught:
+        found("--config", "rlooo")
+    assert caught.value.hint == "did you mean 'rloo'?"
+    with pytest.raises(UserError, match="the folder nowhere does not exist") as caught:
+        found("--config", "nowhere/rloo.yaml")
+    assert "--config rloo" in str(caught.value.hint)
+
+
 # ---------------------------------------------------------------------------------------------- --help
 
 
@@ -483,18 +513,61 @@ def test_help_explains_every_key_with_its_default_and_bounds(capsys, monkeypatch
     assert "--data" not in rows
 
 
-def test_help_groups_the_familys_own_keys_before_the_common_ones(capsys):
-    text = help_text(capsys)
-    order = [
-        "How to run:",
-        "A toy algorithm:",
-        "data: The training data:",
-        "lora: Low-rank",
-        "--lora ",
-        "Settings common to every command:",
-    ]
-    places = [text.index(heading) for heading in order]
-    assert places == sorted(places)
+TOPICS = [
+    "Most used",
+    "Goals",
+    "data: The training data",
+    "lora: Low-rank adapters; null trains all weights",
+    "Trackers",
+]
+
+
+def test_help_and_show_config_go_from_the_common_to_the_rest_by_topic(capsys):
+    """A key that begins a topic is under its heading even if it is one of the common ones, which come first."""
+    text, shown = help_text(capsys), show(read())
+    for places in ([text.index(f"{title}:") for title in TOPICS], [shown.index(f"# {title}\n") for title in TOPICS]):
+        assert places == sorted(places)
+    assert text.index("--max_steps ") < text.index("Goals:") < text.index("--kl ")
+    assert shown.index("\nseed:") < shown.index("# Goals") < shown.index("\nclip:")
+
+
+def test_topics_hold_every_option_once():
+    names = [name for titles in topics_of(ToyConfig).values() for name in titles]
+    assert sorted(names) == sorted(name for name, key in all_keys(ToyConfig).items() if key.is_option)
+
+
+def test_help_shows_what_would_run_here(file, capsys, monkeypatch):
+    """Beside the default of the code: the value with its origin, filled in where it is null."""
+    monkeypatch.setenv("COLUMNS", "400")
+    name = file("lr: 0.5\nlaptop:\n  clip: null\ngpu:\n  clip: 0.1\n")
+
+    def shown(*argv: str) -> dict[str, str]:
+        with pytest.raises(SystemExit) as caught:
+            read_command(
+                ToyConfig,
+                ["--help", *argv],
+                prog="toy",
+                description="",
+                environ={},
+                cuda_gb=no_gpu,
+                fill=lambda config: config.model_copy(update={"layers": ["q"]}),
+            )
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        return {line.split()[0]: line for line in text.splitlines() if line.startswith("  --")} | {"": text}
+
+    here = shown("--config", name, "--bias", "-1")
+    assert "config toy.yaml, profile laptop" not in here[""]
+    assert "would run here: toy.yaml, profile laptop" in here[""]
+    assert "default: 0.0001; here: 0.5, toy.yaml:1]" in here["--lr"]
+    assert "default: 0.2; here: null, profile laptop (toy.yaml:3)]" in here["--clip"]
+    assert "default: 0.0; here: -1.0, command line]" in here["--bias"]
+    assert 'default: null; here: ["q"], published value]' in here["--layers"]
+    assert "here" not in here["--kl"]
+    assert "here: 0.1, profile gpu" in shown("--config", name, "--profile", "gpu")["--clip"]
+    refused = shown("--lr", "fast")
+    assert 'this command is refused: command line: lr is "fast"' in refused[""]
+    assert "here" not in refused["--lr"]
 
 
 PROGRAM = """

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,16 @@ def test_a_config_that_was_edited_is_refused(run: Path) -> None:
 def test_a_fork_without_a_name_is_refused() -> None:
     with pytest.raises(UserError, match="is no path"):
         read("--output_dir run --fork ''")
+
+
+@pytest.mark.parametrize("option", ["--resume", "--fork new"])
+def test_of_several_runs_with_one_name_the_one_meant_is_asked_for(option: str, run: Path) -> None:
+    """The name that a run gets by itself has several where the same command has run several times."""
+    own = Path("runs/own-seed0")
+    shutil.copytree(run, own)
+    words = f"{option} --config own.yaml --profile laptop"
+    assert (read(words).source or Path(str(read(words).config.output_dir))) == own
+    shutil.copytree(run, "runs/own-seed0-2")
+    with pytest.raises(UserError, match=r"which of runs/own-seed0, runs/own-seed0-2 is to be continued\?"):
+        read(words)
+    assert read(f"{words} --output_dir {own}").config.max_steps == 5

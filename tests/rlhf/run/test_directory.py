@@ -1,13 +1,25 @@
 """What is a run of ours, and may be replaced: more than a file name, and nothing besides."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import Field
 
+from rlhf.config.command import Command, read_command
+from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import UserError
-from rlhf.run.directory import is_leftover, make_folder, refuse_to_replace, remove_contents, why_not_ours
+from rlhf.run.directory import (
+    is_leftover,
+    look_at,
+    make_folder,
+    refuse_to_replace,
+    remove_contents,
+    why_not_ours,
+    with_free_directory,
+)
 
 CONFIG = {
     "model_name": "embedded",
@@ -147,3 +159,44 @@ def test_a_config_that_grows_without_end_is_no_run(run: Path) -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     (run / "config.yaml").write_text("\n".join(lines))
     assert "config.yaml" in str(why_not_ours(run))
+
+
+class Toy(TrainerConfig):
+    """Toy"""
+
+    max_steps: int = Field(5, gt=0, description="Steps.")
+
+
+def command_for(words: str = "") -> Command[Toy]:
+    argv = shlex.split(words)
+    command = read_command(Toy, argv, prog="toy.train", description="", default_config=Path("toy.yaml"), environ={})
+    return with_free_directory(command)
+
+
+def test_a_run_that_names_no_directory_gets_the_next_free_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said. What a process left that was killed before its run began is no run: its place is free."""
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text("lr: 0.1\n")
+    assert (command_for().config.output_dir, command_for().notes) == ("runs/toy-seed0", ())
+    Path("runs/toy-seed0").mkdir(parents=True)
+    Path("runs/toy-seed0/.lock").touch()
+    assert command_for().config.output_dir == "runs/toy-seed0"
+    Path("runs/toy-seed0/config.yaml").touch()
+    Path("runs/toy-seed0-2").write_text("a file")
+    command = command_for()
+    assert command.config.output_dir == "runs/toy-seed0-3"
+    assert command.notes == ("runs/toy-seed0 is there already: this run is runs/toy-seed0-3",)
+    assert command_for("--seed 1").config.output_dir == "runs/toy-seed1"
+
+
+@pytest.mark.parametrize("words", ["--output_dir runs/toy-seed0", "--config named.yaml", "--overwrite"])
+def test_a_directory_that_is_named_stays(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line, in a file, or as the run to replace."""
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text("lr: 0.1\n")
+    Path("named.yaml").write_text("output_dir: runs/toy-seed0\n")
+    Path("runs/toy-seed0/final").mkdir(parents=True)
+    command = command_for(words)
+    assert (command.config.output_dir, command.notes) == ("runs/toy-seed0", ())
+    with pytest.raises(UserError, match=r"exists already|is left alone"):
+        look_at(command)

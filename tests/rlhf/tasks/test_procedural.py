@@ -7,9 +7,12 @@ from random import Random
 import pytest
 
 from rlhf.errors import UserError
+from rlhf.tasks.names import refuse_unknown_task, task_names
 from rlhf.tasks.problem import Verdict
 from rlhf.tasks.procedural import ProceduralTask, extract_answer, is_held_out
+from rlhf.tasks.reasoning_gym import DATASETS
 from rlhf.tasks.step_arithmetic import solve
+from rlhf.tasks.word_problems import NAME as WORD_PROBLEMS
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +234,17 @@ def test_random_seeds_do_not_leak(spelling: ProceduralTask) -> None:
     random.seed(1)
     Random(3).random()
     assert [p.question for p in spelling.train_problems(seed=5, first=0, count=5)] == before
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_are_known_without_importing_reasoning_gym() -> None:
+    assert set(task_names()) == {*DATASETS, WORD_PROBLEMS}
+
+
+def test_a_task_that_a_program_registers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="'spell_backwards': did you mean 'spell_backward'"):
+        refuse_unknown_task("spell_backwards", key="data.task")
+    monkeypatch.setitem(DATASETS, "spell_backwards", DATASETS["spell_backward"])
+    refuse_unknown_task("spell_backwards")

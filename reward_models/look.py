@@ -1,0 +1,20 @@
+"""What a config names, looked at before PyTorch is loaded: the models, the data, the task."""
+
+from reward_models.config import RewardModelConfig
+from rlhf.data.rows import refuse_missing
+from rlhf.models.names import find_folder
+from rlhf.tasks.names import refuse_unknown_task
+
+
+def look(config: RewardModelConfig) -> None:
+    """Raises: UserError, if something that the config names is not there."""
+    data = config.data
+    if data.path != "samples":
+        refuse_missing(data.path)
+    elif data.questions is None:
+        refuse_unknown_task(data.task, key="data.task")
+    else:
+        refuse_missing(data.questions)
+    find_folder(config.model_name)
+    if data.path == "samples":
+        find_folder(data.policy, key="data.policy")

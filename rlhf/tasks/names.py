@@ -1,0 +1,30 @@
+"""The names of all tasks, read from the text of the files that define them: to import reasoning-gym takes seconds."""
+
+import re
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlhf.errors import UserError, nearest
+
+NAME = re.compile(r'^(?:DATASET_)?NAME = "(\w+)"$', re.MULTILINE)
+UNNAMED = ("composite",)  # reasoning-gym gives this name without a variable
+
+
+@cache
+def task_names() -> tuple[str, ...]:
+    spec = find_spec("reasoning_gym")
+    package = spec.submodule_search_locations if spec else None
+    folders = [Path(__file__).parent, *map(Path, package or ())]
+    found = {
+        name for folder in folders for file in folder.rglob("*.py") for name in NAME.findall(file.read_text("utf-8"))
+    }
+    return tuple(sorted({*found, *UNNAMED}))
+
+
+def refuse_unknown_task(name: str, *, key: str = "task") -> None:
+    """Raises: UserError, if there is no task of that name."""
+    registered = sys.modules.get("reasoning_gym.factory")  # a program may have registered its own
+    if name not in task_names() and name not in getattr(registered, "DATASETS", {}):
+        raise UserError(f"{key}: there is no task '{name}': {nearest(name, task_names())}".rstrip(": "))

@@ -1,0 +1,92 @@
+"""What can be seen without PyTorch, which takes seconds to load, is refused before it is loaded: in every command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PG, SFT, DPO = "policy_gradients.train", "instruction_tuning.train", "direct_alignment.train"
+PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train_orm", "reward_models.train_prm"
+TRAINERS = (PG, SFT, DPO, PREFERENCE, ORM, PRM)
+COMPARE = ("policy_gradients.compare", "direct_alignment.compare")
+
+# (command, arguments, what the message names)
+CASES: list[tuple[str, list[str], str]] = [
+    *((command, ["--output_dir", "taken"], "'taken' exists already") for command in TRAINERS),
+    *((command, ["--output_dir", "taken", "--overwrite"], "'taken' is left alone") for command in TRAINERS),
+    *((command, ["--resume", "--output_dir", "nothing"], "no run in 'nothing'") for command in TRAINERS),
+    *((command, ["--model_name", "./nowhere"], "there is no folder './nowhere'") for command in TRAINERS),
+    *((command, ["--model_name", "taken"], "the folder 'taken' holds no model") for command in TRAINERS),
+    *(
+        (command, ["--model_name", "nobody/no-such"], "'nobody/no-such' is neither a folder here")
+        for command in TRAINERS
+    ),
+    *((command, ["--config", "no_such"], "there is no config file no_such") for command in TRAINERS),
+    *((command, ["--max_step", "3"], "did you mean '--max_steps'?") for command in TRAINERS),
+    *((command, ["--lr", "fast"], 'lr is "fast"') for command in TRAINERS),
+    *(
+        (command, ["--data.path", "rows.jsonl"], "there is no file 'rows.jsonl'")
+        for command in TRAINERS
+        if command != PG
+    ),
+    *((command, ["--data.task", "spell"], "did you mean 'spell_backward'?") for command in (PREFERENCE, ORM, PRM)),
+    (PG, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (PG, ["--tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
+    (PG, ["--group_size", "1"], "group_size: grpo compares"),
+    (PG, ["--algorithm", "grop"], "did you mean 'grpo'?"),
+    (PG, ["--algorithm", "reinforce", "--clip_low", "0.1"], "clip_low: reinforce does not have it"),
+    (PG, ["--reward_functions", "{'nowhere.py:f': 1}"], "there is no file 'nowhere.py'"),
+    (PG, ["--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
+    (DPO, ["--loss", "dppo"], "did you mean 'dpo'?"),
+    (DPO, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (DPO, ["--loss", "dpo", "--orpo_lambda", "0.1"], "orpo_lambda: dpo does not have it"),
+    (SFT, ["--data.tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
+    (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
+    *((command, ["--seeds", "0"], "--seeds: at least 1") for command in COMPARE),
+    *((command, ["--max_steps", "0"], "max_steps is 0") for command in COMPARE),
+]
+
+PROGRAM = """
+import contextlib, importlib, io, json, sys
+from rlhf.errors import run_main
+for command, arguments, _ in json.load(sys.stdin):
+    sys.argv = [command, *arguments]
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        code = run_main(importlib.import_module(command).main, debug=False)
+    loaded = {"torch", "transformers", "accelerate", "reasoning_gym"} & set(sys.modules)
+    print(json.dumps([code, error.getvalue(), sorted(loaded)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, list[str]]]:
+    """Exit code, message, and which heavy packages were loaded for it: of all commands, in one process."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "novel.odt").write_text("years of work")
+    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "HOME": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(CASES),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["taken"], "nothing is left behind"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "number", range(len(CASES)), ids=lambda number: " ".join([CASES[number][0], *CASES[number][1]])
+)
+def test_refused_without_pytorch(answers: list[tuple[int, str, list[str]]], number: int) -> None:
+    code, error, loaded = answers[number]
+    assert CASES[number][2] in error
+    assert (code, loaded) == (2, [])
