@@ -13,14 +13,14 @@ from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.loss import Loss
 from rlhf.cache import key
 from rlhf.candidates import sample_candidates, to_rankings
+from rlhf.data.columns import LABELS, refuse_ambiguous
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
 from rlhf.data.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
 from rlhf.data.rows import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.tasks.problem import Task
-from rlhf.text.chat import Message
+from rlhf.tasks.problem import Task, with_system
 
 LOOK_AHEAD = 100  # examples among which a mismatched completion that fits is looked for
 
@@ -67,7 +67,10 @@ def load(
         train, apart = read.kept[: len(parts[0])], read.kept[len(parts[0]) :]
     else:
         rows = load_rows(config.data.path, split=config.data.split)
-        read = sift_rows(rows, parse_labelled if _labelled(loss, rows) else lambda row: (parse_preference(row), None))
+        labelled = _labelled(loss, rows)
+        if labelled:
+            refuse_ambiguous(rows)
+        read = sift_rows(rows, parse_labelled if labelled else lambda row: (parse_preference(row), None))
         settle([read], say=lambda _: None)  # counted again below, with what cannot be encoded
         train, apart = split_by_question(read.kept, lambda it: it[1][0].question, held_out=config.data.held_out)
     Random(config.seed).shuffle(train)
@@ -94,8 +97,9 @@ def load(
 
 def _labelled(loss: Loss, rows: Sequence[tuple[str, object]]) -> bool:
     """Whether rows are single completions with labels, for a loss that takes such: by the first row that tells."""
-    told = (row for _, row in rows if isinstance(row, Mapping) and not {"completion", "chosen"}.isdisjoint(row))
-    return "pairs" not in loss.needs and "completion" in next(told, {})
+    told = (row for _, row in rows if isinstance(row, Mapping) and not {"chosen", *LABELS}.isdisjoint(row))
+    first = next(told, {})
+    return "pairs" not in loss.needs and "chosen" not in first and not {*LABELS}.isdisjoint(first)
 
 
 def digest(groups: Sequence[Group]) -> str:
@@ -175,15 +179,9 @@ def to_example(
         ValueError: with the reason why it cannot be used.
     """
     ends = slice(None) if label is not None else slice(None, None, len(ranking.completions) - 1)
-    shaped = replace(ranking.take(ends), prompt=_with_system(ranking.prompt, system_prompt))
+    shaped = replace(ranking.take(ends), prompt=with_system(ranking.prompt, system_prompt))
     fitted = to_group(tokenizer, shaped, max_length=max_length, truncation=truncation)
     return Example(fitted.group, (True, False) if label is None else (label,), question=ranking.question), fitted
-
-
-def _with_system(prompt: list[Message], system_prompt: str | None) -> list[Message]:
-    if system_prompt is None or prompt[0]["role"] == "system":
-        return prompt
-    return [{"role": "system", "content": system_prompt}, *prompt]
 
 
 def with_mismatched(examples: Sequence[Example], *, max_length: int, truncation: Truncation) -> list[Example]:

@@ -80,7 +80,8 @@ class Evaluation:
         right = None
         if self.task:
             for problem, sample in zip(self.problems, samples, strict=False):
-                sample["total"] = self.task.verify(problem, sample["completion"]).exact
+                verdict = self.task.verify(problem, sample["completion"])
+                sample["total"] = verdict.exact if verdict else sample["total"]
             right = sum(sample["total"] == 1 for sample in samples)
         self.session.samples(step, samples, right=right)
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from rlhf.config.options import Parser, mapping, seed, temperature, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
-from rlhf.tasks.problem import system_message
 
 if TYPE_CHECKING:
     from rlhf.candidates import Candidates
@@ -38,7 +37,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=user_path, required=True, help="the .jsonl file to write")
     add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
-    add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic or word_problems")
+    add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic, or prompts")
     add("--task_config", type=mapping, default={}, help="the task's own parameters, as YAML")
     answers = ("think_tags", "answer_tag", "last_number", "text")
     add("--answer_in", choices=answers, default="think_tags", help="where the answer stands in a completion")
@@ -58,6 +57,7 @@ def write_pairs(options: argparse.Namespace) -> int:
     from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.data.answers import to_columns
     from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.tasks.problem import refuse_unverified, with_system
     from rlhf.tasks.registry import open_task
 
     output: Path = options.output
@@ -65,6 +65,8 @@ def write_pairs(options: argparse.Namespace) -> int:
         raise UserError(f"--output: '{output}' is not a .jsonl file")
     refuse_output(output)
     task = open_task(options.task, options.task_config, answer_in=options.answer_in)
+    if not options.reward_model:
+        refuse_unverified(task, "pairing by the verifier")
     candidates = sample_candidates(
         options.model_name,
         task,
@@ -81,7 +83,7 @@ def write_pairs(options: argparse.Namespace) -> int:
         rankings = to_rankings(candidates, seed=options.seed, per_problem=options.per_problem)
     rows = [
         {
-            "prompt": [*system_message(options.system_prompt), *ranking.prompt],
+            "prompt": with_system(ranking.prompt, options.system_prompt),
             "chosen": ranking.completions[0],
             "rejected": ranking.completions[-1],
             **({} if ranking.margin is None else {"margin": ranking.margin}),
@@ -92,10 +94,9 @@ def write_pairs(options: argparse.Namespace) -> int:
     if not rows:
         raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
     write_jsonl(output, rows)
-    right = sum(verdict.exact for one in candidates for verdict in one.verdicts) / (
-        len(candidates) * options.candidates
-    )
-    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems; {right:.2f} of the completions are right")
+    exact = [verdict.exact for one in candidates for _, verdict in one.judged]
+    share = f"; {sum(exact) / len(exact):.2f} of the completions are right" if exact else ""
+    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}")
     return 0
 
 
@@ -106,7 +107,6 @@ def judged_by_model(
     from rlhf.data.preferences import Ranking
     from rlhf.models.reward_model import RewardModel
     from rlhf.tasks.problem import messages_for
-    from rlhf.text.chat import Message
 
     model = RewardModel([reward_model])
     judged = []  # candidates that say something, each answer once
@@ -120,8 +120,9 @@ def judged_by_model(
         if len(set(scores)) < 2:
             continue
         best, worst = max(reward, key=reward.__getitem__), min(reward, key=reward.__getitem__)
-        question: list[Message] = [{"role": "user", "content": one.problem.question}]
-        rankings.append(Ranking.of_answers(question, [best, worst], reward[best] - reward[worst]))
+        rankings.append(
+            Ranking.of_answers(messages_for(one.problem, None), [best, worst], reward[best] - reward[worst])
+        )
     return rankings
 
 

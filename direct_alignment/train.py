@@ -36,11 +36,14 @@ def train(command: Command[DirectAlignmentConfig]) -> int:
     from rlhf.logprobs import Scorer
     from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
+    from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
 
     config, loss, settings = resolve(command.config)
     command = replace(command, config=config)
     task = open_task(config.task, config.task_config, answer_in=config.answer_in) if config.task else None
+    if task:
+        refuse_unverified(task, "pairing and judging completions")
     title, headline = config.loss.upper(), ["loss", "reward/accuracy", "reward/margin"]
 
     with open_session(command, METRICS, title=title, headline=headline, advice=Adviser().check) as session:

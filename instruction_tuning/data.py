@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.demonstrations import demonstrate
 from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
-from rlhf.data.messages import CONTEXT, parse_messages, parse_tools, with_context
+from rlhf.data.messages import CONTEXT, first_question, parse_messages, parse_tools, with_context
+from rlhf.data.prompts import conversation_cell
 from rlhf.data.ranking_groups import shared_prompt
 from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
@@ -35,8 +36,7 @@ class Dialogue:
 
     @property
     def question(self) -> str:
-        """What the user asked first. Conversations that begin alike belong on the same side of a split."""
-        return next((message["content"] for message in self.messages if message["role"] == "user"), "")
+        return first_question(self.messages)
 
 
 class Demonstrations:
@@ -144,8 +144,8 @@ def split(
 
 
 def parse_row(row: Row) -> Dialogue:
-    """`messages`, or `prompt` and `completion` as text or as messages, or `instruction`/`input`/`output`; with `system`
-    and `history` in front, and `tools`.
+    """`messages` (or ShareGPT's `conversations`), or `prompt` and `completion` as text or as messages, or
+    `instruction`/`input`/`output`; with `system` and `history` in front, and `tools`.
 
     Raises:
         ValueError: whatever else the row is; it says what was found and what was wanted.
@@ -153,8 +153,9 @@ def parse_row(row: Row) -> Dialogue:
     if not isinstance(row, Mapping):
         raise ValueError(f"wanted columns, found {type(row).__name__}")
     used = {*CONTEXT, "tools"}
-    if row.get("messages"):
-        messages = parse_messages(row["messages"], "user", "messages")
+    conversation = conversation_cell(row)
+    if conversation is not None:
+        messages = parse_messages(conversation, "user", "messages")
     elif "prompt" in row and "completion" in row:
         messages = [
             *parse_messages(row["prompt"], "user", "prompt"),
@@ -172,7 +173,7 @@ def parse_row(row: Row) -> Dialogue:
             f"columns {sorted(row)}: wanted messages, or prompt and completion, or instruction and output{kind_of(row)}"
         )
     refuse_unused(row, used=used, columns=MEANING)
-    if row.get("messages"):
+    if conversation is not None:
         _refuse_another_answer(row, messages[-1])
     messages = with_context(row, messages)
     for message in messages:

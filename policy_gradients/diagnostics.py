@@ -2,16 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.reward_functions import load_functions
+from policy_gradients.reward_functions import names_of
 from policy_gradients.rollout import Batch
 from rlhf.distributed import all_reduce_sum, gather
 from rlhf.logprobs import Scores
@@ -77,8 +76,10 @@ METRICS: dict[str, dict[str, Any]] = {
     "time/sampling_s": {"description": "Sampling and rewarding", "unit": "s"},
     "time/scoring_s": {"description": "Passes without gradient: old policy, reference, values", "unit": "s"},
 }
-
-
+# What there is only where completions are compared with an answer.
+OF_VERDICTS = {
+    *("reward/exact", "reward/format", "reward/partial", "reward/unverified", "groups/solved", "groups/failed"),
+}
 ON_POLICY = (
     "a batch has one optimizer step, taken by the policy that sampled it, so the ratio is 1 and the clip never acts; "
     "--steps_per_batch 4 shows them"
@@ -92,44 +93,60 @@ STILL_ON_POLICY = {
 }
 
 
-def describe_metrics(config: PolicyGradientConfig) -> dict[str, dict[str, Any]]:
+def describe_metrics(config: PolicyGradientConfig, *, verifies: bool = True) -> dict[str, dict[str, Any]]:
     """The metrics of a run, with one for each function of the user, and why some of them cannot move in it.
 
-    Raises:
-        UserError: such a function cannot be loaded.
+    Args:
+        verifies: whether the task has answers that completions are compared with; without, nothing is right or wrong.
     """
     on_policy = config.epochs_per_batch * config.steps_per_batch == 1 and not config.staleness
     still = {name: METRICS[name] | {"still": why} for name, why in STILL_ON_POLICY.items()} if on_policy else {}
     own = {"description": "Mean of your own function", "unit": ""}
-    return METRICS | still | {f"reward/{name}": own for name in load_functions(config.reward_functions)}
+    described = METRICS | still | {f"reward/{name}": own for name in names_of(config.reward_functions)}
+    if verifies:
+        return described
+    loss = described["loss"] | {"description": "Loss of the step; not comparable across steps: watch reward/mean"}
+    return {name: text for name, text in described.items() if name not in OF_VERDICTS} | {"loss": loss}
 
 
 def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
     """Metrics of a batch of rollouts, over all processes."""
     components = [it for rollout in batch.rollouts for it in rollout.components]
-    exact = torch.tensor([[it["exact"] for it in rollout.components] for rollout in batch.rollouts])
+    exact = [[it["exact"] for it in rollout.components] for rollout in batch.rollouts if rollout.is_verified]
     reward = batch.reward
-    length = batch.length
-    sums = {
-        "reward/mean": float(reward.sum()),
-        **{f"reward/{name}": sum(it[name] for it in components) for name in components[0]},
-        "reward/std": float(reward.square().sum()),
-        "length/mean": float(length.sum()),
-        "length/truncated": float(batch.truncated.sum()),
+    n, b = len(components), len(batch.rollouts)
+    found: dict[str, tuple[float, int]] = {  # sums, and over how many
+        "reward/mean": (float(reward.sum()), n),
+        **{f"reward/{name}": _sum_of(name, components) for name in _names(components, accelerator)},
+        "reward/std": (float(reward.square().sum()), n),
+        "length/mean": (float(batch.length.sum()), n),
+        "length/truncated": (float(batch.truncated.sum()), n),
+        "groups/contrast": (float((reward != reward[:, :1]).any(1).sum()), b),
+        "groups/solved": (sum(min(own) == 1 for own in exact), len(exact)),
+        "groups/failed": (sum(max(own) == 0 for own in exact), len(exact)),
     }
-    by_group = {
-        "groups/contrast": float((reward != reward[:, :1]).any(1).sum()),
-        "groups/solved": float((exact == 1).all(1).sum()),
-        "groups/failed": float((exact == 0).all(1).sum()),
-    }
-    values = all_reduce_sum([len(components), len(exact), *sums.values(), *by_group.values()], accelerator)
-    n, b, values = values[0], values[1], values[2:]
-    metrics = {key: value / n for key, value in zip(sums, values, strict=False)}
-    metrics |= {key: value / b for key, value in zip(by_group, values[len(sums) :], strict=True)}
+    sums, counts = (all_reduce_sum([pair[i] for pair in found.values()], accelerator) for i in (0, 1))
+    metrics = {key: total / count for key, total, count in zip(found, sums, counts, strict=True) if count}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
     metrics["groups/drawn"] = float(batch.drawn)
-    metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
+    metrics["length/max"] = float(accelerator.gather(batch.length.max()[None].to(accelerator.device)).max())
     return metrics
+
+
+def _names(components: Sequence[Mapping[str, float]], accelerator: Accelerator) -> list[str]:
+    """The components of any completion, the same in all processes: of prompts without an answer there is no `exact`."""
+    return list(dict.fromkeys(name for own in gather(list(map(list, components)), accelerator) for name in own))
+
+
+def _sum_of(name: str, components: Sequence[Mapping[str, float]]) -> tuple[float, int]:
+    values = [own[name] for own in components if name in own]
+    return sum(values), len(values)
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What the console shows of a step: how many completions are right, or, without answers, their mean reward."""
+    key, name = ("reward/exact", "right") if "reward/exact" in metrics else ("reward/mean", "reward")
+    return {name: f"{metrics[key]:.2f}", "length": f"{metrics['length/mean']:.0f}"}
 
 
 class UpdateSums:
@@ -215,13 +232,18 @@ class Adviser:
         def always(condition) -> bool:
             return all(condition(m) for m in self.recent)
 
-        if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/failed"] > 0.9):
+        if always(lambda m: m["groups/contrast"] < 0.05 and "groups/failed" not in m):
+            advice.append(
+                "In over 95 % of the groups all completions have the same reward, so there is no gradient. Look at the "
+                "rewards in samples.jsonl, or raise group_size or temperature."
+            )
+        if always(lambda m: m["groups/contrast"] < 0.05 and m.get("groups/failed", 0.0) > 0.9):
             advice.append(
                 "No completion is right in over 90 % of the groups, so all advantages are 0 and there is no gradient. "
                 "Make the task easier (task_config), train on demonstrations first (instruction_tuning), or raise "
                 "group_size. Look at samples.jsonl: if the answers are right but in another form, see answer_in."
             )
-        if always(lambda m: m["groups/contrast"] < 0.05 and m["groups/solved"] > 0.9):
+        if always(lambda m: m["groups/contrast"] < 0.05 and m.get("groups/solved", 0.0) > 0.9):
             advice.append("Over 90 % of the groups are solved completely: nothing is left to learn from this task.")
         if always(lambda m: m["length/truncated"] > 0.8):
             advice.append(
@@ -233,22 +255,24 @@ class Adviser:
                 "The policy is over 1 nat per token from its reference: it drifts from the text it was trained on. "
                 "Lower lr or raise kl_coef."
             )
-        form, right = first["reward/format"], first["reward/exact"]
-        tidy = always(lambda m: m["reward/format"] > max(0.95, form + 0.2))
-        if tidy and always(lambda m: m["reward/exact"] < right + 0.02):
+        form, right = first.get("reward/format", 1.0), first.get("reward/exact", 0.0)  # none without an answer
+        tidy = always(lambda m: m.get("reward/format", 0.0) > max(0.95, form + 0.2))
+        if tidy and always(lambda m: m.get("reward/exact", 1.0) < right + 0.02):
             advice.append(
                 "The form of the answers has become right but the answers have not: only the reward for form is "
                 "earned. Lower reward_weights.format."
             )
         if always(lambda m: "reward/model" in m and m["reward/model"] > first["reward/model"]) and always(
-            lambda m: m["reward/exact"] < right - 0.05
+            lambda m: m.get("reward/exact", 1.0) < right - 0.05
         ):
             advice.append(
                 "The reward model gives higher scores than at the start while fewer completions are right: the policy "
                 "has found what it overrates. Stop earlier, raise kl_coef, lower lr, or train the reward model on "
                 "completions of this policy too."
             )
-        if always(lambda m: m.get("policy/entropy", 1.0) < 0.005) and always(lambda m: m["reward/exact"] < 0.9):
+        if always(lambda m: m.get("policy/entropy", 1.0) < 0.005) and always(
+            lambda m: m.get("reward/exact", 0.0) < 0.9
+        ):
             advice.append("Entropy is nearly 0: the policy has stopped exploring. Lower lr, or raise clip_high.")
         if always(lambda m: m.get("critic/explained_variance", 1.0) < 0.0) and always(lambda m: m["reward/std"] > 0.1):
             advice.append(

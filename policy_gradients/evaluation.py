@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.rewards import RewardFunction
 from rlhf.evaluation import evaluate_task
 from rlhf.run.session import Session
 from rlhf.tasks.problem import Problem, Task
@@ -19,14 +20,28 @@ class HeldOut:
     def all(self) -> list[Problem]:
         return [problem for problems in self.problems.values() for problem in problems]
 
-    def evaluate(self, session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
-        """Sampled; before the first step and after the last also greedily."""
-        self._evaluate(session, model, tokenizer, step, greedy=False)
-        if session.is_edge(step):
-            self._evaluate(session, model, tokenizer, step, greedy=True)
+    def evaluate(
+        self,
+        session: Session,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reward: RewardFunction,
+        step: int,
+    ) -> None:
+        """Accuracy, or the mean reward where there are no reference answers. Sampled; before the first step and after
+        the last also greedily."""
+        for greedy in [False, True] if session.is_edge(step) else [False]:
+            self._evaluate(session, model, tokenizer, reward, step, greedy=greedy)
 
     def _evaluate(
-        self, session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int, *, greedy: bool
+        self,
+        session: Session,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reward: RewardFunction,
+        step: int,
+        *,
+        greedy: bool,
     ) -> None:
         config = self.config
         for name, problems in self.problems.items():
@@ -36,6 +51,7 @@ class HeldOut:
                 self.tasks[name],
                 problems,
                 session.accelerator,
+                reward=reward.totals,
                 greedy=greedy,
                 system_prompt=config.system_prompt,
                 max_new_tokens=config.max_new_tokens,

@@ -1,10 +1,7 @@
 """What a config names, looked at before PyTorch is loaded: models, tasks, files."""
 
-from pathlib import Path
-
 from policy_gradients.config import PolicyGradientConfig
-from rlhf.config.paths import home
-from rlhf.errors import UserError
+from policy_gradients.reward_loading import load_function
 from rlhf.models.names import find_folder
 from rlhf.tasks.names import refuse_unknown_task
 
@@ -14,9 +11,7 @@ def look(config: PolicyGradientConfig) -> None:
     for task in config.tasks or [config.task]:
         refuse_unknown_task(task)
     for spec in config.reward_functions:
-        file = spec.rpartition(":")[0]
-        if file.endswith(".py") and not Path(home(file)).is_file():
-            raise UserError(f"reward_functions: there is no file '{file}'")
+        load_function(spec)
     find_folder(config.model_name)
     for name in config.reward_models:
         find_folder(name, key="reward_model")

@@ -1,64 +1,210 @@
-"""Reward components of the user: functions in Python files, loaded and checked before any model is loaded."""
+"""Reward components of the user: functions of a file or a module, loaded and checked before any model is loaded.
 
+A function is given one completion or a whole batch, by the names of its parameters:
+
+    def brevity(prompt, completion, answer) -> float: ...                # one completion
+    def brevity(prompts, completions, answer, **kwargs) -> list[float]: ...    # a batch: TRL's form
+
+`completion` is text; `prompt` is text, or the messages that the data have. A batch has lists, as TRL passes them: where
+a prompt is messages, its completion is `[{"role": "assistant", "content": text}]`. Besides these a function may name
+`question` (the prompt as text), `answer` (the reference, or ""), `completion_ids` (a batch's sampled tokens), and any
+column of the data; `**kwargs` takes them all. It may be asynchronous: such calls are awaited together.
+"""
+
+import asyncio
 import inspect
 import math
-import os
-import sys
-import traceback
-import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from importlib.util import module_from_spec, spec_from_file_location
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
+from policy_gradients.reward_loading import BATCH, FORMS, ONE, line_in, load_function, text_of_error, unchanged
+from rlhf.data.answers import Answer, text_of
 from rlhf.data.columns import short
-from rlhf.errors import UserError, nearest
+from rlhf.errors import UserError
+from rlhf.tasks.problem import Problem
 
-UserFunction = Callable[[str, str, str], Any]  # question, completion, answer -> a number
-ARGUMENTS = "question, completion, answer"
 SHOWN = 80  # characters of a completion in a message
-_modules: dict[tuple[Path, int], ModuleType] = {}  # by file and time of change, so that a file runs once
+
+type Sampled = tuple[Problem, Answer | str]  # a problem with one completion
 
 
 @dataclass(frozen=True)
 class UserComponent:
-    """One function, `file.py:name`, with its weight in the sum."""
+    """A function of the user, with its weight in the sum."""
 
-    file: str
+    source: str  # the file or the module
     name: str
-    function: UserFunction
+    function: Callable[..., Any]
     weight: float
 
-    def __call__(self, question: str, completion: str, answer: str) -> float:
-        """The function's number.
+    @property
+    def form(self) -> str:
+        parameters = inspect.signature(self.function).parameters
+        return ONE if ONE in parameters else BATCH
+
+    def calls(self, sampled: Sequence[Sampled]) -> list[Callable[[], Any]]:
+        """One call for each completion, or one for all."""
+        if self.form == ONE:
+            return [self._call(arguments_of_one(problem, answer), [(problem, answer)]) for problem, answer in sampled]
+        return [self._call(arguments_of_batch(sampled), sampled)] if sampled else []
+
+    def refuse_uncallable(self, problem: Problem) -> None:
+        """See that the data have all that the function asks for.
 
         Raises:
-            UserError: it raises, whatever it is, or returns no finite number.
+            UserError: a parameter is no column of theirs.
         """
+        one = self.form == ONE
+        given = arguments_of_one(problem, "") if one else arguments_of_batch([(problem, "")])
         try:
-            with unchanged():
-                value = self.function(question, completion, answer)
+            inspect.signature(self.function).bind(**self._taken(given))
+        except TypeError as error:
+            raise UserError(
+                f"reward_functions: {self.name} in {self.source} takes {inspect.signature(self.function)}: {error}",
+                hint=f"There are {', '.join(given)}. {FORMS}.",
+            ) from error
+
+    def rewards(self, returned: Sequence[Any], sampled: Sequence[Sampled]) -> list[float]:
+        """The numbers of all completions, of what the calls returned.
+
+        Raises:
+            UserError: there are not as many, or one is none; with its row.
+        """
+        values = list(returned) if self.form == ONE else self._listed(returned, len(sampled))
+        found = []
+        for value, (problem, answer) in zip(values, sampled, strict=True):
+            with self._blamed([(problem, answer)]):
                 number = as_number(value)
-        except KeyboardInterrupt:
+            if number is None:
+                raise UserError(
+                    f"reward_functions: {self.name} returned {short(value)} for {_shown(problem, answer)}, wanted a "
+                    f"finite number ({self.source})"
+                )
+            found.append(number)
+        return found
+
+    def _listed(self, returned: Sequence[Any], count: int) -> list[Any]:
+        if not returned:
+            return []
+        (values,) = returned
+        plain = values.tolist() if isinstance(values, torch.Tensor) else values
+        if isinstance(plain, str | Mapping) or not hasattr(plain, "__len__"):
+            raise UserError(
+                f"reward_functions: {self.name} returned {short(values)}, wanted a list of {count} numbers, one a "
+                f"completion ({self.source})"
+            )
+        if len(plain) != count:
+            raise UserError(
+                f"reward_functions: {self.name} returned {len(plain)} numbers for {count} completions ({self.source})"
+            )
+        return list(plain)
+
+    def _call(self, arguments: Mapping[str, Any], sampled: Sequence[Sampled]) -> Callable[[], Any]:
+        def call() -> Any:
+            with self._blamed(sampled), unchanged():
+                returned = self.function(**self._taken(arguments))
+            return self._awaited(returned, sampled) if inspect.isawaitable(returned) else returned
+
+        return call
+
+    async def _awaited(self, returned: Awaitable[Any], sampled: Sequence[Sampled]) -> Any:
+        with self._blamed(sampled):
+            return await returned
+
+    def _taken(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        parameters = inspect.signature(self.function).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return dict(arguments)
+        return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
+
+    @contextmanager
+    def _blamed(self, sampled: Sequence[Sampled]) -> Generator[None]:
+        """What the function raises, as an error that says where it is and for which completion."""
+        try:
+            yield
+        except (KeyboardInterrupt, asyncio.CancelledError, UserError):
             raise
         except BaseException as error:  # sys.exit too: a reward function does not end a run without a word
-            raise UserError(
-                f"reward_functions: {self.name} in {self.file}{_line(error, self.file)} raised "
-                f"{_text(error)} for the completion {_shown(completion)}"
-            ) from error
-        if number is None:
-            raise UserError(
-                f"reward_functions: {self.name} returned {short(value)} for the completion {_shown(completion)}, "
-                f"wanted a finite number ({self.file})"
-            )
-        return number
+            where = f"{self.name} in {self.source}{line_in(error, self.source)}"
+            which = _shown(*sampled[0]) if len(sampled) == 1 else f"a batch of {len(sampled)} completions"
+            raise UserError(f"reward_functions: {where} raised {text_of_error(error)} for {which}") from error
+
+
+def arguments_of_one(problem: Problem, answer: Answer | str) -> dict[str, Any]:
+    """What a function of one completion may ask for."""
+    prompt = [dict(message) for message in problem.prompt] or problem.question
+    return {
+        **problem.columns,
+        "prompt": prompt,
+        "question": problem.question,
+        "completion": text_of(answer),
+        "answer": problem.answer,
+    }
+
+
+def arguments_of_batch(sampled: Sequence[Sampled]) -> dict[str, list[Any]]:
+    """What a function of a batch may ask for, as TRL passes it: a list each, with an entry for every completion."""
+    ones = [arguments_of_one(problem, answer) for problem, answer in sampled]
+    columns = dict.fromkeys(name for one in ones for name in one if name not in ("prompt", "completion"))
+    return {
+        **{name: [one.get(name) for one in ones] for name in columns},
+        "prompts": [one["prompt"] for one in ones],
+        "completions": [
+            one["completion"] if isinstance(one["prompt"], str) else [_said(one["completion"])] for one in ones
+        ],
+        "completion_ids": [list(answer.tokens) if isinstance(answer, Answer) else [] for _, answer in sampled],
+    }
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def evaluate(functions: Iterable[UserComponent], sampled: Sequence[Sampled]) -> dict[str, list[float]]:
+    """The rewards of all completions by each function; what is asynchronous is awaited together.
+
+    Raises:
+        UserError: a function raises, whatever it is, or returns something else than finite numbers.
+    """
+    functions = list(functions)
+    returned = [[call() for call in function.calls(sampled)] for function in functions]
+    waiting = [value for values in returned for value in values if inspect.isawaitable(value)]
+    done = iter(_together(waiting))
+    returned = [[next(done) if inspect.isawaitable(value) else value for value in values] for values in returned]
+    return {it.name: it.rewards(values, sampled) for it, values in zip(functions, returned, strict=True)}
+
+
+def _together(waiting: Sequence[Awaitable[Any]]) -> list[Any]:
+    async def gather() -> list[Any]:
+        return await asyncio.gather(*waiting)
+
+    if not waiting:
+        return []
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with unchanged():
+            return asyncio.run(gather())
+    with ThreadPoolExecutor(1) as pool:  # a notebook has a loop of its own
+        return pool.submit(lambda: asyncio.run(gather())).result()
+
+
+def as_number(value: object) -> float | None:
+    """A finite number as a float: Python's, numpy's, or a tensor's or array's only element. None for anything else."""
+    item = getattr(value, "item", None)
+    try:
+        plain = item() if callable(item) else value
+        number = float(plain) if isinstance(plain, Real | Decimal) else math.nan
+    except (ValueError, TypeError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def load_functions(weights: Mapping[str, float]) -> dict[str, UserComponent]:
@@ -77,103 +223,8 @@ def names_of(functions: Iterable[str]) -> list[str]:
     return [spec.rsplit(":", 1)[-1] for spec in functions]
 
 
-def load_function(spec: str) -> UserFunction:
-    """`file.py:function`.
-
-    Raises:
-        UserError: there is no such file or function, the file does not run, or the function cannot be called with
-            (question, completion, answer).
-    """
-    file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not name or path.suffix != ".py":
-        raise UserError(f"reward_functions: '{spec}' is not of the form file.py:function")
-    if not path.is_file():
-        raise UserError(f"reward_functions: there is no file '{file}'")
-    module = _module(path, file)
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"reward_functions: {file} has no function '{name}': {nearest(name, functions)}")
-    _refuse_uncallable(function, name, file)
-    return function
-
-
-def as_number(value: object) -> float | None:
-    """A finite number as a float: Python's, numpy's, or a tensor's or array's only element. None for anything else."""
-    item = getattr(value, "item", None)
-    try:
-        plain = item() if callable(item) else value
-        number = float(plain) if isinstance(plain, Real | Decimal) else math.nan
-    except (ValueError, TypeError, OverflowError, RuntimeError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-@contextmanager
-def unchanged() -> Generator[None]:
-    """Leave the process as it was, whatever another's code sets in it: the folder that files are written into, whether
-    there are gradients, the type of new tensors. Training draws no random numbers of the process, so these are free."""
-    folder, gradient, kind = os.getcwd(), torch.is_grad_enabled(), torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        torch.set_grad_enabled(gradient)
-        torch.set_default_dtype(kind)
-
-
-def _module(path: Path, file: str) -> ModuleType:
-    key = (path.resolve(), path.stat().st_mtime_ns)
-    if key in _modules:
-        return _modules[key]
-    spec = spec_from_file_location(f"reward_functions.{path.stem}", path)
-    assert spec is not None  # of a .py file there is always one
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses and pickle look themselves up there
-    try:
-        with unchanged(), warnings.catch_warnings():
-            spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise UserError(f"reward_functions: {file}{_line(error, file)} does not run: {_text(error)}") from error
-    _modules[key] = module
-    return module
-
-
-def _refuse_uncallable(function: UserFunction, name: str, file: str) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # some that are written in C have none
-        return
-    try:
-        signature.bind("question", "completion", "answer")
-    except TypeError as error:
-        raise UserError(
-            f"reward_functions: {name} in {file} takes {signature}, wanted ({ARGUMENTS}): {error}"
-        ) from error
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise UserError(f"reward_functions: {name} in {file} is asynchronous or a generator, wanted a plain function")
-
-
-def _line(error: BaseException, file: str) -> str:
-    """', line 3' of the file, where the traceback knows it."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f", line {error.lineno},"
-    path = Path(file).expanduser().resolve()
-    lines = [it.lineno for it in traceback.extract_tb(error.__traceback__) if Path(it.filename).resolve() == path]
-    return f", line {lines[-1]}," if lines else ""
-
-
-def _text(error: BaseException) -> str:
-    try:
-        first = next(iter(str(error).splitlines()), "")
-    except Exception:  # of an exception whose own text fails
-        first = ""
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def _shown(completion: str) -> str:
-    return repr(completion if len(completion) <= SHOWN else completion[:SHOWN] + "...")
+def _shown(problem: Problem, answer: Answer | str) -> str:
+    """A completion, and whose row it is where that is known."""
+    text = text_of(answer)
+    said = repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
+    return f"the completion {said}{problem.where and f' of {problem.where}'}"

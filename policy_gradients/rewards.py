@@ -1,21 +1,17 @@
 """Rewards of completions. The components are kept, so that a policy that games one of them can be seen doing it.
 
-The components are the verdict of the task, the score of a trained reward model (`reward_model: runs/NAME`), and your
-own functions. The reward is their weighted sum.
-
-A component of your own is a function in a file, in the config `reward_functions: {path/to/file.py:brevity: 0.1}`:
-
-    def brevity(question: str, completion: str, answer: str) -> float:
-        return -len(completion) / 100
+The components are the verdict of the task, where it has reference answers, the score of a trained reward model
+(`reward_model: runs/NAME`), and your own functions (`reward_functions: {path/to/file.py:brevity: 0.1}`, see
+`reward_functions.py`). The reward is their weighted sum.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
-from policy_gradients.reward_functions import load_functions, names_of
+from policy_gradients.reward_functions import evaluate, load_functions, names_of
 from rlhf.data.answers import Answer, text_of
 from rlhf.errors import UserError
-from rlhf.tasks.problem import Problem, Task, Verdict, messages_for
+from rlhf.tasks.problem import Problem, Task, messages_for
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions
@@ -44,8 +40,13 @@ class RewardFunction:
         self.weights = weights.model_dump() | {name: function.weight for name, function in self.functions.items()}
 
     def components(self, answered: Sequence[Answered]) -> list[list[dict[str, float]]]:
-        """The components of every completion; a reward model scores all of them at once."""
+        """The components of every completion; your functions and a reward model are asked for all of them at once."""
         components = [[self.of_text(problem, text_of(it)) for it in answers] for problem, answers in answered]
+        each = [completion for group in components for completion in group]
+        sampled = [(problem, answer) for problem, answers in answered for answer in answers]
+        for name, values in evaluate(self.functions.values(), sampled).items():
+            for completion, value in zip(each, values, strict=True):
+                completion[name] = value
         if self.reward_model is not None:
             for group, scores in zip(components, self.reward_model(answered), strict=True):
                 for completion, score in zip(group, scores, strict=True):
@@ -53,19 +54,44 @@ class RewardFunction:
         return components
 
     def of_text(self, problem: Problem, completion: str) -> dict[str, float]:
-        """The unweighted components of one completion by name, but for a reward model's score."""
-        verdict: Verdict = self.task.verify(problem, completion)
+        """What the task says of one completion, by name; nothing where there is no reference answer."""
+        verdict = self.task.verify(problem, completion)
+        if verdict is None:
+            return {}
         return {
             "exact": verdict.exact,
             "format": verdict.format,
             "partial": verdict.partial,
             UNVERIFIED: float(bool(verdict.failed)),
-            **{name: it(problem.question, completion, problem.answer) for name, it in self.functions.items()},
         }
 
     def total(self, components: Mapping[str, float]) -> float:
         """The weighted sum of a completion's components."""
         return sum(self.weights[name] * value for name, value in components.items() if name != UNVERIFIED)
+
+    def totals(self, answered: Sequence[Answered]) -> list[float]:
+        """The weighted sums of all completions."""
+        return [self.total(completion) for group in self.components(answered) for completion in group]
+
+
+def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -> None:
+    """See that completions of every task can be rewarded, before anything is loaded.
+
+    Raises:
+        UserError: a function cannot be found, or asks for columns that the prompts do not have; or nothing rewards the
+            completions of a task without reference answers.
+    """
+    functions = load_functions(config.reward_functions)
+    for task in tasks.values():
+        (problem,) = task.train_problems(seed=config.seed, first=0, count=1)
+        for function in functions.values():
+            function.refuse_uncallable(problem)
+        if not (task.verifies or functions or config.reward_models):
+            raise UserError(
+                f"task: {task.name} has no reference answers, so nothing rewards its completions",
+                hint="Give reward_functions or a reward_model; or task_config: {match: number}, text or math, if the "
+                "rows have answers.",
+            )
 
 
 def make_reward(task: Task, config: PolicyGradientConfig) -> RewardFunction:

@@ -31,8 +31,16 @@ class Rollout:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some completions are right and some wrong, by exact success, whatever else the reward counts."""
+        """Whether some completions are right and some wrong, by exact success, whatever else the reward counts; without
+        a reference answer, whether their rewards differ."""
+        if not self.is_verified:
+            return len(set(self.reward)) > 1
         return len({components["exact"] for components in self.components}) > 1
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a reference answer told right from wrong."""
+        return "exact" in self.components[0]
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class Batch:
             {
                 "prompt": rollout.problem.question,
                 "completion": rollout.texts[0],
-                "answer": rollout.problem.answer,
+                **({"answer": rollout.problem.answer} if rollout.is_verified else {}),
                 "reward": rollout.components[0],
                 "total": rollout.reward[0],
             }

@@ -97,13 +97,7 @@ class Sampler:
             if len(mixed) >= count:
                 break
         if not mixed and not any_mixed_yet:
-            solved = sum(rollout.components[0]["exact"] == 1 for rollout in uniform) / len(uniform)
-            raise UserError(
-                f"none of {len(uniform)} groups has both right and wrong completions ({solved:.0%} are all right, "
-                f"{1 - solved:.0%} all wrong), so there is nothing to learn from",
-                hint="Make the task easier or harder (task_config), raise group_size, or train on demonstrations first "
-                "(instruction_tuning). If answers are right but in another form, see answer_in.",
-            )
+            raise _nothing_to_learn(uniform)
         # In the order of the stream again, so that no optimizer step is made of uniform groups alone.
         chosen = sorted([*mixed, *uniform][:count], key=lambda rollout: rollout.number)
         return local_shard(chosen, self.accelerator), first
@@ -224,3 +218,20 @@ class Sampler:
             prompted.append((number, problem, self._prompt(problem)))
             sampled.append(SampledCompletions(saved["tokens"], saved["logp"], saved["truncated"]))
         return self.rewarded(prompted, sampled)
+
+
+def _nothing_to_learn(uniform: Sequence[Rollout]) -> UserError:
+    """Of groups in which all completions are alike."""
+    verified = [rollout for rollout in uniform if rollout.is_verified]
+    if not verified:
+        return UserError(
+            f"in {len(uniform)} groups all completions have the same reward, so there is nothing to learn from",
+            hint="Look at what reward_functions give for different completions, or raise group_size or temperature.",
+        )
+    solved = sum(rollout.components[0]["exact"] == 1 for rollout in verified) / len(verified)
+    return UserError(
+        f"none of {len(uniform)} groups has both right and wrong completions ({solved:.0%} are all right, "
+        f"{1 - solved:.0%} all wrong), so there is nothing to learn from",
+        hint="Make the task easier or harder (task_config), raise group_size, or train on demonstrations first "
+        "(instruction_tuning). If answers are right but in another form, see answer_in.",
+    )

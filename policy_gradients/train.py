@@ -37,10 +37,10 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     from policy_gradients.credit import Credit
     from policy_gradients.critic import CriticLearner
     from policy_gradients.defaults import resolve
-    from policy_gradients.diagnostics import Adviser, batch_metrics, describe_metrics
+    from policy_gradients.diagnostics import Adviser, batch_metrics, describe_metrics, shown
     from policy_gradients.evaluation import HeldOut
     from policy_gradients.reference import Reference
-    from policy_gradients.rewards import make_reward
+    from policy_gradients.rewards import make_reward, refuse_unrewarded
     from policy_gradients.sampler import Sampler
     from policy_gradients.tasks import open_tasks, training_task
     from policy_gradients.update import PolicyLearner
@@ -51,9 +51,10 @@ def train(command: Command[PolicyGradientConfig]) -> int:
     command = replace(command, config=config)
     tasks = open_tasks(config)
     task = training_task(tasks, config)
+    refuse_unrewarded(tasks, config)
     held_out = HeldOut(tasks, config)
-    title, headline = config.algorithm.upper(), ["reward/exact", "length/mean"]
-    described, advice = describe_metrics(config), Adviser().check
+    title, headline = config.algorithm.upper(), ["reward/exact" if task.verifies else "reward/mean", "length/mean"]
+    described, advice = describe_metrics(config, verifies=task.verifies), Adviser().check
     with open_session(command, described, title=title, headline=headline, advice=advice) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
@@ -75,7 +76,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
         for stateful in (sampler, credit, policy):
             stateful.load_state(state)
 
-        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer)):
+        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer, reward)):
             # 1. Sample completions of new prompts and reward them. With staleness, take a batch sampled earlier.
             with session.watch("sampling"):
                 batch = sampler.next_batch()
@@ -105,8 +106,7 @@ def train(command: Command[PolicyGradientConfig]) -> int:
             if critic:
                 metrics |= critic.end_step()
             tokens = round(metrics["length/mean"] * config.prompts_per_step * config.group_size)
-            shown = {"right": f"{metrics['reward/exact']:.2f}", "length": f"{metrics['length/mean']:.0f}"}
-            session.log(done, metrics, tokens=tokens, show=shown)
+            session.log(done, metrics, tokens=tokens, show=shown(metrics))
             if session.is_due("sample", done):
                 session.samples(done, batch.samples())
             session.end_step(done, state=lambda: sampler.state() | credit.state() | policy.state())

@@ -19,10 +19,7 @@ class DataConfig(Section):
     held_out: int = Field(400, gt=0, description="Kept for the final evaluation, whole questions (at most a fifth).")
     validation: int = Field(100, gt=0, description="Kept for early stopping, whole questions (at most a fifth).")
     policy: PathName = Field("embedded", description="samples: the model whose completions are judged.")
-    questions: PathName | None = Field(
-        None, description="samples: a file or Hub set with question and answer (a last number), instead of `task`."
-    )
-    task: str = Field("step_arithmetic", description="samples: of reasoning-gym, step_arithmetic or word_problems.")
+    task: str = Field("step_arithmetic", description="samples: of reasoning-gym, step_arithmetic or prompts.")
     task_config: dict[str, Any] = Field({}, description="samples: the task's own parameters.")
     answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
         "think_tags",

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from reward_models.config import DataConfig
-from reward_models.questions import load_questions
 from rlhf.candidates import Candidates, sample_candidates
 from rlhf.data.splits import split_by_question
 from rlhf.groups import Group
+from rlhf.tasks.problem import refuse_unverified
 from rlhf.tasks.registry import open_task
 
 type Say = Callable[[str], None]
@@ -97,19 +97,15 @@ def numbered[T](items: Iterable[T]) -> list[tuple[str, T]]:
 
 def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candidates]]:
     """(name, training candidates, held-out candidates), sampled from `data.policy` or taken from the cache."""
-    if data.questions:
-        problems, verifier = load_questions(data.questions, split=data.split, size=data.problems + data.held_out)
-        train, held_out = split_by_question(problems, lambda p: p.question, held_out=data.held_out)
-        name = data.questions
-    else:
-        verifier = open_task(data.task, data.task_config, answer_in=data.answer_in)
-        drawn = verifier.train_problems(seed=data.seed, first=0, count=data.problems)
-        train = list({problem.question: problem for problem in drawn}.values())
-        held_out, name = verifier.held_out_problems(data.held_out), data.task
+    task = open_task(data.task, data.task_config, answer_in=data.answer_in)
+    refuse_unverified(task, "data.path samples")
+    drawn = task.train_problems(seed=data.seed, first=0, count=data.problems)
+    train = list({problem.question: problem for problem in drawn}.values())
+    held_out = task.held_out_problems(data.held_out)
     candidates, held = (
         sample_candidates(
             data.policy,
-            verifier,
+            task,
             problems,
             count=data.candidates,
             max_new_tokens=data.max_new_tokens,
@@ -118,4 +114,4 @@ def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candi
         )
         for problems in (train, held_out)
     )
-    return name, candidates, held
+    return data.task, candidates, held

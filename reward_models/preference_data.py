@@ -35,7 +35,9 @@ def preference_examples(
         fitted = to_group(tokenizer, ranking, max_length=config.max_length, truncation=config.truncation)
         texts = ["\n\n".join(message["content"] for message in answer) for answer in ranking.completions]
         subset = str(row.get("subset") or "")
-        return Example(ranking.question, fitted.group, texts, margin=ranking.margin or 0.0, subset=subset), fitted
+        right: list[bool | None] = [i < ranking.chosen for i in range(len(texts))] if ranking.chosen else []
+        margin = ranking.margin or 0.0
+        return Example(ranking.question, fitted.group, texts, right, margin=margin, subset=subset), fitted
 
     found = usable(rows, read, say=say)
     describe_cuts((fitted for _, fitted in found), max_length=config.max_length, say=say)

@@ -24,7 +24,7 @@ from rlhf.text.steps import JudgedAt, encode_steps, join_steps, separator_token,
 def process_data(config: ProcessConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> Split:
     data = config.data
     if data.path == "samples":
-        if data.task != "step_arithmetic" or data.questions:
+        if data.task != "step_arithmetic":
             raise UserError(
                 "data.task: the labels of steps are computed for step_arithmetic alone",
                 hint="Give a file with labelled steps as data.path.",
@@ -63,8 +63,8 @@ def candidates_to_traces(candidates: Candidates) -> Traces:
     """A policy's own arithmetic, each step labelled by calculating it."""
     expression = candidates.problem.entry["metadata"]["expression"]
     traces = []
-    for text, verdict in zip(candidates.texts, candidates.verdicts, strict=True):
-        steps = split_steps(text)
+    for answer, verdict in candidates.judged:
+        steps = split_steps(answer.text)
         if steps:
             traces.append(Trace(steps, list(label_arithmetic(expression, steps)), verdict.exact == 1))
     return candidates.problem.question, traces

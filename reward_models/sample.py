@@ -20,11 +20,7 @@ def to_row(candidates: "Candidates") -> dict[str, Any]:
     """What an outcome model is trained on; of completions that say something, as they were sampled."""
     from rlhf.data.answers import to_columns
 
-    judged = [
-        (answer, verdict.exact == 1)
-        for answer, verdict in zip(candidates.answers, candidates.verdicts, strict=True)
-        if answer.text.strip()
-    ]
+    judged = [(answer, verdict.exact == 1) for answer, verdict in candidates.judged if answer.text.strip()]
     answers = [answer for answer, _ in judged]
     return {
         "question": candidates.problem.question,
@@ -40,12 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
     add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
-    add("--task", default="step_arithmetic", help="of reasoning-gym, or word_problems (default: step_arithmetic)")
+    add("--task", default="step_arithmetic", help="of reasoning-gym, or prompts (default: step_arithmetic)")
     add("--task_config", type=mapping, default={}, metavar="{KEY: VALUE}", help="the task's own parameters")
     answers = ("think_tags", "answer_tag", "last_number", "text")
     add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
-    add("--questions", metavar="FILE", help="file or Hub set with question and answer, instead of --task")
-    add("--split", default="train", help="split of a Hub set (default: train)")
     add("--problems", type=whole(1), default=500, help="how many problems (default: 500)")
     add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
     add("--max_new_tokens", type=whole(1), default=96, help="tokens at which a completion is cut (default: 96)")
@@ -54,21 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=seed, default=0)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
-    from reward_models.questions import load_questions
     from rlhf.candidates import sample_candidates
     from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
 
-    refuse_output(o.output, reads=o.questions or "")
-    if o.questions:
-        problems, verifier = load_questions(o.questions, split=o.split, size=o.problems)
-    else:
-        verifier = open_task(o.task, o.task_config, answer_in=o.answer_in)
-        problems = verifier.train_problems(seed=o.seed, first=0, count=o.problems)
-        problems = list({problem.question: problem for problem in problems}.values())
+    refuse_output(o.output)
+    task = open_task(o.task, o.task_config, answer_in=o.answer_in)
+    refuse_unverified(task, "sampling labelled solutions")
+    problems = task.train_problems(seed=o.seed, first=0, count=o.problems)
+    problems = list({problem.question: problem for problem in problems}.values())
     candidates = sample_candidates(
         o.model_name,
-        verifier,
+        task,
         problems,
         count=o.candidates,
         max_new_tokens=o.max_new_tokens,
@@ -77,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         system_prompt=o.system_prompt,
     )
     write_jsonl(o.output, map(to_row, candidates))
-    right = sum(verdict.exact for one in candidates for verdict in one.verdicts)
+    right = sum(verdict.exact for one in candidates for _, verdict in one.judged)
     count = sum(len(one.texts) for one in candidates)
     print(f"{count} completions of {len(candidates)} problems, {right / count:.3f} right: {o.output}")
 

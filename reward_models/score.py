@@ -27,7 +27,9 @@ def parse_answers(row: "Row") -> "tuple[Row, Conversation]":
     """
     from rlhf.data.answers import from_columns
     from rlhf.data.columns import JUDGEMENT, is_missing, kind_of, refuse_unused
-    from rlhf.data.preferences import AS_SAMPLED, CONTEXT, read_prompt
+    from rlhf.data.messages import CONTEXT
+    from rlhf.data.preferences import AS_SAMPLED
+    from rlhf.data.prompts import read_prompt
 
     prompt = read_prompt(row)
     if not prompt:

@@ -26,7 +26,7 @@ from rlhf.text.chat import encode_prompt, end_tokens
 class Verifier(Protocol):
     """What can tell right from wrong: a `Task`, or anything like it."""
 
-    def verify(self, problem: Problem, completion: str) -> Verdict: ...
+    def verify(self, problem: Problem, completion: str) -> Verdict | None: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ class Candidates:
 
     problem: Problem
     answers: list[Answer]
-    verdicts: list[Verdict]
+    verdicts: list[Verdict | None]  # None: there is no reference answer
+
+    @property
+    def judged(self) -> list[tuple[Answer, Verdict]]:
+        """The answers that have a verdict."""
+        pairs = zip(self.answers, self.verdicts, strict=True)
+        return [(answer, verdict) for answer, verdict in pairs if verdict is not None]
 
     @property
     def texts(self) -> list[str]:
@@ -97,10 +103,10 @@ def to_rankings(candidates: Sequence[Candidates], *, seed: int, per_problem: int
     """
     rankings = []
     for one in candidates:
-        judged = [(a, v.exact) for a, v in zip(one.answers, one.verdicts, strict=True) if a.text.strip()]
+        judged = [(answer, verdict.exact) for answer, verdict in one.judged if answer.text.strip()]
         right, wrong = (list(dict.fromkeys(a for a, its in judged if its == exact)) for exact in (1.0, 0.0))
         pairs = [(a, b) for a in right for b in wrong]
         rng = Random(f"{seed} {one.problem.question}")
         for chosen, rejected in rng.sample(pairs, min(per_problem, len(pairs))):
-            rankings.append(Ranking.of_answers([{"role": "user", "content": one.problem.question}], [chosen, rejected]))
+            rankings.append(Ranking.of_answers(messages_for(one.problem, None), [chosen, rejected]))
     return rankings

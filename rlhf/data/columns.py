@@ -6,8 +6,10 @@ column that says so would be learned as if it were a plain one.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from rlhf.errors import UserError
 
 # What belongs in front of the question, or into it.
 CONTEXT = ("system", "system_prompt", "system_message", "history", "input", "context", "documents")
@@ -25,7 +27,10 @@ WRITTEN_OUT = re.compile(
     r"""\s*\[\s*\{[^{}]*["'](role|from)["']\s*:\s*["'](system|developer|user|assistant|tool|human|gpt)["']"""
 )
 NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
-TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_YES = ("true", "yes", "good", "right", "correct", "positive", "desirable", "chosen", "+", "1", "+1", "1.0")
+_NO = ("false", "no", "bad", "wrong", "incorrect", "negative", "undesirable", "rejected", "-", "0", "-1", "0.0", "-1.0")
+TRUTH = {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}
+LABELS = ("label", "is_correct", "correct", "kto_tag")  # of one answer, true or false
 
 
 def is_missing(value: object) -> bool:
@@ -87,16 +92,43 @@ def cell_number(value: object, name: str) -> float:
 
 
 def cell_truth(value: object, name: str) -> bool:
-    """true or false, 1 or 0; also written as text, since that is what the cells of a .csv are.
+    """true or false, 1 or 0, 1 or -1, or a word for them such as good and bad; numbers also written as text, since that
+    is what the cells of a .csv are. Whether a 0 beside a -1 is a no is for `refuse_ambiguous` to see.
 
     Raises:
         ValueError: it is neither.
     """
     if isinstance(value, str) and value.strip().lower() in TRUTH:
         return TRUTH[value.strip().lower()]
-    if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise ValueError(f"{name}: wanted true or false, found {short(value)}")
-    return bool(value)
+    if not isinstance(value, bool | int | float) or value not in (-1, 0, 1):
+        raise ValueError(f"{name}: wanted true or false (1 or 0, 1 or -1, good or bad), found {short(value)}")
+    return value == 1
+
+
+def refuse_ambiguous(rows: Iterable[tuple[str, Any]], names: Collection[str] = LABELS) -> None:
+    """See that a file's labels are of two kinds: with -1 for no, a 0 is neither yes nor no.
+
+    Raises:
+        UserError: there are both; it names a row of each.
+    """
+    first: dict[str, str] = {}
+    for where, row in rows:
+        if isinstance(row, Mapping):
+            for name in names:
+                if not isinstance(row.get(name), bool) and (written := _number_of(row.get(name))) in (-1.0, 0.0):
+                    first.setdefault("-1" if written else "0", f"{where}: {name} {short(row[name])}")
+    if len(first) > 1:
+        raise UserError(
+            f"data.path: labels of -1 ({first['-1']}) and of 0 ({first['0']}) in one file: 0 may be wrong or neutral",
+            hint="Write true and false, 1 and 0, or 1 and -1; leave neutral rows out.",
+        )
+
+
+def _number_of(value: object) -> float | None:
+    try:
+        return cell_number(value, "")
+    except ValueError:
+        return None
 
 
 def short(value: object) -> str:
@@ -117,10 +149,15 @@ _KINDS = (
     ),
     ({"completion", "label"}, "answers with a label, which direct_alignment.train --loss kto and train_orm read"),
     ({"question", "label"}, "PRM800K's rows (reward_models.train_prm) or solutions with a label (train_orm)"),
+    ({"messages", "label"}, "conversations with a label, which direct_alignment.train --loss kto and train_orm read"),
+    ({"input", "label", "task"}, "Math-Shepherd's steps with + and -, which reward_models.train_prm reads"),
+    ({"prompt", "reward_model"}, "verl's prompts with an answer, which the task prompts reads"),
     ({"messages"}, "conversations, which instruction_tuning.train reads"),
+    ({"conversations"}, "conversations, which instruction_tuning.train reads"),
     ({"instruction", "output"}, "demonstrations, which instruction_tuning.train reads"),
     ({"prompt", "completion"}, "demonstrations, which instruction_tuning.train reads"),
-    ({"question", "answer"}, "problems, which the task word_problems and data.questions read"),
+    ({"question", "answer"}, "problems, which the tasks prompts and word_problems read"),
+    ({"prompt", "answer"}, "prompts with an answer, which the task prompts reads"),
 )
 
 

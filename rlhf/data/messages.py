@@ -5,7 +5,7 @@ change the meaning (a weight, an image) make the row unusable; only what describ
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf.data.columns import MEANING, is_missing, refuse_unused, refuse_written_out, short
@@ -15,10 +15,19 @@ KEPT = ("role", "content", "name", "tool_call_id", *CONTENT_KEYS)
 FLAGS = ("train", "trainable", "loss")  # whether a message is learned, in some formats
 SYSTEM = ("system", "system_prompt", "system_message")
 CONTEXT = (*SYSTEM, "history")  # what `with_context` uses
+CONVERSATIONS = ("messages", "conversations")  # columns that hold a whole conversation
+SPEAKERS = {  # ShareGPT's `from`, whose text is in `value`
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+    "system": "system",
+}
 
 
 def parse_messages(value: object, role: str, name: str) -> list[Message]:
-    """Text as one message of `role`, or a list of messages checked. `name` is the column, for what is said of it.
+    """Text as one message of `role`; or messages, one or a list, checked. `name` is the column, for what is said of it.
+
+    ShareGPT's messages, with `from` and `value`, do as well.
 
     Keys without a value are left out, as tables have them where other rows have one; the arguments of a call become an
     object where they are JSON text, which templates would quote a second time.
@@ -29,9 +38,26 @@ def parse_messages(value: object, role: str, name: str) -> list[Message]:
     if isinstance(value, str):
         refuse_written_out(value, name)
         return [{"role": role, "content": value}]
+    if isinstance(value, Mapping):
+        value = [value]
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name}: wanted text or a list of messages, found {short(value)}")
-    return [_message(message, name) for message in value]
+    return [_message(_with_role(message, name), name) for message in value]
+
+
+def first_question(messages: Sequence[Message]) -> str:
+    """What the user asked first. Conversations that begin alike belong on the same side of a split."""
+    return next((message["content"] for message in messages if message["role"] == "user"), "")
+
+
+def _with_role(message: object, name: str) -> object:
+    """One of ShareGPT's messages with the names that all others have."""
+    if not isinstance(message, Mapping) or "from" not in message or "role" in message:
+        return message
+    if message["from"] not in SPEAKERS:
+        raise ValueError(f"{name}: from {short(message['from'])}, wanted one of {', '.join(SPEAKERS)}")
+    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+    return {"role": SPEAKERS[message["from"]], "content": message.get("value"), **rest}
 
 
 def _message(message: object, name: str) -> Message:

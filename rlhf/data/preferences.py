@@ -5,18 +5,17 @@ preference reward model, direct alignment) reads its data through here. Rankings
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf.data.answers import Answer, from_columns
-from rlhf.data.columns import cell_number, cell_truth, is_missing, kind_of, refuse_unused
-from rlhf.data.messages import CONTEXT, parse_messages, with_context
+from rlhf.data.columns import LABELS, cell_number, cell_truth, is_missing, kind_of, refuse_unused, short
+from rlhf.data.messages import CONTEXT, first_question, parse_messages, with_context
+from rlhf.data.prompts import asked, conversation_cell, dialogue, prompt_cell, read_conversation
 from rlhf.data.rows import Row
 from rlhf.text.chat import Message
 
-PROMPTS = ("prompt", "instruction", "question")
 SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -25,7 +24,6 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
     ("chosen_avg_rating", "rejected_avg_rating"),
 )
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")  # hh-rlhf's way to write a dialogue
 RANKS = ("ranks", "rank")
 AS_SAMPLED = ("ended", "tokens")  # see `rlhf.data.answers`
 USED = (*CONTEXT, *RANKS, *AS_SAMPLED, "input")
@@ -39,6 +37,8 @@ class Ranking:
     completions: list[list[Message]]  # best first; two for a pair
     margin: float | None  # by how much the first is better than the second, where the data say so
     answers: tuple[Answer, ...] = ()  # the completions as they were sampled, where that is known
+    # So many first completions are each better than each of the others, and no more is known; None: all are ranked.
+    chosen: int | None = None
 
     @classmethod
     def of_answers(cls, prompt: list[Message], answers: Sequence[Answer], margin: float | None = None) -> "Ranking":
@@ -48,12 +48,11 @@ class Ranking:
 
     @property
     def question(self) -> str:
-        """What the user asked first. Conversations that begin alike belong on the same side of a split."""
-        return next((message["content"] for message in self.prompt if message["role"] == "user"), "")
+        return first_question(self.prompt)
 
     def take(self, which: slice) -> "Ranking":
-        """Some of the completions."""
-        return replace(self, completions=self.completions[which], answers=self.answers[which])
+        """Some of the completions, as a ranking."""
+        return replace(self, completions=self.completions[which], answers=self.answers[which], chosen=None)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -63,6 +62,9 @@ def parse_preference(row: Row) -> Ranking:
     """One row of any of these shapes:
 
     - `prompt` with `chosen` and `rejected`, each text or messages; where these repeat the prompt, they are shortened;
+    - `prompt` with lists of texts as `chosen` and `rejected` (RewardBench 2): each of the first is better than each of
+      the others;
+    - `conversations` (ShareGPT) with `chosen` and `rejected`, a message each;
     - `chosen` and `rejected` alone, as messages or as hh-rlhf's "Human: ..", "Assistant: .." paragraphs: the prompt is
       what both begin with, up to an answer of the assistant;
     - `prompt` with ranked `completions`, best first, or in any order with `scores` or `ranks` (a list beside them, or a
@@ -78,6 +80,7 @@ def parse_preference(row: Row) -> Ranking:
     if not is_missing(row.get("completions")) and not is_missing(row.get("labels")):
         raise ValueError(f"completions with labels are no ranking{kind_of(row)}")
     prompt = _prompt(row)
+    chosen = None
     if not is_missing(row.get("completions")):
         refuse_unused(row, used=USED)
         if prompt is None:
@@ -85,15 +88,11 @@ def parse_preference(row: Row) -> Ranking:
         order, given = _ranked(row)
         names = [f"completion {i}" for i in order]
     else:
-        names = next((list(pair) for pair in SIDES if all(row.get(name) is not None for name in pair)), None)
-        if names is None:
-            raise ValueError(
-                f"columns {sorted(row)}: wanted chosen and rejected, or prompt and completions{kind_of(row)}"
-            )
+        names, given, chosen = _sides(row)
         refuse_unused(row, used=[name for name in USED if name not in RANKS])
-        order, given = [0, 1], [row[name] for name in names]
+        order = list(range(len(given)))
     if prompt is None:
-        sides = [_dialogue(side, name) for side, name in zip(given, names, strict=True)]
+        sides = [dialogue(side, name) for side, name in zip(given, names, strict=True)]
         shared = _shared_turns(sides)
         before, answers = with_context(row, sides[0][:shared]), [side[shared:] for side in sides]
     else:
@@ -101,22 +100,53 @@ def parse_preference(row: Row) -> Ranking:
     _check(before, answers, names)
     if len(answers) < 2:
         raise ValueError(f"a ranking needs two completions that differ in score, found {len(answers)}")
-    return Ranking(before, answers, _margin(row), _as_sampled(row, answers, order))
+    return Ranking(before, answers, _margin(row), _as_sampled(row, answers, order), chosen)
+
+
+def _prompt(row: Row) -> Any:
+    """The prompt's cell; a conversation of ShareGPT is the prompt of the pair beside it."""
+    prompt = prompt_cell(row)
+    return row.get("conversations") if prompt is None and not is_missing(row.get("conversations")) else prompt
+
+
+def _sides(row: Row) -> tuple[list[str], list[Any], int | None]:
+    """Names and contents of chosen and rejected; and of lists how many are chosen, each text once."""
+    pair = next((pair for pair in SIDES if all(row.get(name) is not None for name in pair)), None)
+    if pair is None:
+        raise ValueError(f"columns {sorted(row)}: wanted chosen and rejected, or prompt and completions{kind_of(row)}")
+    sides = [row[name] for name in pair]
+    if not any(isinstance(side, list) and all(isinstance(text, str) for text in side) for side in sides):
+        return list(pair), sides, None
+    lists = [list(dict.fromkeys(side)) if isinstance(side, list) else [side] for side in sides]
+    for name, texts in zip(pair, lists, strict=True):
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name}: wanted texts, as many as there are, found {short(row[name])}")
+    names = [f"{name} {i}" for name, texts in zip(pair, lists, strict=True) for i in range(len(texts))]
+    count = len(lists[0]) if len(names) > 2 else None
+    return names, [*lists[0], *lists[1]], count
 
 
 def parse_labelled(row: Row) -> tuple[Ranking, bool]:
-    """A prompt as in `parse_preference`, one `completion` (text or messages) and a `label`: true for wanted, false for
-    unwanted.
+    """A prompt as in `parse_preference` with one `completion` (text or messages), or a conversation (`messages`, or
+    ShareGPT's `conversations`) whose last answer is meant; and a `label` (or `is_correct`, `correct`, `kto_tag`): true
+    for wanted, false for unwanted.
 
     Raises:
         ValueError: with the reason.
     """
-    prompt = _prompt(row)
-    if prompt is None or is_missing(row.get("completion")):
-        raise ValueError(f"columns {sorted(row)}: wanted prompt, completion and label{kind_of(row)}")
-    refuse_unused(row, used=(*CONTEXT, *AS_SAMPLED, "input", "label"))
-    label = cell_truth(row.get("label"), "label")
-    before, answers = _behind(row, prompt, [row["completion"]], ["completion"])
+    name = next((name for name in LABELS if not is_missing(row.get(name))), "label")
+    refuse_unused(row, used=(*CONTEXT, *AS_SAMPLED, "input", name))
+    prompt = prompt_cell(row)
+    if prompt is not None and not is_missing(row.get("completion")):
+        before, answers = _behind(row, prompt, [row["completion"]], ["completion"])
+    elif conversation_cell(row) is not None:
+        before, last = read_conversation(row)
+        answers = [[last]]
+    else:
+        raise ValueError(
+            f"columns {sorted(row)}: wanted prompt, completion and label, or messages and label{kind_of(row)}"
+        )
+    label = cell_truth(row.get(name), name)
     _check(before, answers, ["completion"])
     return Ranking(before, answers, None, _as_sampled(row, answers, [0])), label
 
@@ -126,34 +156,9 @@ def _behind(
 ) -> tuple[list[Message], list[list[Message]]]:
     """The prompt with its context, and the answers to it, less the prompt where they repeat it."""
     sides = [parse_messages(side, "assistant", name) for side, name in zip(given, names, strict=True)]
-    asked = _asked(prompt)
-    before = with_context(row, asked)
-    return before, [_without((before, asked), side, name) for side, name in zip(sides, names, strict=True)]
-
-
-def read_prompt(row: Row) -> list[Message]:
-    """The prompt of a row with its context, whatever else the row holds; [] where it has none.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    prompt = _prompt(row)
-    return [] if prompt is None else with_context(row, _asked(prompt))
-
-
-def _prompt(row: Row) -> Any:
-    """Text or messages; None where the row has none. An `input` is what an `instruction` is about."""
-    name = next((name for name in PROMPTS if row.get(name) is not None), None)
-    about = row.get("input")
-    if is_missing(about):
-        return None if name is None else row[name]
-    if name != "instruction" or not isinstance(about, str) or not isinstance(row[name], str):
-        raise ValueError(f"input belongs to an instruction, both as text (columns {sorted(row)})")
-    return f"{row[name]}\n\n{about}"
-
-
-def _asked(prompt: Any) -> list[Message]:
-    return _dialogue(prompt, "prompt") if _is_dialogue(prompt) else parse_messages(prompt, "user", "prompt")
+    own = asked(prompt)
+    before = with_context(row, own)
+    return before, [_without((before, own), side, name) for side, name in zip(sides, names, strict=True)]
 
 
 def _ranked(row: Row) -> tuple[list[int], list[Any]]:
@@ -199,29 +204,6 @@ def _as_sampled(row: Row, answers: Sequence[list[Message]], order: Sequence[int]
         if isinstance(rows.get(name), list) and len(rows[name]) > max(order):
             rows[name] = [rows[name][i] for i in order]
     return tuple(from_columns(rows, [answer[0]["content"] for answer in answers]))
-
-
-def _is_dialogue(value: object) -> bool:
-    return isinstance(value, str) and re.match(r"\s*Human:", value) is not None
-
-
-def _dialogue(value: object, name: str) -> list[Message]:
-    """Messages, or hh-rlhf's text. Neighbours of the same speaker are joined: templates want turns to alternate."""
-    if not isinstance(value, str):
-        return parse_messages(value, "assistant", name)
-    if not _is_dialogue(value):
-        raise ValueError(f"{name}: there is no prompt column, and the text does not begin with 'Human:'")
-    _, *parts = TURN.split(value.strip())
-    turns: list[dict[str, str]] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role = {"Human": "user", "Assistant": "assistant"}[speaker]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content.strip()}".strip()
-        else:
-            turns.append({"role": role, "content": content.strip()})
-    if name == "prompt" and turns[-1] == {"role": "assistant", "content": ""}:
-        turns.pop()  # the opening of the answer
-    return list(turns)
 
 
 def _shared_turns(sides: Sequence[list[Message]]) -> int:

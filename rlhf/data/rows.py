@@ -1,4 +1,4 @@
-"""Rows from the Hub or a local file, checked before anything is trained on them."""
+"""Rows from the Hub, a local file or a folder, checked before anything is trained on them."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf.config.paths import home
 from rlhf.data.files import KINDS, Unreadable, kind_of_file, read_file
+from rlhf.data.folders import part_of, read_folder
 from rlhf.errors import MAX_UNUSABLE, UserError
 from rlhf.hub import use_cache_if_unreachable
 
@@ -20,13 +21,17 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     """All rows, each with where it stands ('file.jsonl line 7', 'row 7'), for messages. Pass them through `usable`:
     what a file holds in place of a row may be no object at all.
 
-    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), or a data set id of the Hub, with `:subset` where
-    it has several (openai/gsm8k:main). The name of a file is a name, not a pattern.
+    `path` is a local .jsonl, .json, .parquet or .csv file (also .gz), a folder of such files or of `save_to_disk`, or a
+    data set id of the Hub, with `:subset` where it has several (openai/gsm8k:main). The name of a file is a name, not a
+    pattern. `split` may be a slice, such as `train[:1%]`; a file is one split, whatever it is called.
     """
     path = home(path)
     refuse_missing(path)
+    file = Path(path)
+    if file.is_dir():
+        return read_folder(file, split)
     if kind_of_file(path):
-        return read_file(path)
+        return part_of(split, lambda _: read_file(path))
     hub_id, _, subset = path.partition(":")
     use_cache_if_unreachable()
     from datasets import load_dataset
@@ -42,16 +47,18 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
 
 
 def refuse_missing(path: str) -> None:
-    """See that a path is a file here, or could be a data set of the Hub: without reading anything.
+    """See that a path is a file or folder here, or could be a data set of the Hub: without reading anything.
 
     Raises:
         UserError: it is neither.
     """
     path = home(path)
     file = Path(path)
+    if file.is_dir():
+        return
     if kind_of_file(path):
         if not file.is_file():
-            raise UserError(f"data.path: {f"'{path}' is a folder" if file.is_dir() else f"there is no file '{path}'"}")
+            raise UserError(f"data.path: there is no file '{path}'")
         return
     hub_id, _, subset = path.partition(":")
     if file.exists() or Path(hub_id).exists():

@@ -18,6 +18,11 @@ class Mixture:
         self.name = " + ".join(tasks)
 
     @property
+    def verifies(self) -> bool:
+        """Whether any of them can tell right from wrong."""
+        return any(task.verifies for task in self.tasks.values())
+
+    @property
     def fingerprint(self) -> str:
         parts = [(name, self.weights[name], task.fingerprint) for name, task in self.tasks.items()]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -38,5 +43,5 @@ class Mixture:
             for problem in task.held_out_problems(count)
         ]
 
-    def verify(self, problem: Problem, completion: str) -> Verdict:
+    def verify(self, problem: Problem, completion: str) -> Verdict | None:
         return self.tasks[problem.entry[OF_TASK]].verify(problem, completion)

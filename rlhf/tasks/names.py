@@ -9,7 +9,7 @@ from pathlib import Path
 from rlhf.errors import UserError, nearest
 
 NAME = re.compile(r'^(?:DATASET_)?NAME = "(\w+)"$', re.MULTILINE)
-UNNAMED = ("composite",)  # reasoning-gym gives this name without a variable
+UNNAMED = ("composite", "word_problems")  # reasoning-gym's, and prompts under another name: without such a line
 
 
 @cache

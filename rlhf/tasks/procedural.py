@@ -6,23 +6,20 @@ position it was drawn at. The held-out set of a task is the same for every run.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import rlhf.tasks.step_arithmetic  # noqa: F401 - registers step_arithmetic
 from rlhf.errors import UserError, nearest
 from rlhf.tasks.conditions import holds
-from rlhf.tasks.numbers import last_number, write_number
-from rlhf.tasks.problem import Problem, Verdict
+from rlhf.tasks.extraction import extract_answer
+from rlhf.tasks.problem import Problem, Verdict, is_held_out
 from rlhf.tasks.reasoning_gym import DATASETS, create_dataset
 from rlhf.tasks.verifier_checks import refuse_unfit
 from rlhf.tasks.verifier_process import VerifiedTask, verifier_process
 from rlhf.tasks.verifier_worker import as_score
 from rlhf.tasks.verifiers import OWN, is_plain
 
-HELD_OUT_SHARE = 0.2
 # reasoning-gym makes draw number i of seed s from the one number s + i. Streams must therefore start far apart: problem
 # number n of a stream takes draw STRIDE * n, or, where that is held out, one of the next. A start every 2**24 leaves
 # room for 262,144 problems; after that, the odd half stride keeps a stream that runs on between the draws of the next.
@@ -34,6 +31,7 @@ HELD_OUT_STREAM = 2**31
 # A task that ends is made anew every so many draws, at the seed s + i of its first: its draws keep their numbers.
 CHUNK = 512
 KEPT = 8  # data sets in memory, of one task
+REASONING_GYM = "rlhf.tasks.reasoning_gym"  # what the guarded process imports
 HINTS = {"composite": "For several tasks at once, see `tasks`."}
 PATIENCE = 500  # draws without a new held-out problem, after which a task has no more of them
 
@@ -52,6 +50,8 @@ class ProceduralTask:
     Raises:
         UserError: there is no such task, it does not take the parameters, or its verifier cannot tell right from wrong.
     """
+
+    verifies = True
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ProceduralTask:
         self.verified_by = "own" if name in OWN else "text" if is_plain(verifier) else "guarded"
         self._verifier = OWN.get(name, dataset.score_answer)
         if self.verified_by == "guarded":
-            verifier_process.start()  # it gets ready while the problems below are made
+            verifier_process.start(REASONING_GYM)  # it gets ready while the problems below are made
         self.ends = _has_an_end(dataset)
         if self.ends:
             self._made.clear()
@@ -187,51 +187,4 @@ def _problem(entry: Mapping[str, Any]) -> Problem:
     answer = "" if entry["answer"] is None else str(entry["answer"])
     if not isinstance(entry["answer"], str | None):
         entry = {**entry, "answer": answer}
-    return Problem(entry["question"], answer, entry)
-
-
-def is_held_out(question: str) -> bool:
-    digest = hashlib.sha256(question.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
-
-
-TURN = re.compile(r"</think>\s*<answer>")
-PLAIN_NUMBER = re.compile(
-    r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?"
-)  # handed on as it was written: 0.50 is not 0.5 to every verifier
-
-
-def extract_answer(completion: str, answer_in: str) -> tuple[str | None, bool]:
-    """The answer (None if there is none) and whether the completion has the form asked for.
-
-    In `think_tags`, an answer is taken from the last <answer> even where the rest of the form is wrong: whether a
-    policy is right and whether it is tidy are two measurements.
-
-    Takes time linear in the length: a pattern such as <answer>.*?</answer> would not, of many tags that nothing closes.
-    """
-    if answer_in == "last_number":
-        number = last_number(completion)
-        if number is None:
-            return None, False
-        *_, plain = ["", *PLAIN_NUMBER.findall(completion)]
-        return (plain if plain and Fraction(plain) == number else write_number(number)), True
-    if answer_in == "text":
-        return completion.strip() or None, bool(completion.strip())
-    found = _between_tags(completion)
-    answer = found[-1].strip() if found else None
-    if answer_in == "answer_tag":
-        return answer, len(found) == 1
-    return answer, len(found) == 1 and _thinks_then_answers(completion.strip())
-
-
-def _between_tags(text: str) -> list[str]:
-    """What stands between an <answer> and the next </answer>, each time."""
-    parts = [part.partition("<answer>") for part in text.split("</answer>")[:-1]]
-    return [answer for _, tag, answer in parts if tag]
-
-
-def _thinks_then_answers(text: str) -> bool:
-    """Whether a text is <think>...</think><answer>...</answer>, with nothing but blanks between the two."""
-    turn = TURN.search(text, len("<think>"))
-    ends = len(text) - len("</answer>")
-    return turn is not None and turn.end() <= ends and text.startswith("<think>") and text.endswith("</answer>")
+    return Problem(entry["question"], answer, entry, columns={"answer": answer})

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf.tasks import prompts
 from rlhf.tasks.problem import Task
 from rlhf.tasks.procedural import ProceduralTask
-from rlhf.tasks.word_problems import NAME as WORD_PROBLEMS
-from rlhf.tasks.word_problems import WordProblems
+
+WORD_PROBLEMS = "word_problems"  # prompts whose answer is a number
 
 
 def open_task(name: str, parameters: Mapping[str, Any], *, answer_in: str) -> Task:
-    """A task by name: of reasoning-gym, step_arithmetic, or word_problems from a file."""
+    """A task by name: of reasoning-gym, step_arithmetic, or your own prompts."""
     if name == WORD_PROBLEMS:
-        return WordProblems(dict(parameters), answer_in=answer_in)
+        return prompts.open_prompts({"match": "number", **parameters}, answer_in=answer_in, name=name)
+    if name == prompts.NAME:
+        return prompts.open_prompts(parameters, answer_in=answer_in)
     return ProceduralTask(name, parameters, answer_in=answer_in)

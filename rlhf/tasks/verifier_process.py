@@ -33,10 +33,12 @@ class VerifierProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._opened: set[str] = set()
+        self._modules: dict[str, None] = {}  # imported when it starts
 
-    def start(self) -> None:
-        """Begin to start it, without waiting: it is needed soon."""
+    def start(self, module: str) -> None:
+        """Begin to start it, without waiting: it is needed soon, for what the module has."""
         with self._lock:
+            self._modules.setdefault(module)
             self._start()
 
     def score(self, task: "VerifiedTask", entry: Mapping[str, Any], answer: str) -> tuple[float, str]:
@@ -65,7 +67,7 @@ class VerifierProcess:
         failed = "it does not start" if reply is None else json.loads(reply).get("failed", "")
         if failed:
             self._stop()
-            raise UserError(f"task: the process that verifies '{task.name}' cannot open it: {failed}")
+            raise UserError(f"task: the process that verifies '{task.name or task.module}' cannot open it: {failed}")
         self._opened.add(task.key)
 
     def _start(self) -> None:
@@ -80,7 +82,7 @@ class VerifierProcess:
             **{name: os.environ[name] for name in ("SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ},
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rlhf.tasks.verifier_worker"],
+            [sys.executable, "-P", "-m", "rlhf.tasks.verifier_worker", *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -118,12 +120,13 @@ class VerifierProcess:
 
 
 class VerifiedTask:
-    """What the guarded process needs to know of a task: `create_dataset(name, **parameters)`, and an example."""
+    """What the guarded process needs to know of a task: `create_dataset(name, **parameters)`, or, without a name, the
+    module that has `score_answer`; and an example."""
 
     def __init__(self, name: str, parameters: Mapping[str, Any], *, module: str, entry: Mapping[str, Any], answer: str):
         self.name, self.parameters, self.module = name, parameters, module
         self.entry, self.answer = entry, answer
-        self.key = json.dumps([name, dict(parameters)], sort_keys=True, default=repr)
+        self.key = json.dumps([module, name, dict(parameters)], sort_keys=True, default=repr)
 
 
 def _read_reply(reply: bytes) -> tuple[float, str]:

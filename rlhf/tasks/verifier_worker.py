@@ -2,10 +2,10 @@
 
 `rlhf.tasks.verifier_process` starts it.
 
-Two processes. The *keeper* imports reasoning-gym once, makes data sets, and never looks at an answer. It forks a
-*judge*, which has given up its rights before it reads the first one:
+Two processes. The *keeper* imports reasoning-gym or math-verify once, makes data sets, and never looks at an answer. It
+forks a *judge*, which has given up its rights before it reads the first one:
 
-- no text is run as code: `eval` in reasoning-gym's modules and sympy's parser are `rlhf.tasks.expressions`, which
+- no text is run as code: `eval` in the verifiers' modules and sympy's parser are `rlhf.tasks.expressions`, which
   evaluate nothing, and Python's audit hook refuses to execute code that does not come from a file;
 - the audit hook lets pass what reading and computing need, and nothing else: no files opened for writing, removed or
   renamed, no processes, sockets, signals or foreign functions;
@@ -18,6 +18,7 @@ ends with the keeper.
 """
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -39,6 +40,7 @@ MEMORY = 2**30  # bytes that a judge may take beyond what it starts with
 OPEN_FILES = 64
 LONGEST_REPLY = 4096  # bytes
 ERROR_LENGTH = 200  # characters
+GUARDED = ("reasoning_gym", "math_verify", "latex2sympy2_extended")  # packages of verifiers
 # What a verifier does that only reads and computes; imports of modules that sympy loads late are among it.
 HARMLESS = {
     *("import", "compile", "marshal.loads", "os.listdir", "os.scandir", "pickle.find_class", "object.__getattr__"),
@@ -48,9 +50,8 @@ HARMLESS = {
 
 def main() -> None:
     requests, replies = _take_pipes()
-    import rlhf.tasks.step_arithmetic  # noqa: F401 - registers its task
-    from rlhf.tasks.reasoning_gym import create_dataset
-
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     _read_without_evaluating()
     folder = tempfile.mkdtemp()
     os.chdir(folder)
@@ -64,10 +65,8 @@ def main() -> None:
                 judge.kill()
                 judge = None
             try:
-                if module != "__main__":
-                    __import__(module)  # where a data set of somebody else's registers itself
+                datasets[key] = _open(module, name, parameters)
                 _read_without_evaluating()
-                datasets[key] = create_dataset(name, **parameters)
                 with contextlib.suppress(Exception):  # once here, so that what it imports late is there after a fork
                     datasets[key].score_answer(answer, entry)
                 reply = json.dumps({"open": True}).encode()
@@ -82,6 +81,18 @@ def main() -> None:
         write_frame(replies, reply)
     if judge is not None:
         judge.kill()
+
+
+def _open(module: str, name: str, parameters: dict[str, Any]) -> Any:
+    """What has `score_answer`: a data set of reasoning-gym; or, without a name, the module itself."""
+    opened = importlib.import_module(module) if module != "__main__" else None  # a data set registers itself there
+    if not name:
+        return opened
+    import rlhf.tasks.step_arithmetic  # noqa: F401 - registers its task
+    from rlhf.tasks.reasoning_gym import create_dataset
+
+    _read_without_evaluating()
+    return create_dataset(name, **parameters)
 
 
 def read_frame(file: int, *, seconds: float | None = None, longest: int = 2**31) -> bytes | None:
@@ -126,17 +137,21 @@ def _take_pipes() -> tuple[int, int]:
 
 
 def _read_without_evaluating() -> None:
-    """Where a verifier calls `eval` or sympy's parser, let it call what reads the same texts and evaluates nothing."""
+    """Where a verifier calls `eval` or sympy's parser, let it call what reads the same texts and evaluates nothing.
+
+    Modules that are imported later take sympy's parser from where it is replaced here.
+    """
     import sympy
+    import sympy.parsing
     import sympy.parsing.sympy_parser as parser
 
     evaluating = {id(sympy.parse_expr), id(parser.parse_expr)} - {id(symbolic)}
-    for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "reasoning_gym"]:
+    for module in [m for name, m in sys.modules.items() if name.partition(".")[0] in GUARDED]:
         vars(module)["eval"] = plain_value
         for name, value in list(vars(module).items()):
             if id(value) in evaluating:
                 setattr(module, name, symbolic)
-    sympy.parse_expr = parser.parse_expr = symbolic  # ty: ignore[invalid-assignment]
+    sympy.parse_expr = sympy.parsing.parse_expr = parser.parse_expr = symbolic  # ty: ignore[invalid-assignment]
 
 
 def _failure(error: BaseException) -> bytes:

@@ -150,7 +150,7 @@ def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest
 class Task:
     """Problems by number; of problem 2 all answers are right."""
 
-    name, fingerprint = "numbered", "f"
+    name, fingerprint, verifies = "numbered", "f", True
 
     def train_problems(self, *, seed: int, first: int, count: int) -> list[Problem]:
         return [Problem(f"train {seed}: {i}", str(i), {}) for i in range(first, first + count)]

@@ -26,7 +26,7 @@ EVERY, BATCH, FIRST = 3, 4, 50  # steps, pairs a step, problems that the run sta
 class Numbered:
     """Problem number i asks for i; an answer is right if its last digit is odd, or as `always` says."""
 
-    name, fingerprint = "numbered", "numbered"
+    name, fingerprint, verifies = "numbered", "numbered", True
     always: float | None = None
 
     def held_out_problems(self, count: int) -> list[Problem]:

@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from policy_gradients.config import RewardWeights
-from policy_gradients.reward_functions import as_number, load_function, load_functions
+from policy_gradients.reward_functions import as_number, evaluate, load_functions
+from policy_gradients.reward_loading import load_function
 from policy_gradients.rewards import UNVERIFIED, RewardFunction, overlong_penalty
 from rlhf.errors import UserError
-from rlhf.tasks.problem import Verdict
+from rlhf.tasks.problem import Problem, Verdict
 from rlhf.tasks.procedural import ProceduralTask
 
 TASK = ProceduralTask("spell_backward", {"min_word_len": 3, "max_word_len": 4}, answer_in="text")
+(PROBLEM,) = TASK.train_problems(seed=0, first=0, count=1)
+
+
+def components_of(reward: RewardFunction, problem: Problem, completion: str) -> dict[str, float]:
+    return reward.components([(problem, [completion])])[0][0]
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 def test_own_functions_are_weighed_and_kept_apart(file: Path) -> None:
     reward = RewardFunction(TASK, RewardWeights(), {f"{file}:brevity": 0.5})
     (problem,) = TASK.train_problems(seed=0, first=0, count=1)
-    components = reward.of_text(problem, problem.answer)
+    components = components_of(reward, problem, problem.answer)
     assert components["exact"] == 1
     assert components["brevity"] == -len(problem.answer) / 10
     assert reward.total(components) == pytest.approx(1 - len(problem.answer) / 20)
@@ -64,7 +70,11 @@ def test_a_reward_model_takes_the_place_of_the_verifier() -> None:
         ("{file}:brevty", "did you mean 'brevity'"),
         ("{file}", "not of the form"),
         ("{file}x.py:brevity", "no file"),
-        ("mine:brevity", "not of the form"),
+        ("no_such_module_here:brevity", "no module 'no_such_module_here'"),
+        ("json.no_such_part:loads", "no module 'json.no_such_part'"),
+        ("json:brevity", "json has no function 'brevity'"),
+        ("a b:brevity", "not of the form"),
+        ("{file}:two words", "not of the form"),
     ],
 )
 def test_what_is_no_function_is_refused(file: Path, spec: str, said: str) -> None:
@@ -91,13 +101,11 @@ def test_a_file_that_does_not_run_says_why_and_where(tmp_path: Path, text: str, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "def f(completion):\n    return 1.0\n",
-            r"f in .*mine.py takes \(completion\), wanted \(question, completion, answer\)",
-        ),
-        ("def f(question, completion, answer, *, scale):\n    return 1.0\n", r"missing a required .*argument: 'scale'"),
-        ("async def f(question, completion, answer):\n    return 1.0\n", "asynchronous"),
+        ("def f(text):\n    return 1.0\n", r"f in .*mine.py takes \(text\), wanted \(prompt, completion, \.\.\.\)"),
+        ("def f(prompts, completion, completions):\n    return 1.0\n", "for one completion, or .* for a batch"),
+        ("def f(completion, /):\n    return 1.0\n", "by place alone"),
         ("def f(question, completion, answer):\n    yield 1.0\n", "generator"),
+        ("async def f(completions):\n    yield 1.0\n", "generator"),
     ],
 )
 def test_a_function_that_cannot_be_called_is_refused_when_it_is_loaded(tmp_path: Path, text: str, said: str) -> None:
@@ -134,7 +142,7 @@ def test_a_reward_function_that_fails_names_file_line_and_completion(tmp_path: P
     path.write_text(f"def f(question, completion, answer):\n    {body}\n")
     reward = RewardFunction(TASK, RewardWeights(), {f"{path}:f": 1.0})
     with pytest.raises(UserError, match=said):
-        reward.of_text(TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
+        components_of(reward, TASK.train_problems(seed=0, first=0, count=1)[0], "some words")
 
 
 def test_what_a_reward_function_sets_in_the_process_is_set_back(
@@ -145,8 +153,7 @@ def test_what_a_reward_function_sets_in_the_process_is_set_back(
     path = tmp_path / "mine.py"
     changes = "os.chdir('/'); torch.set_grad_enabled(False); torch.set_default_dtype(torch.float64)"
     path.write_text(f"import os, torch\n{changes}\ndef f(question, completion, answer):\n    {changes}; return 1.0\n")
-    function = load_functions({"mine.py:f": 1.0})["f"]
-    assert function("q", "c", "a") == 1
+    assert evaluate(load_functions({"mine.py:f": 1.0}).values(), [(PROBLEM, "c")]) == {"f": [1]}
     assert (Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (tmp_path, True, torch.float32)
 
 
@@ -154,7 +161,7 @@ def test_ctrl_c_in_a_reward_function_is_ctrl_c(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def f(question, completion, answer):\n    raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
-        load_functions({f"{path}:f": 1.0})["f"]("q", "c", "a")
+        evaluate(load_functions({f"{path}:f": 1.0}).values(), [(PROBLEM, "c")])
 
 
 def test_numbers_of_any_library_are_numbers() -> None:
@@ -203,9 +210,6 @@ def test_overlong_penalty_by_hand() -> None:
     assert [overlong_penalty(n, max_new_tokens=100, overlong_buffer=0.0) for n in (99, 100)] == [0, 1]
 
 
-(PROBLEM,) = TASK.train_problems(seed=0, first=0, count=1)
-
-
 def test_components_have_the_names_of_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TASK, "verify", lambda *_: Verdict(exact=0.0, format=1.0, partial=0.25))
     reward = RewardFunction(TASK, RewardWeights(exact=8, format=4, partial=2), {})
@@ -220,6 +224,6 @@ def test_own_functions_get_the_answer(tmp_path: Path) -> None:
     )
     (tmp_path / "endless.py").write_text("def f(question, completion, answer):\n    return float('inf')\n")
     reward = RewardFunction(TASK, RewardWeights(), {f"{tmp_path}/mine.py:right": 1.0})
-    assert reward.of_text(PROBLEM, "something else")["right"] == 10
+    assert components_of(reward, PROBLEM, "something else")["right"] == 10
     with pytest.raises(UserError, match="finite"):
-        RewardFunction(TASK, RewardWeights(), {f"{tmp_path}/endless.py:f": 1.0}).of_text(PROBLEM, "")
+        components_of(RewardFunction(TASK, RewardWeights(), {f"{tmp_path}/endless.py:f": 1.0}), PROBLEM, "")

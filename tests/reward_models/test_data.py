@@ -17,7 +17,6 @@ from reward_models.outcome_data import (
 )
 from reward_models.preference_data import preference_examples
 from reward_models.process_data import process_data, process_examples
-from reward_models.questions import LastNumber, parse_question
 from reward_models.sample import to_row
 from reward_models.traces import Trace, parse_traces
 from rlhf.candidates import Candidates
@@ -39,6 +38,8 @@ def tokenizer():
 
 # ---------------------------------------------------------------------------------------------------------- outcome
 
+ASK, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
 
 @pytest.mark.parametrize(
     "row",
@@ -49,12 +50,43 @@ def tokenizer():
     ],
 )
 def test_solutions(row):
-    assert parse_solutions(row) == ("q", [(Answer("a"), True), (Answer("b"), False)])
+    assert parse_solutions(row) == ([ASK], [(Answer("a"), True), (Answer("b"), False)])
 
 
 def test_one_solution_a_row():
-    for label in (0, False, "0", "False"):  # cells of a .csv are text
-        assert parse_solutions({"question": "q", "solution": "a", "is_correct": label}) == ("q", [(Answer("a"), False)])
+    for label in (0, False, "0", "False", -1, "bad"):  # cells of a .csv are text
+        found = parse_solutions({"question": "q", "solution": "a", "is_correct": label})
+        assert found == ([ASK], [(Answer("a"), False)])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [ASK], "completion": "a", "label": True},
+        {"prompt": [ASK], "completion": [SAID], "label": "good"},
+        {"messages": [ASK, SAID], "label": 1},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "kto_tag": "+1"},
+    ],
+)
+def test_solutions_as_messages(row):
+    assert parse_solutions(row) == ([ASK], [(Answer("a"), True)])
+
+
+def test_the_context_of_a_solution_is_read(tokenizer):
+    rows = [{"question": "q", "system": f"s{i}", "solution": "a", "label": 1} for i in (0, 1)]
+    one, other = outcome(rows, tokenizer)
+    assert one.question == other.question == "q", "the same side of a split"
+    asked = [{"role": "system", "content": "s0"}, ASK]
+    assert one.group.prompt == encode_prompt(tokenizer, asked)
+
+
+def test_labels_of_one_file_are_of_two_kinds(tokenizer):
+    rows = [{"question": f"q{i}", "solution": "a", "label": label} for i, label in enumerate((1, -1, 1, 0))]
+    with pytest.raises(UserError, match=r"-1 \(row 1: label -1\) and of 0 \(row 3: label 0\)"):
+        outcome(rows, tokenizer)
+
+
+def test_an_answer_may_have_been_cut_off():
     cut = {"question": "q", "completions": ["a", "b"], "labels": [1, 0], "ended": [True, False]}
     assert parse_solutions(cut)[1] == [(Answer("a"), True), (Answer("b", ended=False), False)]
 
@@ -153,30 +185,21 @@ def test_a_file_of_samples_is_what_was_sampled(tokenizer, tmp_path):
         ({"question": "q", "completions": ["a", "b"], "labels": [1, -1]}, "train_prm"),
         ({"question": "q", "completions": ["a", "b"], "labels": [1, None]}, "train_prm"),
         ({"question": "q", "chosen": "a", "rejected": "b"}, "these look like pairs.*train_preference_rm"),
-        ({"messages": [{"role": "user", "content": "q"}]}, "no question as text.*instruction_tuning"),
-        ({"question": "q", "answer": "4"}, "word_problems"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "a solution with a label.*instruction_tuning"),
+        ({"question": "q", "answer": "4"}, "the tasks prompts and word_problems"),
         ({"question": {"problem": "q"}, "label": {"steps": []}}, "train_prm"),
-        ({"question": "q", "solution": "a", "label": 1, "system": "s"}, "system would be ignored"),
+        ({"question": "q", "solution": "a", "label": 1, "documents": "s"}, "documents would be ignored"),
         ({"question": "q", "solution": "a", "label": 1, "weight": 2}, "weight would be ignored"),
         ({"question": "q", "completions": ["a"], "labels": [0.5]}, "wanted true or false"),
         ({"question": "q", "completions": [" "], "labels": [1]}, "empty"),
         ({"question": "q", "solution": "a"}, "wanted a solution with a label"),
         ({"question": "q", "m": {"solution": None, "is_correct": True}}, "empty or not text"),
-        ({"question": "q", "m": {"solution": "a", "is_correct": "yes"}}, "wanted true or false"),
+        ({"question": "q", "m": {"solution": "a", "is_correct": "maybe"}}, "wanted true or false"),
     ],
 )
 def test_odd_solutions(row, reason):
     with pytest.raises(ValueError, match=reason):
         parse_solutions(row)
-
-
-def test_numbers_at_the_end():
-    problem = parse_question({"question": "q", "answer": "16 - 3 = 13\n#### 1,018"})
-    verdicts = [LastNumber().verify(problem, text).exact for text in ("so 1018", "$1,018.", "1019", "none", "1018.0")]
-    assert verdicts == [1.0, 1.0, 0.0, 0.0, 1.0]
-    with pytest.raises(ValueError, match="no number"):
-        parse_question({"question": "q", "answer": "many"})
-    assert LastNumber().verify(Problem("q", "7", {}), "7 then 8").exact == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- process

@@ -113,7 +113,7 @@ def test_messages() -> None:
 class Recorder:
     """Answers are judged by what is written here; what is asked is kept."""
 
-    name = "recorded"
+    name, verifies = "recorded", True
 
     def __init__(self, verdicts: list[Verdict]):
         self.verdicts, self.asked = iter(verdicts), []

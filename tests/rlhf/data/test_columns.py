@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.columns import MEANING, cell_number, cell_truth, kind_of, refuse_unused, refuse_written_out, short
+from rlhf.data.columns import (
+    MEANING,
+    cell_number,
+    cell_truth,
+    kind_of,
+    refuse_ambiguous,
+    refuse_unused,
+    refuse_written_out,
+    short,
+)
+from rlhf.errors import UserError
 
 
 @pytest.mark.parametrize("name", MEANING)
@@ -45,9 +55,9 @@ def test_numbers_and_truth_may_be_text() -> None:
     for value in (True, None, "", "1,000", "nan", "inf", math.nan, math.inf, "0x1", "1_0", [1], 10**400, "1e400"):
         with pytest.raises(ValueError, match="n: wanted a number"):
             cell_number(value, "n")
-    assert [cell_truth(value, "t") for value in (True, 1, 1.0, "TRUE", " 1 ")] == [True] * 5
-    assert [cell_truth(value, "t") for value in (False, 0, 0.0, "False", "0")] == [False] * 5
-    for value in (None, 2, -1, "yes", "", [], 0.5):
+    assert [cell_truth(value, "t") for value in (True, 1, 1.0, "TRUE", " 1 ", "+1", "Good", "yes", "+")] == [True] * 9
+    assert [cell_truth(value, "t") for value in (False, 0, 0.0, "False", "0", -1, "-1", "bad", "-")] == [False] * 9
+    for value in (None, 2, -2, "maybe", "", [], 0.5, "A", "neutral"):
         with pytest.raises(ValueError, match="t: wanted true or false"):
             cell_truth(value, "t")
 
@@ -61,6 +71,10 @@ def test_numbers_and_truth_may_be_text() -> None:
         (("prompt", "completion"), "instruction_tuning"),
         (("messages",), "instruction_tuning"),
         (("question", "answer"), "word_problems"),
+        (("messages", "label"), "--loss kto"),
+        (("conversations",), "instruction_tuning"),
+        (("input", "label", "task"), "train_prm"),
+        (("prompt", "reward_model", "data_source"), "the task prompts"),
     ],
 )
 def test_a_row_of_another_kind_is_named(columns: tuple[str, ...], words: str) -> None:
@@ -93,3 +107,22 @@ def test_a_value_that_cannot_be_shown_is_called_by_its_type() -> None:
 
     assert short(Silent()) == "<Silent>"
     assert len(short(10**400)) == 60
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        ([1, 0, "0"], False),
+        ([1, -1, "-1"], False),
+        ([True, False, -1], False),  # true and false say what they mean
+        ([1, -1, 0], True),
+        (["+1", "-1", "0"], True),
+    ],
+)
+def test_a_zero_beside_a_minus_one_is_neither_yes_nor_no(labels: list, refused: bool) -> None:
+    rows = [(f"line {i}", {"label": label}) for i, label in enumerate(labels, 1)]
+    if not refused:
+        refuse_ambiguous([*rows, ("line 9", None)])
+        return
+    with pytest.raises(UserError, match=r"-1 \(line 2: label .*\) and of 0 \(line 3: label .*\)"):
+        refuse_ambiguous(rows)

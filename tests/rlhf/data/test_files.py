@@ -163,14 +163,14 @@ def test_what_is_no_file_and_no_id_is_not_asked_for(path: str) -> None:
 
 
 def test_a_folder_is_not_taken_for_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library would read whatever lies in a folder that is called as the data set is."""
+    """A folder that is called as a data set is read as a folder; a subset is of the Hub alone."""
     folder = tmp_path / "openai" / "gsm8k"
     folder.mkdir(parents=True)
     write(folder / "train.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
-    for path in ("openai/gsm8k", "openai/gsm8k:main"):
-        with pytest.raises(UserError, match=r"is not a \.jsonl"):
-            load_rows(path)
+    assert load_rows("openai/gsm8k")[0][0] == "openai/gsm8k/train.jsonl line 1"
+    with pytest.raises(UserError, match=r"is not a \.jsonl"):
+        load_rows("openai/gsm8k:main")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -191,5 +191,5 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"a.jsonl' is a folder"):
+    with pytest.raises(UserError, match=r"the folder '.*a.jsonl' holds no rows"):
         load_rows(str(tmp_path / "a.jsonl"))

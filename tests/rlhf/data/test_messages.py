@@ -27,7 +27,8 @@ def test_each_role_is_read(role: str) -> None:
         (None, "m: wanted text or a list of messages, found None"),
         (3, "m: wanted text or a list of messages, found 3"),
         ([], r"m: wanted text or a list of messages, found \[\]"),
-        (ASKED, "m: wanted text or a list of messages, found {"),
+        ([{"from": "narrator", "value": "q"}], "m: from 'narrator', wanted one of human, user, gpt"),
+        ([{"from": "human", "value": None}], "m: wanted messages with role and content as text"),
         (["q"], "m: wanted messages with role and content as text, found 'q'"),
         ([{"content": "q"}], "m: wanted messages with role and content as text, found {"),
         ([{"role": 3, "content": "q"}], "m: wanted messages with role and content as text"),
@@ -55,6 +56,19 @@ def test_each_role_is_read(role: str) -> None:
 def test_odd_messages_are_refused_with_the_reason(value: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_messages(value, "user", "m")
+
+
+def test_sharegpts_messages_are_messages() -> None:
+    said = [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": "a", "weight": 1},
+        {"from": "observation", "value": "o"},
+    ]
+    roles = ("system", "user", "assistant", "tool")
+    wanted = [{"role": role, "content": text} for role, text in zip(roles, "sqao", strict=True)]
+    assert parse_messages(said, "user", "m") == wanted
+    assert parse_messages(said[1], "assistant", "m") == wanted[1:2], "one message stands for a list"
 
 
 def test_what_describes_a_message_is_left_out_and_what_it_says_is_kept() -> None:

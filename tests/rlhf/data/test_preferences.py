@@ -3,7 +3,8 @@
 import pytest
 
 from rlhf.data.answers import Answer
-from rlhf.data.preferences import Ranking, parse_labelled, parse_preference, read_prompt
+from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
+from rlhf.data.prompts import read_prompt
 
 USER = {"role": "user", "content": "2+2?"}
 FOUR, FIVE = ({"role": "assistant", "content": c} for c in "45")

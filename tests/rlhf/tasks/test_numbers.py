@@ -5,10 +5,11 @@ from random import Random
 
 import pytest
 
+from rlhf.tasks.extraction import extract_answer
+from rlhf.tasks.matching import MATCHES
 from rlhf.tasks.numbers import last_number, read_number, write_number
 from rlhf.tasks.problem import Problem
-from rlhf.tasks.procedural import extract_answer
-from rlhf.tasks.word_problems import WordProblems
+from rlhf.tasks.prompts import Prompts
 
 
 def fraction(number: int | str | None) -> Fraction | None:
@@ -272,9 +273,9 @@ def test_no_text_made_of_two_numbers_is_one() -> None:
     ],
 )
 def test_word_problems_are_judged_by_the_number_said(gold: str, text: str, answer_in: str, right: int) -> None:
-    task = WordProblems.__new__(WordProblems)  # what judges alone; no file
-    task.answer_in = answer_in
-    assert task.verify(Problem("q", gold, {}), text).exact == right
+    verdict = Prompts([], [], match=MATCHES["number"], answer_in=answer_in).verify(Problem("q", gold, {}), text)
+    assert verdict is not None
+    assert verdict.exact == right
 
 
 def test_numbers_are_handed_on_as_they_were_written_where_that_is_plain() -> None:

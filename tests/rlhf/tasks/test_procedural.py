@@ -7,12 +7,14 @@ from random import Random
 import pytest
 
 from rlhf.errors import UserError
+from rlhf.tasks.extraction import extract_answer
 from rlhf.tasks.names import refuse_unknown_task, task_names
-from rlhf.tasks.problem import Verdict
-from rlhf.tasks.procedural import ProceduralTask, extract_answer, is_held_out
+from rlhf.tasks.problem import Verdict, is_held_out
+from rlhf.tasks.procedural import ProceduralTask
+from rlhf.tasks.prompts import NAME as PROMPTS
 from rlhf.tasks.reasoning_gym import DATASETS
+from rlhf.tasks.registry import WORD_PROBLEMS
 from rlhf.tasks.step_arithmetic import solve
-from rlhf.tasks.word_problems import NAME as WORD_PROBLEMS
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +242,7 @@ def test_random_seeds_do_not_leak(spelling: ProceduralTask) -> None:
 
 
 def test_names_are_known_without_importing_reasoning_gym() -> None:
-    assert set(task_names()) == {*DATASETS, WORD_PROBLEMS}
+    assert set(task_names()) == {*DATASETS, PROMPTS, WORD_PROBLEMS}
 
 
 def test_a_task_that_a_program_registers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
