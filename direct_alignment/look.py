@@ -9,7 +9,7 @@ from rlhf.tasks.names import refuse_unknown_task
 def look(config: DirectAlignmentConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
     if config.task:
-        refuse_unknown_task(config.task)
+        refuse_unknown_task(config.task, config.task_config)
     if config.data.path != "on_policy":
         refuse_missing(config.data.path)
     find_folder(config.model_name)

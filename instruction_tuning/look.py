@@ -9,8 +9,8 @@ from rlhf.tasks.names import refuse_unknown_task
 def look(config: InstructionTuningConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
     if config.data.path == "demonstrations":
-        for task in config.data.tasks:
-            refuse_unknown_task(task, key="data.tasks")
+        for task, parameters in config.data.tasks.items():
+            refuse_unknown_task(task, parameters, key="data.tasks")
     else:
         refuse_missing(config.data.path)
     find_folder(config.model_name)

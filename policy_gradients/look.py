@@ -8,8 +8,9 @@ from rlhf.tasks.names import refuse_unknown_task
 
 def look(config: PolicyGradientConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
-    for task in config.tasks or [config.task]:
-        refuse_unknown_task(task)
+    shares = {name: share.config for name, share in config.tasks.items()}
+    for task, parameters in (shares or {config.task: config.task_config}).items():
+        refuse_unknown_task(task, parameters)
     for spec in config.reward_functions:
         load_function(spec)
     find_folder(config.model_name)

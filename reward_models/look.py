@@ -11,10 +11,8 @@ def look(config: RewardModelConfig) -> None:
     data = config.data
     if data.path != "samples":
         refuse_missing(data.path)
-    elif data.questions is None:
-        refuse_unknown_task(data.task, key="data.task")
     else:
-        refuse_missing(data.questions)
+        refuse_unknown_task(data.task, data.task_config, key="data.task")
     find_folder(config.model_name)
     if data.path == "samples":
         find_folder(data.policy, key="data.policy")

@@ -2,13 +2,17 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rlhf.errors import UserError, nearest
+from rlhf.tasks.prompt_settings import checked
 
 NAME = re.compile(r'^(?:DATASET_)?NAME = "(\w+)"$', re.MULTILINE)
+OWN = ("prompts", "word_problems")
 UNNAMED = ("composite", "word_problems")  # reasoning-gym's, and prompts under another name: without such a line
 
 
@@ -23,8 +27,10 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted({*found, *UNNAMED}))
 
 
-def refuse_unknown_task(name: str, *, key: str = "task") -> None:
-    """Raises: UserError, if there is no task of that name."""
+def refuse_unknown_task(name: str, parameters: Mapping[str, Any], *, key: str = "task") -> None:
+    """Raises: UserError, if there is no task of that name; or, of your own prompts, no file to read them from."""
+    if name in OWN:
+        checked(parameters, name)
     registered = sys.modules.get("reasoning_gym.factory")  # a program may have registered its own
     if name not in task_names() and name not in getattr(registered, "DATASETS", {}):
         raise UserError(f"{key}: there is no task '{name}': {nearest(name, task_names())}".rstrip(": "))

@@ -11,30 +11,15 @@ from typing import Any
 
 from rlhf.data.columns import short
 from rlhf.data.rows import in_epochs, load_rows
-from rlhf.errors import UserError, nearest
+from rlhf.errors import UserError
 from rlhf.tasks.extraction import extract_answer
 from rlhf.tasks.matching import MATCHES, MATHS, Match
-from rlhf.tasks.problem import HELD_OUT_SHARE, Problem, Verdict, place_of
+from rlhf.tasks.problem import Problem, Verdict, place_of
 from rlhf.tasks.prompt_rows import Names, Say, answer_column, read_problems
+from rlhf.tasks.prompt_settings import checked
 from rlhf.tasks.verifier_process import verifier_process
 
 NAME = "prompts"
-PARAMETERS: dict[str, str | float | None] = {
-    "path": None,
-    "split": "train",
-    "eval_path": None,
-    "eval_split": None,
-    "eval_share": HELD_OUT_SHARE,
-    "prompt": None,
-    "answer": None,
-    "match": None,
-}
-ELSEWHERE = {  # what others call a parameter, or write somewhere else
-    "subset": "a subset stands behind the path, owner/name:subset",
-    "name": "a subset stands behind the path, owner/name:subset",
-    "held_out_path": "did you mean 'eval_path'?",
-    "question": "did you mean 'prompt'?",
-}
 LOOKED_AT = 8  # references that the verifier must call right
 
 
@@ -95,7 +80,7 @@ def open_prompts(parameters: Mapping[str, Any], *, answer_in: str, name: str = N
         UserError: a parameter is unknown or of another kind, more than 5 % of the rows cannot be used, or too few are
             left.
     """
-    given = _checked(parameters, name)
+    given = checked(parameters, name)
     rows = load_rows(given["path"], split=given["split"])
     match = _match(given, rows)
     names = Names(given["prompt"], given["answer"])
@@ -119,28 +104,9 @@ def open_prompts(parameters: Mapping[str, Any], *, answer_in: str, name: str = N
     return Prompts(train, held_out, match=match, answer_in=answer_in, name=name)
 
 
-def _checked(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
-    for key, value in parameters.items():
-        if key not in PARAMETERS:
-            raise UserError(f"task_config: {name} has no '{key}': {ELSEWHERE.get(key) or nearest(key, PARAMETERS)}")
-        if key == "eval_share":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                raise UserError(f"task_config: eval_share: wanted a number between 0 and 1, found {short(value)}")
-        elif not isinstance(value, str) and not (value is None and PARAMETERS[key] is None):
-            raise UserError(f"task_config: {key}: wanted text, found {short(value)}")
-    if not parameters.get("path"):
-        raise UserError(
-            f"task_config: {name} needs a path",
-            hint="For example --task_config '{path: openai/gsm8k:main, match: number}', or a file or folder.",
-        )
-    return {**PARAMETERS, **parameters}
-
-
 def _match(given: Mapping[str, Any], rows: Sequence[tuple[str, Any]]) -> Match:
     """The match that is asked for. Where there are answers, it has to be said: they could be of any kind."""
     if given["match"] is not None:
-        if given["match"] not in MATCHES:
-            raise UserError(f"task_config: match: there is no {given['match']!r}: {nearest(given['match'], MATCHES)}")
         return MATCHES[given["match"]]
     objects = (row for _, row in rows if isinstance(row, Mapping))
     found = next((name for row in objects if (name := answer_column(row, given["answer"]))), None)

@@ -247,6 +247,6 @@ def test_names_are_known_without_importing_reasoning_gym() -> None:
 
 def test_a_task_that_a_program_registers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="'spell_backwards': did you mean 'spell_backward'"):
-        refuse_unknown_task("spell_backwards", key="data.task")
+        refuse_unknown_task("spell_backwards", {}, key="data.task")
     monkeypatch.setitem(DATASETS, "spell_backwards", DATASETS["spell_backward"])
-    refuse_unknown_task("spell_backwards")
+    refuse_unknown_task("spell_backwards", {})
