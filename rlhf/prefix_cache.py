@@ -27,6 +27,7 @@ class PrefixCache:
         self.slot: Tensor | None = None
         padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
+        self.ahead: Tensor | None = None  # (s,) -inf at places that a completion's own tokens have not reached
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new tokens; returns those that the layer attends to beside the prompt's.
@@ -41,7 +42,11 @@ class PrefixCache:
             return key, value
         if layer_idx == len(self.completion):  # first new token
             shape = (key.shape[0], key.shape[1], self.max_new_tokens, key.shape[3])
-            self.completion.append((key.new_empty(shape), value.new_empty(shape)))
+            self.completion.append((key.new_zeros(shape), value.new_zeros(shape)))
+        return self._store(key, value, layer_idx)
+
+    def _store(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the newest token of each completion, written behind those before."""
         if layer_idx == 0:
             self.length += 1
         for stored, new in zip(self.completion[layer_idx], (key, value), strict=True):
@@ -55,7 +60,7 @@ class PrefixCache:
         for layer, pair in enumerate(self.completion):
             kept = []
             for stored in pair:
-                fresh = stored.new_empty((len(rows), *stored.shape[1:]))
+                fresh = stored.new_zeros((len(rows), *stored.shape[1:]))
                 fresh[:, :, : self.length] = stored[rows, :, : self.length]
                 kept.append(fresh)
             self.completion[layer] = (kept[0], kept[1])
@@ -74,6 +79,32 @@ class PrefixCache:
         return False
 
     is_sliding = (False,)
+
+
+class PrefixCacheAtPlace(PrefixCache):
+    """A `PrefixCache` whose tensors stay where they are, so that a captured step can be replayed for the next token.
+
+    Where the next token is stored is a tensor too, `place` (1,). A layer attends to the first `extent` places of the
+    completions; those behind `place` have the bias -inf.
+    """
+
+    def __init__(self, lengths: Int[Tensor, " b"], group_size: int, max_new_tokens: int):
+        super().__init__(lengths, group_size, max_new_tokens)
+        self.place = torch.zeros(1, dtype=torch.long, device=lengths.device)
+        self.extent = max_new_tokens
+
+    def _store(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        if layer_idx == 0:
+            behind = torch.arange(self.extent, device=self.place.device) > self.place
+            self.ahead = torch.zeros_like(behind, dtype=torch.float32).masked_fill_(behind, -torch.inf)
+        for stored, new in zip(self.completion[layer_idx], (key, value), strict=True):
+            stored.index_copy_(2, self.place, new)
+        key, value = self.completion[layer_idx]
+        return key[:, :, : self.extent], value[:, :, : self.extent]
+
+    def keep(self, rows: Int[Tensor, " m"]) -> None:
+        self.length = self.extent  # copied are all places that may have been written
+        super().keep(rows)
 
 
 def prefix_decode_attention(
@@ -109,6 +140,8 @@ def prefix_decode_attention(
 
     on_prompt = to_completions(to_prompts(heads) @ prompt_key.transpose(-1, -2) + prefix_cache.bias[:, None, None])
     on_completion = heads @ key.transpose(-1, -2)
+    if prefix_cache.ahead is not None:
+        on_completion = on_completion + prefix_cache.ahead
     weight = torch.cat([on_prompt, on_completion], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
     out = to_completions(to_prompts(weight[..., :p]) @ prompt_value) + weight[..., p:] @ value
     return out.reshape(n, 1, h, d), None

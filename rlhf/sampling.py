@@ -1,9 +1,9 @@
 """Prompts to completions, with the log-probabilities that they were sampled at.
 
 Decoding is limited by memory traffic. Therefore a prompt is prefilled once for all its completions, which attend to one
-copy of its keys and values (`prefix_cache.py`), and finished completions leave the batch. This works with every
-transformers model whose attention goes through transformers' attention interface. Others (state-space layers, limited
-windows, attention code of their own) are sampled by transformers' `generate`, which is slower.
+copy of its keys and values (`prefix_cache.py`), and finished completions leave the batch (`decoding.py`). This works
+with every transformers model whose attention goes through transformers' attention interface. Others (state-space
+layers, limited windows, attention code of their own) are sampled by transformers' `generate`, which is slower.
 
 A completion depends only on its key (say seed, step and number of the prompt): the key seeds its uniform random
 numbers. It does not depend on the batch, the process or earlier samples, and no generator state has to be saved.
@@ -12,7 +12,6 @@ numbers. It does not depend on the batch, the process or earlier samples, and no
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,33 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from rlhf.decoding import Choose, SampledCompletions, decode_replayed, decode_shared, until_end
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
-from rlhf.models.architecture import attention_window, probing, refuse_long, using_attention
-from rlhf.prefix_cache import PrefixCache
+from rlhf.models.architecture import attention_window, probing, refuse_long
 from rlhf.tensors import in_fp32
-
-
-@dataclass(frozen=True)
-class SampledCompletions:
-    """The completions of one prompt."""
-
-    tokens: list[list[int]]  # the end token included
-    logp: list[list[float]]  # under the distribution they were sampled from, nats
-    truncated: list[bool]  # reached max_new_tokens without an end token
-
-
-@runtime_checkable  # for beartype, in tests
-class Choose(Protocol):
-    """Chooses the next token of every completion in the batch, given one uniform number in [0, 1) for each.
-
-    Called with the last hidden states (n, d), the vocabulary projection (v, d) and the uniform numbers (n,). Returns
-    the tokens (n,) and their log-probabilities (n,) in nats.
-    """
-
-    def __call__(
-        self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
-    ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]: ...
 
 
 @torch.no_grad()
@@ -86,7 +63,7 @@ def sample(
     longest = max(map(len, prompts), default=0) + max_new_tokens
     window = attention_window(model)
     if shares_prompts(model) and (window is None or longest <= window):
-        decode = _decode_shared
+        decode = decode_replayed if next(model.parameters()).is_cuda else decode_shared
         together = [order]
     else:
         # Only prompts of one length, since a state-space layer would read padding.
@@ -172,8 +149,8 @@ def shares_prompts(model: PreTrainedModel) -> bool:
                 uniform = torch.tensor([[0.1, 0.9, 0.3, 0.6], [0.8, 0.2, 0.7, 0.4]]).repeat(2, 1)
                 choose = SoftmaxChooser(1.0, 0, 1.0)
                 # With the first token of the first completion as end token, that completion leaves the batch.
-                (first, _) = _decode_shared(model, prompts, uniform, set(), choose)
-                sampled = _decode_shared(model, prompts, uniform, {first.tokens[0][0]}, choose)
+                (first, _) = decode_shared(model, prompts, uniform, set(), choose)
+                sampled = decode_shared(model, prompts, uniform, {first.tokens[0][0]}, choose)
                 groups = [Group(prompt, of.tokens) for prompt, of in zip(prompts, sampled, strict=True)]
                 device = next(model.parameters()).device
                 plain = score(Scorer(model), groups, token_budget=10**6, device=device, shared_prefix=False)
@@ -231,70 +208,4 @@ def _decode_separately(
     finally:
         hook.remove()
         model.generation_config = before
-    return _until_end(tokens[:, p:], torch.stack(logps, 1), end_tokens, g)
-
-
-def _until_end(
-    tokens: Int[Tensor, "n t"], logp: Float[Tensor, "n t"], end_tokens: set[int], g: int
-) -> list[SampledCompletions]:
-    """Each completion up to its first end token."""
-    ended = torch.isin(tokens, torch.tensor(sorted(end_tokens), dtype=tokens.dtype, device=tokens.device))
-    length = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1]).tolist()
-    truncated = (~ended.any(1)).tolist()
-    tokens = tokens.cpu()
-    logp = logp.cpu()
-    return [
-        SampledCompletions(
-            tokens=[tokens[i, : length[i]].tolist() for i in range(first, first + g)],
-            logp=[logp[i, : length[i]].tolist() for i in range(first, first + g)],
-            truncated=truncated[first : first + g],
-        )
-        for first in range(0, len(length), g)
-    ]
-
-
-def _decode_shared(
-    model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
-) -> list[SampledCompletions]:
-    """Decode with a `PrefixCache`; finished completions leave the batch."""
-    device = model.get_input_embeddings().weight.device
-    head = model.get_output_embeddings().weight
-    b = len(prompts)
-    n, max_new_tokens = uniform.shape
-    g = n // b
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    padded = nn.utils.rnn.pad_sequence([torch.as_tensor(p) for p in prompts], batch_first=True).to(device)
-
-    cache = PrefixCache(lengths, g, max_new_tokens)
-    states = model.base_model(input_ids=padded, past_key_values=cache, use_cache=True).last_hidden_state
-    last = states[torch.arange(b, device=device), lengths - 1].repeat_interleave(g, 0)
-
-    uniform = uniform.to(device)
-    tokens = torch.zeros(n, max_new_tokens, dtype=torch.long, device=device)
-    logp = torch.zeros(n, max_new_tokens, device=device)
-    ends = torch.tensor(sorted(end_tokens), device=device)
-    alive = torch.arange(n, device=device)  # the completion in each row of the cache
-    running = torch.ones(n, dtype=torch.bool, device=device)  # whether the completion in that row has not ended
-    with using_attention(model, "prefix_decode"):
-        for step in range(max_new_tokens):
-            token, token_logp = choose(last, head, uniform[alive, step])
-            tokens[alive, step] = token
-            logp[alive, step] = token_logp
-            running &= ~torch.isin(token, ends)
-            left = int(running.sum())
-            if left == 0 or step + 1 == max_new_tokens:
-                break
-            if left <= 0.9 * len(running):  # this copies the cache, so not for every single completion
-                keep = running.nonzero().squeeze(-1)
-                cache.keep(keep)
-                alive = alive[keep]
-                running = running[keep]
-                token = token[keep]
-            last = model.base_model(
-                input_ids=token[:, None],
-                position_ids=(lengths[alive // g] + step)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                prefix_cache=cache,
-            ).last_hidden_state[:, 0]
-    return _until_end(tokens, logp, end_tokens, g)
+    return until_end(tokens[:, p:], torch.stack(logps, 1), end_tokens, g)
