@@ -7,7 +7,7 @@ from tiny_models import tiny_model
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.defaults import resolve
 from policy_gradients.reference import Reference
-from rlhf.models.policy import add_lora
+from rlhf.models.lora import Lora, add_lora
 
 
 def reference(**settings: float) -> Reference:
@@ -49,7 +49,7 @@ def test_the_reference_follows_every_few_steps() -> None:
 def test_with_adapters_the_reference_is_the_model_under_them() -> None:
     """No second model is there, and what the adapters have learned is not seen."""
     policy, plain = tiny_model("llama", layers=1), tiny_model("llama", layers=1)
-    add_lora(policy, 2)
+    add_lora(policy, Lora(2))
     for p in policy.parameters():
         if p.requires_grad:
             torch.nn.init.normal_(p, std=0.5)

@@ -9,7 +9,7 @@ from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import HEADS
 from rlhf.models.frozen import store_in_bf16, without_adapters
-from rlhf.models.policy import add_lora
+from rlhf.models.lora import Lora, add_lora
 from rlhf.prefix_cache import PrefixCache
 from rlhf.sampling import sample
 
@@ -50,7 +50,7 @@ def test_weights_that_learn_and_heads_stay_in_fp32() -> None:
     from transformers import AutoModelForSequenceClassification
 
     policy = tiny_model("qwen3")
-    add_lora(policy, 2)
+    add_lora(policy, Lora(2))
     store_in_bf16(policy)
     assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
     assert torch.bfloat16 in {p.dtype for p in policy.parameters() if not p.requires_grad}
@@ -66,7 +66,7 @@ def test_adapters_learn_alike_on_either() -> None:
     for halved in (False, True):
         torch.manual_seed(0)
         model = tiny_model("llama", seed=1)
-        add_lora(model, 2)
+        add_lora(model, Lora(2))
         torch.manual_seed(1)
         for p in model.parameters():
             if p.requires_grad:
