@@ -93,7 +93,7 @@ def make_model(folder: Path, size: dict[str, Any], *, device: str, seed: int = 0
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("embedded")
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}

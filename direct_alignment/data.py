@@ -62,7 +62,7 @@ def load(
     limits: Limits = {"max_length": config.max_length, "truncation": config.truncation}
     if config.data.path == "on_policy":
         assert task is not None  # the config has seen to it
-        parts = _own_pairs(config, task, say=say)
+        parts = _own_pairs(config, task, tokenizer, say=say)
         read = sift([(f"pair {i}", pair) for i, pair in enumerate([*parts[0], *parts[1]])], lambda it: (it, None))
         train, apart = read.kept[: len(parts[0])], read.kept[len(parts[0]) :]
     else:
@@ -112,7 +112,9 @@ def digest(groups: Sequence[Group]) -> str:
     return whole.hexdigest()
 
 
-def _own_pairs(config: DirectAlignmentConfig, task: Task, *, say: Say) -> tuple[list[Ranking], list[Ranking]]:
+def _own_pairs(
+    config: DirectAlignmentConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, say: Say
+) -> tuple[list[Ranking], list[Ranking]]:
     """Pairs of the model's own completions, of training problems and of held-out ones."""
     data = config.data
     say(f"data: sampling {data.candidates} completions of {data.problems} problems, or taking them from the cache")
@@ -126,6 +128,7 @@ def _own_pairs(config: DirectAlignmentConfig, task: Task, *, say: Say) -> tuple[
             max_new_tokens=config.max_new_tokens,
             seed=seed,
             system_prompt=config.system_prompt,
+            tokenizer=tokenizer,
         )
         return to_rankings(candidates, seed=seed, per_problem=data.per_problem)
 

@@ -34,7 +34,6 @@ def train(command: Command[DirectAlignmentConfig]) -> int:
     from direct_alignment.reference import open_reference
     from direct_alignment.update import PolicyLearner
     from rlhf.logprobs import Scorer
-    from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
     from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
@@ -47,7 +46,7 @@ def train(command: Command[DirectAlignmentConfig]) -> int:
     title, headline = config.loss.upper(), ["loss", "reward/accuracy", "reward/margin"]
 
     with open_session(command, METRICS, title=title, headline=headline, advice=Adviser().check) as session:
-        data = load(config, loss, task, load_tokenizer(config.model_name), say=session.console.say)
+        data = load(config, loss, task, session.load_tokenizer(), say=session.console.say)
         session.describe(data=config.task or config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy()
         reference = open_reference(session, model, config, loss)

@@ -17,10 +17,8 @@ from rlhf.data.prompts import conversation_cell
 from rlhf.data.ranking_groups import shared_prompt
 from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
-from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.groups import Group
-from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.chat import Conversation, Message, encode_turns, end_tokens, refuse_unknown
 
@@ -119,9 +117,10 @@ class Rows:
 Source = Demonstrations | Rows
 
 
-def open_data(config: InstructionTuningConfig, *, say: Callable[[str], None]) -> Source:
-    """The conversations of the config, tokenized for the model that it names."""
-    tokenizer = character_tokenizer() if config.scratch else load_tokenizer(config.model_name)
+def open_data(
+    config: InstructionTuningConfig, tokenizer: PreTrainedTokenizerBase, *, say: Callable[[str], None]
+) -> Source:
+    """The conversations of the config, tokenized."""
     if config.data.path == "demonstrations":
         return Demonstrations(config, tokenizer)
     return Rows(config, tokenizer, say=say)

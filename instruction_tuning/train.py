@@ -37,7 +37,7 @@ def train(command: Command[InstructionTuningConfig]) -> int:
     config = command.config
     with open_session(command, METRICS, title="SFT", headline=["loss"]) as session:
         accelerator = session.accelerator
-        data = open_data(config, say=session.console.say)
+        data = open_data(config, session.load_tokenizer(config.scratch), say=session.console.say)
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
         evaluation.refuse_long_problems(model, tokenizer, data, config)

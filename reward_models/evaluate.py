@@ -32,7 +32,7 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     from rlhf.data.rows import load_rows
     from rlhf.distributed import open_device
     from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
-    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.tokenizer import load_tokenizer
     from rlhf.report.html import BEGINNING
     from rlhf.statistics import in_brackets
 

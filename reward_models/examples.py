@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from reward_models.config import DataConfig
+from transformers import PreTrainedTokenizerBase
+
+from reward_models.config import DataConfig, RewardModelConfig
 from rlhf.candidates import Candidates, sample_candidates
 from rlhf.data.splits import split_by_question
 from rlhf.groups import Group
@@ -95,8 +97,14 @@ def numbered[T](items: Iterable[T]) -> list[tuple[str, T]]:
     return [(f"problem {i}", item) for i, item in enumerate(items)]
 
 
-def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candidates]]:
-    """(name, training candidates, held-out candidates), sampled from `data.policy` or taken from the cache."""
+def sample_problems(
+    config: RewardModelConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[Candidates], list[Candidates]]:
+    """(name, training candidates, held-out candidates), sampled from `data.policy` or taken from the cache.
+
+    The chat template of the run is that of the policy too, where that is the model to train.
+    """
+    data = config.data
     task = open_task(data.task, data.task_config, answer_in=data.answer_in)
     refuse_unverified(task, "data.path samples")
     drawn = task.train_problems(seed=data.seed, first=0, count=data.problems)
@@ -111,6 +119,7 @@ def sample_problems(data: DataConfig) -> tuple[str, list[Candidates], list[Candi
             max_new_tokens=data.max_new_tokens,
             seed=data.seed,
             system_prompt=data.system_prompt,
+            tokenizer=tokenizer if data.policy == config.model_name else None,
         )
         for problems in (train, held_out)
     )

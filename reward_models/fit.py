@@ -34,6 +34,7 @@ def load_model(
     attention = choose_attention(config.attention, session.device)
     model, tokenizer = load_with_head(
         config.model_name,
+        tokenizer=session.load_tokenizer(),
         classes=classes,
         attention=attention,
         extra_layers=config.extra_layers,

@@ -31,7 +31,7 @@ def outcome_data(config: OutcomeConfig | PreferenceConfig, tokenizer: PreTrained
     if data.path != "samples":
         rows = load_rows(data.path, split=data.split)[: data.size or None]
         return split_file(data, outcome_examples(rows, tokenizer, config, say))
-    name, *sampled = sample_problems(data)
+    name, *sampled = sample_problems(config, tokenizer)
     train, held_out = (
         solutions_to_examples(numbered(map(candidates_to_solutions, part)), tokenizer, config, say) for part in sampled
     )

@@ -29,7 +29,7 @@ def process_data(config: ProcessConfig, tokenizer: PreTrainedTokenizerBase, say:
                 "data.task: the labels of steps are computed for step_arithmetic alone",
                 hint="Give a file with labelled steps as data.path.",
             )
-        name, *sampled = sample_problems(data)
+        name, *sampled = sample_problems(config, tokenizer)
         train, held_out = (
             traces_to_examples(numbered(map(candidates_to_traces, part)), tokenizer, config, say) for part in sampled
         )

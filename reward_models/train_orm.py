@@ -26,12 +26,11 @@ def train(command: Command[OutcomeConfig]) -> int:
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import outcome_objective
     from reward_models.outcome_data import outcome_data
-    from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Outcome RM", headline=["loss"]) as session:
-        split = outcome_data(config, load_tokenizer(config.model_name), session.console.say)
+        split = outcome_data(config, session.load_tokenizer(), session.console.say)
         model, tokenizer = load_model(session, config)
         session.describe(data=f"solutions of {split.name}", data_fingerprint=split.fingerprint)
         baselines = shortcuts.of_outcome(split.train, split.held_out, data="held-out")

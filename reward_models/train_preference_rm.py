@@ -28,12 +28,11 @@ def train(command: Command[PreferenceConfig]) -> int:
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import preference_objective
     from reward_models.preference_data import preference_data
-    from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
 
     config = command.config
     with open_session(command, METRICS, title="Preference RM", headline=["loss"]) as session:
-        split = preference_data(config, load_tokenizer(config.model_name), session.console.say)
+        split = preference_data(config, session.load_tokenizer(), session.console.say)
         model, tokenizer = load_model(session, config)
         session.describe(data=f"pairs of {split.name}", data_fingerprint=split.fingerprint)
         baselines = shortcuts.of_preference(split.train, split.held_out, data="held-out")

@@ -27,13 +27,12 @@ def train(command: Command[ProcessConfig]) -> int:
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import process_objective
     from reward_models.process_data import process_data
-    from rlhf.models.policy import load_tokenizer
     from rlhf.run.session import open_session
     from rlhf.text.steps import CLASS_NAMES
 
     config = command.config
     with open_session(command, METRICS, title="Process RM", headline=["loss"]) as session:
-        split = process_data(config, load_tokenizer(config.model_name), session.console.say)
+        split = process_data(config, session.load_tokenizer(), session.console.say)
         model, tokenizer = load_model(session, config, CLASS_NAMES)
         model.config.step_separator, model.config.step_judged_at = config.separator, config.judged_at
         session.describe(data=f"steps of {split.name}", data_fingerprint=split.fingerprint)

@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol, runtime_checkable
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rlhf.cache import cached, fingerprint, key
 from rlhf.data.answers import Answer, sampled_answer
@@ -58,19 +59,24 @@ def sample_candidates(
     seed: int,
     temperature: float = 1.0,
     system_prompt: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Candidates]:
-    """`count` completions of each problem, sampled from the model and verified."""
+    """`count` completions of each problem, sampled from the model and verified.
+
+    Args:
+        tokenizer: the model's, with the chat template of a run; None: as the model has it.
+    """
     questions = [problem.question for problem in problems]
-    tokenizer = load_tokenizer(model_name)
+    tokenizer = tokenizer or load_tokenizer(model_name)
     ends = end_tokens(tokenizer)
-    how = [count, max_new_tokens, seed, temperature, system_prompt, ends]
-    entry = key(fingerprint(model_name), questions, how, "candidates 2")
+    prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
+    how = [count, max_new_tokens, seed, temperature, ends]
+    entry = key(fingerprint(model_name), questions, prompts, how, "candidates 3")
 
     def make() -> tuple[torch.Tensor, torch.Tensor]:
         device = open_device("auto")
-        model, _ = load(model_name)
+        model, _ = load(model_name, tokenizer=tokenizer)
         model.to(device)
-        prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
         bf16 = device.type == "cuda" and choose_precision("auto", device) == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             sampled = sample(

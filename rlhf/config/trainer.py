@@ -1,10 +1,18 @@
 """The config keys that every trainer has."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 from pydantic import Field, model_validator
 
+from rlhf.config.paths import PathName
 from rlhf.config.schema import Config
+
+
+class ChatSettings(TypedDict):
+    """The chat template of the model to train: arguments of `rlhf.models.tokenizer.load_tokenizer`."""
+
+    chat_template: str | None
+    chat_template_kwargs: dict[str, Any]
 
 
 class TrainerConfig(Config):
@@ -38,6 +46,16 @@ class TrainerConfig(Config):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory, slower.")
 
+    # the conversation
+    chat_template: PathName | None = Field(
+        None,
+        description="null: the model's own; chatml; a file NAME.jinja; or a model (id, folder, run) to take it from, "
+        "such as the instruction-tuned sibling of a base model.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Values of the chat template's variables, such as {enable_thinking: false}."
+    )
+
     # the optimizer
     lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
@@ -58,6 +76,10 @@ class TrainerConfig(Config):
         "auto", description="Precision of final/; auto is the model's own. Checkpoints are fp32."
     )
     sample_every: int = Field(10, gt=0, description="Steps between samples shown and written to samples.jsonl.")
+
+    @property
+    def chat(self) -> ChatSettings:
+        return {"chat_template": self.chat_template, "chat_template_kwargs": self.chat_template_kwargs}
 
     @model_validator(mode="after")
     def _reference_can_move(self) -> "TrainerConfig":

@@ -27,11 +27,13 @@ from rlhf.groups import Group, Rows, micro_batches
 from rlhf.logprobs import hidden_states
 from rlhf.models import architecture
 from rlhf.models.architecture import HEADS, probing, refuse_long, refuse_lookahead, refuse_unknown_words
-from rlhf.models.loading import find_model, load_tokenizer, load_weights, read_config
+from rlhf.models.loading import find_model, load_weights, read_config
 from rlhf.models.lora import Lora, add_lora
 from rlhf.models.policy import load_policy
 from rlhf.models.recomputing import checkpoint_activations
+from rlhf.models.tokenizer import load_tokenizer
 from rlhf.text.chat import encode_conversation, end_tokens
+from rlhf.text.dialogue import takes_system_message
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 LANGUAGE_HEADS = ("lm_head", "embed_out")  # of language models, which reward models start from
@@ -45,6 +47,7 @@ PROBE = [{"role": role, "content": "a"} for role in ("system", "user", "assistan
 def load_with_head(
     name: str,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     classes: Sequence[str] = (),
     attention: str = "sdpa",
     extra_layers: int = 0,
@@ -54,10 +57,11 @@ def load_with_head(
     """A model in fp32 with a head, ready to train, and its tokenizer. The head is new unless the model has one.
 
     Args:
+        tokenizer: the model's, if it is loaded already.
         classes: names of the classes of a token; none: one number, read at the last token.
         extra_layers: see `add_layers`.
     """
-    tokenizer, source = load_tokenizer(name), find_model(name)
+    tokenizer, source = tokenizer or load_tokenizer(name), find_model(name)
     kind = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
     labels = {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
     sizes = labels if classes else {"num_labels": 1}
@@ -170,10 +174,7 @@ def _choose_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
     transformers takes the score at the last token that is not padding. With pad == eos, which is common, that would be
     the token before the end token, and saved models would give other scores than trained ones.
     """
-    try:
-        conversation = encode_conversation(tokenizer, PROBE)
-    except UserError:  # a template without system messages
-        conversation = encode_conversation(tokenizer, PROBE[1:])
+    conversation = encode_conversation(tokenizer, PROBE if takes_system_message(tokenizer) else PROBE[1:])
     said = {*end_tokens(tokenizer), *conversation.prompt, *conversation.completion}
     known = [tokenizer.pad_token_id, *tokenizer.all_special_ids]
     pad = next((token for token in known if token is not None and token not in said), None)

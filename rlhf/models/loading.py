@@ -1,4 +1,4 @@
-"""Models and tokenizers read as they are, by Hub id, folder, run directory, or one of the three that need no Hub.
+"""Models read as they are, by Hub id, folder, run directory, or one of the three that need no Hub.
 
 transformers fills gaps: a weight that is missing or of another size is made anew at random, and one whose name it does
 not know is dropped. Here each of these is an error that names the weights. No Python code of a model is ever run.
@@ -12,20 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rlhf.config.paths import home
 from rlhf.errors import UserError
 from rlhf.models.names import SMOLLM2, find_folder
-from rlhf.text.end_tokens import remember_ends_of_model
 
 # Computed from the config, whatever a checkpoint holds of them: tables of angles and positions, causal masks.
 COMPUTED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias")
@@ -138,40 +130,6 @@ def reading(source: Source, trouble: str) -> Generator[None]:
         damaged = isinstance(error, SafetensorError | EOFError)
         hint = "A weight file is cut short or damaged: copy the model anew." if damaged else None
         raise UserError(f"{source.label}{trouble}: {reason}", hint=hint) from error
-
-
-def load_tokenizer(name: str, *, key: str = "model_name") -> PreTrainedTokenizerBase:
-    """A model's tokenizer, which also knows the end tokens that the model's own configs name."""
-    source = find_model(name, key=key)
-    with reading(source, ": its tokenizer could not be read"):
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.arguments)
-    if tokenizer is None:
-        raise UserError(f"{source.label} has no tokenizer")
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{key}: the tokenizer of '{name}' has no chat template",
-            hint="Take the instruction-tuned version of the model, or put chat_template.jinja into its folder.",
-        )
-    tokenizer.init_kwargs.pop("auto_map", None)
-    remember_ends_of_model(tokenizer, *_read_ends(source))
-    return tokenizer
-
-
-def _read_ends(source: Source) -> tuple[dict[str, Any], GenerationConfig | None]:
-    """config.json as it is written, and generation_config.json where there is one."""
-    if source.gguf_file:
-        return {}, None
-    with reading(source, ": its config.json could not be read"):
-        config, _ = PreTrainedConfig.get_config_dict(source.path, **source.arguments)
-    folder = Path(source.path)
-    if folder.is_dir() and not (folder / "generation_config.json").is_file():
-        return config, None
-    try:
-        return config, GenerationConfig.from_pretrained(source.path)
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # of another form than an object too
-        if not folder.is_dir():  # of the Hub: it has none
-            return config, None
-        raise UserError(f"{source.label}: its generation_config.json could not be read: {error}") from error
 
 
 def load_weights(

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refuse_unknown_words
 from rlhf.models.frozen import store_in_bf16
-from rlhf.models.loading import Source, find_model, load_tokenizer, load_weights
+from rlhf.models.loading import Source, find_model, load_weights
 from rlhf.models.lora import Lora, add_lora
 from rlhf.models.names import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2
 from rlhf.models.recomputing import checkpoint_activations
+from rlhf.models.tokenizer import load_tokenizer
 
 __all__ = [
     "EMBEDDED",
@@ -36,9 +37,12 @@ __all__ = [
 ]
 
 
-def load(name: str, *, key: str = "model_name", **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load_policy`, and the tokenizer, none of whose tokens is one that the model has no row for."""
-    tokenizer = load_tokenizer(name, key=key)
+def load(
+    name: str, *, key: str = "model_name", tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_policy`, and the tokenizer (unless it is there already), none of whose tokens is one that the model has no
+    row for."""
+    tokenizer = tokenizer or load_tokenizer(name, key=key)
     model = load_policy(name, key=key, **options)
     refuse_unknown_words(model, tokenizer, f"{key}: '{name}'")
     return model, tokenizer

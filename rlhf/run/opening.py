@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, set_seed
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.atomic import write_whole
 from rlhf.config.command import Command
@@ -17,13 +16,10 @@ from rlhf.config.trainer import TrainerConfig
 from rlhf.config.yaml_file import to_yaml
 from rlhf.cpu import has_bf16_kernels
 from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
-from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.errors import UserError
-from rlhf.models.architecture import attention_window, refuse_long_settings, takes_shared_rows
-from rlhf.models.frozen import store_in_bf16
+from rlhf.models.architecture import refuse_long_settings
 from rlhf.models.loading import read_config
-from rlhf.models.lora import Lora
-from rlhf.models.policy import choose_attention, choose_precision, find_model, load, load_frozen
+from rlhf.models.policy import choose_precision, find_model
 from rlhf.models.saving import own_dtype
 from rlhf.optimizer import NOT_FINITE
 from rlhf.run import checkpoints, lock
@@ -33,15 +29,15 @@ from rlhf.run.final import remove_partial
 from rlhf.run.inputs import changed, inputs
 from rlhf.run.interrupts import Interrupted
 from rlhf.run.metrics import METRICS
+from rlhf.run.models import Models
 from rlhf.run.stopwatch import Stopwatch
 from rlhf.run.tracking import Run, Trackers, command_line, for_shell, provenance, wanted_trackers
-from rlhf.sampling import shares_prompts
 
 CARRIED = (run_directory.BEST,)  # files of the run directory that checkpoints bring back as they were
 type Advice = Callable[[Mapping[str, float]], Sequence[str]]  # from a step's metrics to warnings
 
 
-class Opening:
+class Opening(Models):
     """A run before its loop. `Session` goes on from here."""
 
     def __init__(
@@ -168,56 +164,6 @@ class Opening:
         if self.precision == "bf16" and self.device.type == "cpu" and not has_bf16_kernels():
             self.console.say("bf16 is very slow on this processor: --precision fp32 is ten times as fast and more")
 
-    def load_policy(self, scratch: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model to train, on its device, with its tokenizer; `scratch` gives the sizes of a new one instead."""
-        config = self.config
-        if scratch is not None:
-            model, tokenizer = new_model(**scratch.model_dump()).eval(), character_tokenizer()
-        else:
-            attention = choose_attention(config.attention, self.device)
-            model, tokenizer = load(
-                config.model_name,
-                attention=attention,
-                lora=Lora.of(config),
-                gradient_checkpointing=config.gradient_checkpointing,
-            )
-        model.to(self.accelerator.device)
-        samples_from_shared_prompt = shares_prompts(model)
-        self.settle(model, takes_shared_rows)
-        kind = type(model).__name__
-        window = attention_window(model)
-        if not samples_from_shared_prompt:
-            self.console.say(f"{kind} cannot sample from a shared prompt: transformers' generate does it, slower")
-        elif window is not None:
-            self.console.say(
-                f"{kind} looks back {window} tokens: texts longer than that are sampled by generate, slower"
-            )
-        return model, tokenizer
-
-    def settle(self, model: PreTrainedModel, takes_shared_rows: Callable[[PreTrainedModel], bool]) -> None:
-        """Put the model to train on its device, and find out which rows it takes: shared and packed ones, or a row for
-        each completion.
-
-        Raises:
-            UserError: if it cannot read texts of max_length tokens.
-        """
-        refuse_long_settings(model.config, self.config)
-        model.to(self.accelerator.device)
-        if model.config._attn_implementation == "flash_attention_2":
-            self.shared_prefix = False
-        if self.shared_prefix and not takes_shared_rows(model):
-            self.shared_prefix = False
-            self.console.say(
-                f"{type(model).__name__} cannot take shared-prefix rows nor packed ones: each completion gets its own"
-            )
-        if self.precision == "bf16":
-            store_in_bf16(model)  # last: what was tried above computes in fp32
-
-    def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
-        """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""
-        precision = "fp32" if moves else self.precision  # small steps towards the policy would be lost in bf16
-        return load_frozen(self.config.model_name, precision=precision).to(self.accelerator.device)
-
     def _refuse_other_data(self) -> None:
         told = run_directory.read_provenance(self.path)
         hint = "--fork NEW_DIR instead of --resume starts another run from its newest checkpoint."
@@ -274,6 +220,7 @@ class Opening:
             self.results.setdefault((record["data"], record["metric"]), []).append(record)
         for at, text in self._early:
             self.advise(at, text)
+        self.say_what_moved()
         # What was advised on the steps so far: an adviser looks back on more than one.
         for record in self.run.records("metrics"):
             self._advice({key: value for key, value in record.items() if value is not None})

@@ -106,7 +106,7 @@ def test_bad_data_stops_before_a_model_is_loaded(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line, the row, and nothing left behind."""
-    monkeypatch.setattr("rlhf.run.opening.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlhf.run.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
     same = {"prompt": "p", "chosen": "x", "rejected": "x"}
     cases = {
         "wanted chosen and rejected": [{"question": "q", "answer": "a"}] * 30,
@@ -116,7 +116,7 @@ def test_bad_data_stops_before_a_model_is_loaded(
         "no file": None,
         "fits at least 95 %": pairs(30),
         "only one prompt": [{**pair, "prompt": "p"} for pair in pairs(30)],
-        "wanted true or false": [{**row, "label": "yes"} for row in labelled(30)],
+        "wanted true or false": [{**row, "label": "perhaps"} for row in labelled(30)],
     }
     for words, rows in cases.items():
         file = tmp_path / "bad.jsonl"

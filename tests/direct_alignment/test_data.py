@@ -187,7 +187,7 @@ def test_own_pairs_are_of_training_and_of_held_out_problems(monkeypatch: pytest.
     """Two a problem that has both kinds: five of six, and three of four. Held-out ones are the same for every seed."""
     said: list[str] = []
     data, asked, task = own_pairs(monkeypatch, said=said)
-    how = {"count": 4, "max_new_tokens": 17, "system_prompt": "Be brief."}
+    how = {"count": 4, "max_new_tokens": 17, "system_prompt": "Be brief.", "tokenizer": TOKENIZER}
     assert asked == [
         ("embedded", task, [f"train 5: {i}" for i in range(6)], how | {"seed": 5}),
         ("embedded", task, [f"held out {i}" for i in range(4)], how | {"seed": 0}),

@@ -439,7 +439,7 @@ def test_bad_files_are_refused(tokenizer, tmp_path, write, says):
         assert word in str(error.value)
 
 
-def test_word_problems_are_a_task_like_any_other(tmp_path, monkeypatch):
+def test_word_problems_are_a_task_like_any_other(tokenizer, tmp_path, monkeypatch):
     """They come through the front door of all tasks, and are judged by where `answer_in` says that the answer is."""
     write_jsonl(tmp_path / "d.jsonl", [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)])
     asked = []
@@ -453,6 +453,6 @@ def test_word_problems_are_a_task_like_any_other(tmp_path, monkeypatch):
     for answer_in, right in (("last_number", 1.0), ("answer_tag", 0.0)):
         config = {"path": str(tmp_path / "d.jsonl")}
         data = DataConfig(task="word_problems", task_config=config, answer_in=answer_in, problems=9, held_out=3)
-        assert sample_problems(data)[0] == "word_problems"
+        assert sample_problems(OutcomeConfig(data=data), tokenizer)[0] == "word_problems"
         train, held_out = asked[-2:]
         assert (train, held_out) == ([right] * 9, [right] * 3)

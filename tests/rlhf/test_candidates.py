@@ -202,7 +202,7 @@ def test_bf16_is_for_gpus_that_have_it(asked, monkeypatch, tmp_path, device: str
     moved: list[str] = []
     casts: list[tuple[str, torch.dtype, bool]] = []
     monkeypatch.setattr("rlhf.candidates.open_device", lambda wanted: torch.device(device if wanted == "auto" else "x"))
-    monkeypatch.setattr("rlhf.candidates.load", lambda name: (Model(), None))
+    monkeypatch.setattr("rlhf.candidates.load", lambda name, **_: (Model(), None))
     monkeypatch.setattr("rlhf.candidates.choose_precision", lambda asked, place: precision if asked == "auto" else "")
     monkeypatch.setattr("rlhf.candidates.torch.autocast", autocast)
     sample_candidates(str(save_tiny(tmp_path / "a")), Parity(), PROBLEMS, **SETTINGS)

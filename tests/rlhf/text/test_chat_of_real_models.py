@@ -23,6 +23,7 @@ from rlhf.groups import Group
 from rlhf.tasks.problem import Problem, messages_for
 from rlhf.text.chat import Message, encode_prompt, encode_turns, end_tokens
 from rlhf.text.dialogue import moves_system_messages, takes_system_message
+from rlhf.text.template import set_variables, variables_of
 
 trl = pytest.importorskip("trl")
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -107,6 +108,25 @@ def test_instruction_tuning(tokenizer) -> None:
             config = InstructionTuningConfig(last_turn_only=last, max_length=10**6)
             (group,) = to_groups(tokenizer, Dialogue(messages, []), config)
             check(tokenizer, group, messages, turns[-1:] if last else turns)
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_thinking_switched_on_or_off(tokenizer, thinks: bool) -> None:
+    """`chat_template_kwargs: {enable_thinking: false}` holds for prompt and answer alike."""
+    if "enable_thinking" not in variables_of(tokenizer):
+        pytest.skip("the template has no such variable")
+    own = tokenizer.chat_template
+    try:
+        set_variables(tokenizer, {"enable_thinking": thinks})
+        direct = tokenizer.apply_chat_template(
+            talk("Hi"), chat_template=own, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
+        )
+        assert tokenizer.decode(encode_prompt(tokenizer, talk("Hi"))) == direct
+        for messages in CONVERSATIONS[:2]:
+            (group,) = to_groups(tokenizer, Dialogue(messages, []), InstructionTuningConfig())
+            check(tokenizer, group, messages, [1])
+    finally:
+        tokenizer.chat_template = own
 
 
 def test_preferences_solutions_and_prompts(tokenizer) -> None:
