@@ -25,3 +25,28 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_a_wheel_has_every_package_with_its_types_and_its_configs() -> None:
+    """Hatch takes whole folders, but for what git ignores."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert set(packages) == {file.parent.name for file in ROOT.glob("*/__init__.py")} - {"benchmarks"}
+    for package in packages:
+        assert (ROOT / package / "py.typed").is_file(), package
+        assert package == "rlhf" or list((ROOT / package / "configs").glob("*.yaml")), package
+
+
+def test_nothing_is_compiled_for_a_reader() -> None:
+    """Of the packages that others depend on, those that come as source in C alone are left out; in both projects."""
+    for file in ("pyproject.toml", "cpu/pyproject.toml"):
+        overridden = tomllib.loads((ROOT / file).read_text())["tool"]["uv"]["override-dependencies"]
+        assert "pycosat; sys_platform == 'never'" in overridden, file
+
+
+def test_both_projects_resolve_on_the_same_day() -> None:
+    days = [
+        tomllib.loads((ROOT / file).read_text())["tool"]["uv"]["exclude-newer"]
+        for file in ("pyproject.toml", "cpu/pyproject.toml")
+    ]
+    assert days[0] == days[1]

@@ -141,3 +141,19 @@ def test_no_file_and_no_function_is_long(package: str) -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{name}.{node.name}"
+
+
+# What Windows does not have. `verifier_worker` runs in a process of its own, which is not started there.
+POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"}
+POSIX_NAMES = {"fork", "O_NOFOLLOW", "O_NONBLOCK", "SIGHUP", "SIGKILL", "SIGALRM", "setitimer", "getuid", "mkfifo"}
+MAY_USE_POSIX = {"rlhf.system", "rlhf.tasks.verifier_worker"}
+
+
+@pytest.mark.parametrize("package", [package for package in PACKAGES if package != "benchmarks"])
+def test_what_windows_does_not_have_is_used_in_one_place(package: str) -> None:
+    for name, file in FILES.items():
+        if name.split(".")[0] != package or name in MAY_USE_POSIX:
+            continue
+        assert not POSIX_MODULES & set(imports(file, inside_functions=True)), name
+        used = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+        assert not POSIX_NAMES & used, name

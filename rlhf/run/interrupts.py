@@ -11,6 +11,7 @@ from types import FrameType
 from accelerate import Accelerator
 
 from rlhf.distributed import all_reduce_sum
+from rlhf.system import ENDING
 
 TOGETHER_S = 1.0  # a launcher hands on what the terminal has sent to all: two signals so close are one
 
@@ -30,10 +31,9 @@ class Interrupted:
     def __init__(self):
         self.signal: int | None = None
         self.at_once, self._at = True, 0.0
-        ends = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: it is to go on without its terminal
-            ends.append(signal.SIGHUP)
-        self._before = {n: signal.signal(n, self._receive) for n in ends}
+        # nohup: the run is to go on without its terminal.
+        heard = [it for it in ENDING if it.name != "SIGHUP" or signal.getsignal(it) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._receive) for number in heard}
 
     def stop_listening(self) -> None:
         for number, handler in self._before.items():

@@ -1,7 +1,6 @@
 """One run directory, one writer: a file that names the process which writes there."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from rlhf import system
 from rlhf.errors import UserError
 from rlhf.run.directory import LOCK as NAME
 
@@ -44,7 +44,7 @@ def take(folder: Path) -> Lock:
     file, owner = folder / NAME, _this_process()
     while True:
         with os.fdopen(_open(file), "r+", errors="replace") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            system.lock(opened.fileno())
             if not _is_still(file, opened.fileno()):
                 continue  # its owner has just removed it
             before = _parse(opened.read(LONGEST))
@@ -59,7 +59,7 @@ def take(folder: Path) -> Lock:
 def _open(file: Path) -> int:
     """The lock as a file descriptor: a file of its own, not what a link leads to, nor a pipe."""
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | system.OWN_FILE, 0o644)
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
             raise _not_ours(file) from error

@@ -1,11 +1,12 @@
 """Seconds and gigabytes of a step."""
 
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
+
+from rlhf.system import peak_memory_bytes
 
 
 class Stopwatch:
@@ -27,7 +28,4 @@ def peak_memory_gb(device: torch.device) -> float:
     """Peak of the CUDA allocator, or of this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory_bytes() / 1e9

@@ -13,6 +13,11 @@ from rlhf.tasks.prompt_settings import checked
 
 NAME = re.compile(r'^(?:DATASET_)?NAME = "(\w+)"$', re.MULTILINE)
 OWN = ("prompts", "word_problems")
+HAS_PYCOSAT = find_spec("pycosat") is not None
+# Tasks that cannot be had here, and why.
+UNAVAILABLE = (
+    {} if HAS_PYCOSAT else {"zebra_puzzles": "needs pycosat, which a C compiler has to make: uv pip install pycosat"}
+)
 UNNAMED = ("composite", "word_problems")  # reasoning-gym's, and prompts under another name: without such a line
 
 
@@ -27,10 +32,17 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted({*found, *UNNAMED}))
 
 
+def refuse_unavailable(name: str, *, key: str = "task") -> None:
+    """Raises: UserError, if that task cannot be had here."""
+    if name in UNAVAILABLE:
+        raise UserError(f"{key}: '{name}' {UNAVAILABLE[name]}")
+
+
 def refuse_unknown_task(name: str, parameters: Mapping[str, Any], *, key: str = "task") -> None:
     """Raises: UserError, if there is no task of that name; or, of your own prompts, no file to read them from."""
     if name in OWN:
         checked(parameters, name)
+    refuse_unavailable(name, key=key)
     registered = sys.modules.get("reasoning_gym.factory")  # a program may have registered its own
     if name not in task_names() and name not in getattr(registered, "DATASETS", {}):
         raise UserError(f"{key}: there is no task '{name}': {nearest(name, task_names())}".rstrip(": "))

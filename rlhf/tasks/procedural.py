@@ -13,6 +13,7 @@ import rlhf.tasks.step_arithmetic  # noqa: F401 - registers step_arithmetic
 from rlhf.errors import UserError, nearest
 from rlhf.tasks.conditions import holds
 from rlhf.tasks.extraction import extract_answer
+from rlhf.tasks.names import refuse_unavailable
 from rlhf.tasks.problem import Problem, Verdict, is_held_out
 from rlhf.tasks.reasoning_gym import DATASETS, create_dataset
 from rlhf.tasks.verifier_checks import refuse_unfit
@@ -61,6 +62,7 @@ class ProceduralTask:
         answer_in: str = "think_tags",
         check: bool = True,
     ):
+        refuse_unavailable(name)
         if name not in DATASETS:
             raise UserError(f"task: there is no task '{name}': {nearest(name, sorted(DATASETS))}")
         self.name, self.answer_in = name, answer_in

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.system import CAN_FORK
 from rlhf.tasks.verifier_worker import SECONDS, read_frame, write_frame
 
 START_SECONDS = 180  # importing reasoning-gym on a busy machine
@@ -73,6 +74,11 @@ class VerifierProcess:
     def _start(self) -> None:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
             return
+        if not CAN_FORK:
+            raise UserError(
+                "task: its answers are verified in a process without rights, which this system does not have",
+                hint="On Windows use WSL 2, or a task that docs/tasks.md has as 'own' or 'text'.",
+            )
         # Nothing of ours but where modules are found: no tokens or keys, one thread, no files written by the import.
         environment = {
             "PYTHONPATH": os.pathsep.join(path for path in [_root(), *sys.path] if path),

@@ -1,18 +1,21 @@
 """Tasks: what is held out, what repeats, and what counts as right."""
 
+import importlib
 import re
+import sys
 import time
 from random import Random
 
 import pytest
 
 from rlhf.errors import UserError
+from rlhf.tasks import names
 from rlhf.tasks.extraction import extract_answer
 from rlhf.tasks.names import refuse_unknown_task, task_names
 from rlhf.tasks.problem import Verdict, is_held_out
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.tasks.prompts import NAME as PROMPTS
-from rlhf.tasks.reasoning_gym import DATASETS
+from rlhf.tasks.reasoning_gym import DATASETS, StandIn, standing_in
 from rlhf.tasks.registry import WORD_PROBLEMS
 from rlhf.tasks.step_arithmetic import solve
 
@@ -250,3 +253,19 @@ def test_a_task_that_a_program_registers_is_known(monkeypatch: pytest.MonkeyPatc
         refuse_unknown_task("spell_backwards", {}, key="data.task")
     monkeypatch.setitem(DATASETS, "spell_backwards", DATASETS["spell_backward"])
     refuse_unknown_task("spell_backwards", {})
+
+
+def test_a_task_that_cannot_be_had_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "UNAVAILABLE", {"zebra_puzzles": "needs pycosat"})
+    for open_it in (refuse_unknown_task, ProceduralTask):
+        with pytest.raises(UserError, match="task: 'zebra_puzzles' needs pycosat"):
+            open_it("zebra_puzzles", {})
+
+
+def test_nothing_stands_in_for_a_module_once_reasoning_gym_is_imported() -> None:
+    """While it is, a module that is there already stays itself."""
+    assert not [name for name, module in sys.modules.items() if isinstance(module, StandIn)]
+    with standing_in(["re", "no_such_package", "no_such_package.part"]):
+        assert sys.modules["re"] is re
+        assert importlib.import_module("no_such_package.part").anything is None
+    assert "no_such_package" not in sys.modules
