@@ -5,11 +5,10 @@ Arrays are numpy, one entry an item; `question` numbers the question an item bel
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import comb
+from math import comb, isnan, sqrt
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
 
 from rlhf.statistics import bootstrap, record, wilson
 
@@ -32,21 +31,29 @@ def pair_accuracy(chosen: Array, rejected: Array) -> Array:
     return (chosen > rejected) + 0.5 * (chosen == rejected)
 
 
+def ranks(values: Array) -> Array:
+    """1 for the smallest; equal values share the mean of their ranks. (scipy's rankdata takes ten times as long on the
+    few hundred items of a held-out set, and a bootstrap asks for ranks a thousand times.)"""
+    _, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[number]
+
+
 def auc(score: Array, right: Array) -> float:
     """P(a right item scores higher than a wrong one), a tie counting one half: Mann-Whitney's U / (n+ n-)."""
     positive, negative = int(right.sum()), int((~right).sum())
     if not positive or not negative:
         return float("nan")
-    return float((rankdata(score)[right].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    return float((ranks(score)[right].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def f1_by_class(predicted: Array, label: Array, classes: Sequence[int]) -> dict[int, float]:
     """2 TP / (2 TP + FP + FN) of each class; 0 for one never predicted rightly, nan for one that no label has."""
     found = {}
     for c in classes:
-        hits = int(((predicted == c) & (label == c)).sum())
-        misses = int(((predicted == c) ^ (label == c)).sum())
-        found[c] = 2 * hits / (2 * hits + misses) if (label == c).any() else float("nan")
+        is_predicted, is_label = predicted == c, label == c
+        hits = np.count_nonzero(is_predicted & is_label)
+        misses = np.count_nonzero(is_predicted ^ is_label)
+        found[c] = 2 * hits / (2 * hits + misses) if np.count_nonzero(is_label) else float("nan")
     return found
 
 
@@ -57,7 +64,8 @@ def macro_f1(predicted: Array, label: Array, classes: Sequence[int]) -> float:
     it should have been. (scikit-learn's default averages over the classes of labels and predictions together, which
     punishes one such slip with a whole class of F1 0; with `labels=np.unique(label)` it gives this number.)
     """
-    return float(np.nanmean(list(f1_by_class(predicted, label, classes).values())))
+    known = [f1 for f1 in f1_by_class(predicted, label, classes).values() if not isnan(f1)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def reliability(probability: Array, happened: Array) -> list[dict[str, float]]:
@@ -81,10 +89,12 @@ def calibration_error(probability: Array, happened: Array) -> float:
 
 
 def length_correlation(score: Array, length: Array) -> float:
-    """Spearman's rank correlation of the score with the length; 0 where one of them never varies."""
+    """Spearman's correlation of the score with the length: Pearson's of their ranks; 0 where one never varies."""
     if np.ptp(score) == 0 or np.ptp(length) == 0:
         return 0.0
-    return float(spearmanr(score, length).statistic)
+    middle = (len(score) + 1) / 2
+    a, b = ranks(score) - middle, ranks(length) - middle
+    return float(a @ b / sqrt((a @ a) * (b @ b)))
 
 
 def best_of(score: Array, right: Array, n: int) -> float:

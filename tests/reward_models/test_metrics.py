@@ -5,6 +5,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata, spearmanr
 
 from reward_models.metrics import (
     auc,
@@ -16,6 +17,7 @@ from reward_models.metrics import (
     length_correlation,
     macro_f1,
     pair_accuracy,
+    ranks,
     reliability,
     share,
 )
@@ -190,6 +192,16 @@ def test_intervals_are_over_questions():
     half = (record["high"] - record["low"]) / 2
     assert half == pytest.approx(1.96 * 0.5 / 50**0.5, rel=0.2)
     assert record["low"] <= record["value"] <= record["high"]
+
+
+def test_ranks_and_their_correlation_are_scipys():
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 50):
+        score, length = rng.integers(0, 9, size) / 7, rng.integers(0, 5, size)
+        assert ranks(score).tolist() == rankdata(score).tolist()
+        if np.ptp(score) and np.ptp(length):
+            assert length_correlation(score, length) == pytest.approx(spearmanr(score, length).statistic, abs=1e-12)
+    assert ranks(np.array([5.0, -1.0, 5.0])).tolist() == [2.5, 1, 2.5]
 
 
 def test_length_correlation():
