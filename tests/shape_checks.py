@@ -55,6 +55,18 @@ def left_out() -> Generator[None]:
         yield
 
 
+@contextmanager
+def switched_off() -> Generator[None]:
+    """For runs whose every step other tests check."""
+    with patch.object(sys.modules[__name__], "is_due", lambda number, *, inner: False):
+        yield
+
+
+def is_due(number: int, *, inner: bool) -> bool:
+    """Whether a function's call of this number, within a test, is checked."""
+    return number <= FIRST_OF_INNER if inner else number <= FIRST or number % THEN_ONE_IN == 0
+
+
 def checked[T](target: T) -> T:
     """A function whose calls are checked, or a dataclass whose values are."""
     if not inspect.isclass(target):
@@ -66,16 +78,13 @@ def checked[T](target: T) -> T:
 
 def checked_when_called(function: Callable[..., Any]) -> Any:
     code = function.__code__
-    is_inner = "<locals>" in function.__qualname__
+    inner = "<locals>" in function.__qualname__
     with_checks: list[Callable[..., Any]] = []
-
-    def is_due(number: int) -> bool:
-        return number <= FIRST_OF_INNER if is_inner else number <= FIRST or number % THEN_ONE_IN == 0
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         calls[code] += 1
-        if not is_due(calls[code]):
+        if not is_due(calls[code], inner=inner):
             return function(*arguments, **named)
         if not with_checks:
             with_checks.append(checked_at_once(function))
