@@ -40,10 +40,10 @@ LOSS_NAMES = list(get_args(LossName))
 class DataConfig(Section):
     path: PathName = Field(
         "on_policy",
-        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'on_policy': pairs of the model's own "
-        "completions, right and wrong.",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, a folder, or 'on_policy': pairs of the "
+        "model's own completions, right and wrong.",
     )
-    split: str = Field("train", description="Split of a Hub data set.")
+    split: str = Field("train", description="Split of a Hub data set or a folder, or a slice such as train[:1%].")
     held_out: int = Field(500, gt=0, description="Pairs kept for evaluation (of a set, at most a fifth).")
     problems: int = Field(2000, gt=0, description="on_policy: problems of the task that completions are sampled for.")
     candidates: int = Field(4, gt=1, description="Completions sampled for each problem, on_policy and online.")
@@ -104,7 +104,7 @@ class DirectAlignmentConfig(LossConfig):
     )
 
     # the task, for pairs of the policy's own and for judging what it writes
-    task: str | None = Field(None, description="A task of reasoning-gym, step_arithmetic, word_problems; null: none.")
+    task: str | None = Field(None, description="A task of reasoning-gym, step_arithmetic, or prompts; null: none.")
     task_config: dict[str, Any] = Field({}, description="The task's own parameters.")
     answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
         "think_tags",
@@ -129,6 +129,7 @@ class DirectAlignmentConfig(LossConfig):
         return self
 
 
+TASK_KEYS = ("task", "task_config", "answer_in")
 LOSS_KEYS = sorted(LossConfig.model_fields.keys() - TrainerConfig.model_fields.keys() - {"loss"})
 
 
@@ -137,6 +138,8 @@ def read(argv: Sequence[str]) -> Command[DirectAlignmentConfig]:
 
     `--loss X` alone takes X's own file if there is one. In a file made for another loss, settings that belong to the
     loss are not X's: they are left out, so that X has its published values, unless the command line gives others.
+    `--data.path FILE` alone leaves out the task that the config has for pairs of the model's own: what is measured then
+    is held-out pairs.
     """
     from direct_alignment.published import fill
 
@@ -147,12 +150,29 @@ def read(argv: Sequence[str]) -> Command[DirectAlignmentConfig]:
         description="Learn from preferences: DPO and its family.",
         default_config=CONFIGS / "dpo.yaml",
         named_by="loss",
-        void=_of_another_loss,
+        void=_void,
         fill=fill,
     )
     named = any(word.startswith("--config") for word in argv)
-    notes = [f"{key} {value} is not {command.config.loss}'s: left out" for key, value in command.left_out.items()]
-    return replace(command, notes=tuple(notes)) if named else command
+    notes = []
+    for key, value in command.left_out.items():
+        if key == "task":
+            notes.append(f"task {value}, of pairs of the model's own, is not evaluated; --task NAME evaluates one")
+        elif key in LOSS_KEYS and named:
+            notes.append(f"{key} {value} is not {command.config.loss}'s: left out")
+    return replace(command, notes=tuple(notes))
+
+
+def _void(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    keys, name = _of_another_loss(file, given)
+    return [*keys, *_of_own_pairs(file, given)], name
+
+
+def _of_own_pairs(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of the task that a file samples pairs of, where the command line names other pairs and no task."""
+    path = given.get("data.path", "on_policy")
+    sampled = file.get("data.path", DataConfig.model_fields["path"].default) == "on_policy"
+    return TASK_KEYS if sampled and path != "on_policy" and "task" not in given else ()
 
 
 def _of_another_loss(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[str], str | None]:

@@ -12,9 +12,9 @@ from rlhf.config.trainer import TrainerConfig
 class DataConfig(Section):
     path: PathName = Field(
         "demonstrations",
-        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'demonstrations' made of tasks.",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, a folder, or 'demonstrations' made of tasks.",
     )
-    split: str = Field("train", description="Split of a Hub data set.")
+    split: str = Field("train", description="Split of a Hub data set or a folder, or a slice such as train[:1%].")
     size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
     held_out: int = Field(
         400, ge=0, description="Conversations kept for evaluation (at most a fifth of a set); 0: none, no evaluation."

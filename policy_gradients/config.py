@@ -65,7 +65,7 @@ class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
     algorithm: str = Field("grpo", description=f"One of {', '.join(names())}.")
 
     # the task and the reward
-    task: str = Field("spell_backward", description="A task of reasoning-gym, step_arithmetic, or word_problems.")
+    task: str = Field("spell_backward", description="A task of reasoning-gym, step_arithmetic, or prompts: your own.")
     task_config: dict[str, Any] = Field({}, description="Parameters of the task.")
     tasks: dict[str, TaskShare] = Field({}, description="A mixture of tasks by name, instead of task and task_config.")
     answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
@@ -78,7 +78,8 @@ class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
     )
     reward_functions: dict[PathName, float] = Field(
         {},
-        description="Reward components of your own: 'file.py:function' and a weight; see policy_gradients/rewards.py.",
+        description="Reward components of your own: file.py:function or package.module:function, each with its weight; "
+        "see policy_gradients/reward_functions.py.",
     )
 
     reward_model: PathName | list[PathName] | None = Field(

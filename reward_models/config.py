@@ -12,9 +12,9 @@ from rlhf.config.trainer import TrainerConfig
 class DataConfig(Section):
     path: PathName = Field(
         "samples",
-        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, or 'samples' of `policy`, verified.",
+        description="A Hub data set, a .jsonl/.json/.parquet/.csv file, a folder, or 'samples' of `policy`, verified.",
     )
-    split: str = Field("train", description="Split of a Hub data set.")
+    split: str = Field("train", description="Split of a Hub data set or a folder, or a slice such as train[:1%].")
     size: int = Field(0, ge=0, description="Use only so many rows of a file or Hub set; 0 is all.")
     held_out: int = Field(400, gt=0, description="Kept for the final evaluation, whole questions (at most a fifth).")
     validation: int = Field(100, gt=0, description="Kept for early stopping, whole questions (at most a fifth).")

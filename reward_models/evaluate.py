@@ -1,8 +1,7 @@
 """Evaluate a reward model: uv run python -m reward_models.evaluate runs/preference_rm-seed0
 
-On the run's own held-out data, or on a file: pairs as for training (RewardBench's `prompt, chosen, rejected, subset`
-give a score a subset), solutions with labels for an outcome model, labelled steps for a process model. Writes
-evaluation.jsonl and evaluation.html.
+On the run's own held-out data, or on a file: pairs as for training (RewardBench and RewardBench 2 have a `subset`, and
+each gets a score), solutions with labels for an outcome model, labelled steps for a process model. Writes evaluation.jsonl and evaluation.html.
 """
 
 import sys
@@ -58,7 +57,7 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     found = read(HeadScorer(model), groups, token_budget=token_budget, shared_prefix=shared, device=opened)
     result = judge(found, examples, name)
     subsets = [example.subset for example in examples]
-    if any(subsets) and all(len(example.group.completions) == 2 for example in examples):
+    if any(subsets) and all(example.right or len(example.group.completions) == 2 for example in examples):
         result.records.extend(subset_records(found, examples, subsets, name))
     add_shortcuts(result, tried)
     records = [*result.records, *result.baselines]

@@ -113,10 +113,14 @@ def pairs_result(reward: Array, pairs: Pairs, *, data: str) -> Result:
 
 
 def subset_records(found: Read, examples: Sequence[Example], subset: Sequence[str], data: str) -> list[dict[str, Any]]:
-    """Of examples that are a pair each, with the subset of each."""
+    """Of pairs, or of lists of chosen and rejected answers, with the subset of each. An example is right where each
+    chosen answer is scored above each rejected one, as RewardBench 2 counts its best of four."""
     pairs = Pairs.of(examples)
     reward = np.array([float(last[0]) for _, last in found])
-    return by_subset(pair_accuracy(reward[pairs.better], reward[pairs.worse]), pairs.question, subset, data=data)
+    of_pairs = pair_accuracy(reward[pairs.better], reward[pairs.worse])
+    ends = np.cumsum([len(example.pairs) for example in examples])
+    right = np.array([own.min() for own in np.split(of_pairs, ends[:-1])])
+    return by_subset(right, np.array(_numbered(examples)), subset, data=data)
 
 
 def by_subset(right: Array, question: Array, subset: Sequence[str], *, data: str) -> list[dict[str, Any]]:

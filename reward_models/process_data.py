@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.config import ProcessConfig
 from reward_models.examples import Example, Say, Split, numbered, sample_problems, split_file
 from reward_models.steps import label_arithmetic
-from reward_models.traces import Trace, Traces, parse_traces
+from reward_models.traces import Trace, Traces, parse_traces, refuse_unclear_labels
 from rlhf.candidates import Candidates
 from rlhf.data.rows import Sifted, TooLong, load_rows, settle, sift, sift_rows
 from rlhf.data.splits import split_by_question
@@ -44,6 +44,8 @@ def process_examples(
 ) -> list[Example]:
     """Labelled steps of a file, one example a question. A row without any rated step is said and left out: PRM800K has
     them by design, so they are not unusable."""
+    rows = list(rows)
+    refuse_unclear_labels(rows)
     parsed = sift_rows(rows, parse_traces)
     wanted = (
         (where, (q, [t for t in traces if config.alternatives or not t.alternative]))

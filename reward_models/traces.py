@@ -1,10 +1,13 @@
 """Traces: steps that follow each other, each labelled or not; read from rows, PRM800K's among them."""
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.data.columns import is_missing, kind_of, refuse_unused, refuse_written_out, short
+from rlhf.data.columns import NUMBER, cell_truth, is_missing, kind_of, refuse_unused, refuse_written_out, short
 from rlhf.data.rows import Row
+from rlhf.errors import UserError
 from rlhf.text.steps import CLASSES
 
 
@@ -18,17 +21,24 @@ class Trace:
     alternative: bool = False  # not a solution of its own: another last step behind the history of one
 
 
+STEP_END = "ки"  # what Math-Shepherd ends a step with; in the labels + or - stands in its place
+FIRST_STEP = re.compile(r"\s*(?=Step 1\s*:)")
+RATINGS = {"+": 1, "-": -1, "good": 1, "bad": -1, "neutral": 0, "okay": 0}  # besides numbers, true and false
+
 type Traces = tuple[str, list[Trace]]  # a question with traces
 
 
 def parse_traces(row: Row) -> Traces:
-    """PRM800K's own rows (either phase), or `prompt` (or `question`) with `completions`, the steps, and `labels`.
+    """PRM800K's own rows (either phase); Math-Shepherd's; or `prompt` (or `question`) with `completions`, which are the
+    steps, and `labels`.
 
     Raises:
         ValueError: with the reason.
     """
     if isinstance(row.get("question"), dict) and isinstance(row.get("label"), dict):
         return _parse_prm800k(row["question"], row["label"])
+    if isinstance(row.get("input"), str) and isinstance(row.get("label"), str) and STEP_END in row["input"]:
+        return _parse_math_shepherd(row["input"], row["label"])
     question = next((row[name] for name in ("prompt", "question") if not is_missing(row.get(name))), None)
     if not isinstance(question, str):
         raise ValueError(f"columns {sorted(row)}: there is no question as text{kind_of(row)}")
@@ -40,6 +50,24 @@ def parse_traces(row: Row) -> Traces:
     if sum("</answer>" in str(step) for step in steps) > 1:
         raise ValueError("several of the completions have an answer: they are solutions, which train_orm reads")
     return question, [Trace([_step(step) for step in steps], [_rating(label) for label in labels])]
+
+
+def _parse_math_shepherd(text: str, labels: str) -> Traces:
+    """Question and steps in one text, each step ended by `ки`; and the same text with + or - in its place."""
+    *parts, rest = text.split(STEP_END)
+    ratings: list[int | None] = []
+    for part in parts:
+        sign = labels[len(part) : len(part) + 1]
+        if not labels.startswith(part) or sign not in RATINGS:
+            raise ValueError(f"label: wanted the input with + or - for each {STEP_END!r}, found {short(labels[:40])}")
+        ratings.append(RATINGS[sign])
+        labels = labels[len(part) + 1 :]
+    if rest.strip() or labels.strip() != rest.strip():
+        raise ValueError(f"input: {short(rest.strip())} behind the last {STEP_END!r}")
+    question, *first = FIRST_STEP.split(parts[0], maxsplit=1)
+    if not first or not question.strip():
+        raise ValueError("input: wanted a question, and the steps from 'Step 1:' on")
+    return question.strip(), [Trace([_step(step.strip()) for step in (first[0], *parts[1:])], ratings)]
 
 
 def _parse_prm800k(question: dict[str, Any], label: dict[str, Any]) -> Traces:
@@ -100,11 +128,35 @@ def _step(value: Any) -> str:
 
 
 def _rating(value: Any) -> int | None:
-    """-1, 0, 1 or None; of two classes, true is right and false wrong."""
+    """-1, 0, 1 or None, also in words; of two classes, true is right and false wrong."""
     if isinstance(value, bool):
         return 1 if value else -1
     if value is None:
         return None
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in RATINGS:
+            return RATINGS[word]
+        value = float(word) if NUMBER.fullmatch(word) else cell_truth(value, "label") * 2 - 1
     if value not in CLASSES:
-        raise ValueError(f"label {short(value)}: wanted -1, 0 or 1")
+        raise ValueError(f"label {short(value)}: wanted -1, 0 or 1 (true or false, + or -)")
     return int(value)
+
+
+def refuse_unclear_labels(rows: Iterable[tuple[str, Any]]) -> None:
+    """See that labels which are only 0 and 1 are not taken for neutral and right: they may be wrong and right.
+
+    Raises:
+        UserError: there are zeros and ones in lists of labels, and never a -1; with the first row of a 0.
+    """
+    found: dict[float, str] = {}
+    for where, row in rows:
+        labels = row.get("labels") if isinstance(row, Mapping) else None
+        for label in labels if isinstance(labels, list) else ():
+            if not isinstance(label, bool) and label in CLASSES:
+                found.setdefault(label, where)
+    if 0 in found and 1 in found and -1 not in found:
+        raise UserError(
+            f"data.path: labels of 0 ({found[0]}) and 1, and none of -1: a step of 0 may be wrong or neutral",
+            hint="Write true and false for right and wrong; or -1, 0 and 1 for wrong, neutral and right.",
+        )

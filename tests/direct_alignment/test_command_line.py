@@ -234,3 +234,24 @@ def test_a_comparison_that_cannot_be_is_refused_before_any_run(
     outcome = commands.compare(*arguments)
     assert outcome.code == 2
     assert words in outcome.err
+
+
+def test_pairs_of_a_file_do_not_evaluate_the_task_of_the_config() -> None:
+    """The laptop's task is for pairs of the model's own. One that is named is evaluated."""
+    own = read(["--profile", "laptop", "--data.path", "mine.jsonl", "--loss", "kto"])
+    assert own.config.task is None
+    (note,) = own.notes
+    assert note.startswith('task "step_arithmetic" (')
+    assert "--task NAME evaluates one" in note
+    asked = ["--profile", "laptop", "--data.path", "mine.jsonl", "--task", "spell_backward"]
+    assert read(asked).config.task == "spell_backward"
+    for unchanged in ([], ["--data.path", "on_policy"], ["--data.problems", "9"]):
+        assert read(["--profile", "laptop", *unchanged]).config.task == "step_arithmetic"
+        assert read(["--profile", "laptop", *unchanged]).notes == ()
+
+
+def test_a_task_in_a_file_of_ones_own_is_evaluated(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {path: mine.jsonl}\ntask: spell_backward\n")
+    assert read(["--config", str(config)]).config.task == "spell_backward"
+    assert read(["--config", str(config), "--data.path", "other.jsonl"]).config.task == "spell_backward"

@@ -221,6 +221,47 @@ def prm800k(*steps, finish_reason="found_error") -> dict:
     }
 
 
+SHEPHERD = "How many are 2 and 3? Step 1: Add 2 and 3. ки\nStep 2: 2+3=6 ки\nStep 3: The answer is: 6 ки"
+
+
+def test_math_shepherds_rows():
+    """The question, the steps with their number, and what stands in the labels where the step ends."""
+    label = SHEPHERD.replace(" ки", " +", 1).replace(" ки", " -")
+    steps = ["Step 1: Add 2 and 3.", "Step 2: 2+3=6", "Step 3: The answer is: 6"]
+    row = {"input": SHEPHERD, "label": label, "task": "GSM8K"}
+    assert parse_traces(row) == ("How many are 2 and 3?", [Trace(steps, [1, -1, -1])])
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "said"),
+    [
+        (SHEPHERD, SHEPHERD, "wanted the input with"),
+        (SHEPHERD, SHEPHERD.replace("ки", "+").replace("2+3=6", "2+3=5"), "wanted the input with"),
+        (SHEPHERD + " more", SHEPHERD.replace("ки", "+") + " more", "behind the last"),
+        ("2+3? 5 ки", "2+3? 5 +", "from 'Step 1:' on"),
+    ],
+)
+def test_odd_rows_of_math_shepherd(text, label, said):
+    with pytest.raises(ValueError, match=said):
+        parse_traces({"input": text, "label": label})
+
+
+def test_labels_of_steps_in_words():
+    row = {"prompt": "q", "completions": list("abcdefg"), "labels": ["+", "-", "good", "bad", "neutral", "-1", "true"]}
+    assert parse_traces(row)[1][0].labels == [1, -1, 1, -1, 0, -1, 1]
+    with pytest.raises(ValueError, match="label"):
+        parse_traces({**row, "labels": [*row["labels"][:-1], "maybe"]})
+
+
+def test_zeros_and_ones_alone_are_unclear(tokenizer):
+    """Wrong and right, or neutral and right: nobody can tell."""
+    rows = [{"prompt": f"q{i}", "completions": ["a", "b"], "labels": [1, i % 2]} for i in range(4)]
+    with pytest.raises(UserError, match=r"labels of 0 \(row 0\) and 1, and none of -1"):
+        process_examples(numbered(rows), tokenizer, ProcessConfig(max_steps=1), print)
+    clear = [*rows[:3], {**rows[3], "labels": [1, -1]}]
+    assert len(process_examples(numbered(clear), tokenizer, ProcessConfig(max_steps=1), print)) == 4
+
+
 def test_prm800k_alternatives_are_no_sequence():
     """Phase 1: the chosen alternative is what the next step follows; the others are learned behind the same history.
     At the end nothing is chosen: the first alternative ends the trace, the other stands beside it."""
@@ -262,7 +303,7 @@ def test_stepwise_rows():
     ("row", "reason"),
     [
         ({"prompt": "q", "completions": ["a"], "labels": [2]}, "label 2: wanted -1, 0 or 1"),
-        ({"prompt": "q", "completions": ["a"], "labels": ["good"]}, "wanted -1, 0 or 1"),
+        ({"prompt": "q", "completions": ["a"], "labels": ["maybe"]}, "wanted true or false"),
         ({"prompt": "q", "completions": ["a", ""], "labels": [1, 1]}, "a step is empty"),
         ({"prompt": "q", "completions": ["a"], "labels": []}, "one length"),
         ({"completions": ["a"], "labels": [1]}, "no question"),
@@ -456,3 +497,17 @@ def test_word_problems_are_a_task_like_any_other(tokenizer, tmp_path, monkeypatc
         assert sample_problems(OutcomeConfig(data=data), tokenizer)[0] == "word_problems"
         train, held_out = asked[-2:]
         assert (train, held_out) == ([right] * 9, [right] * 3)
+
+
+def test_lists_of_chosen_and_rejected_are_compared_side_with_side(tokenizer):
+    """RewardBench 2: each chosen with each rejected, and nothing within a side; one text twice is once."""
+    row = {"prompt": "q", "chosen": ["a", "b"], "rejected": ["c", "d", "d"], "subset": "Ties"}
+    (example,) = preference_examples(numbered([row]), tokenizer, PreferenceConfig(max_steps=1), print)
+    assert (example.texts, example.right) == (list("abcd"), [True, True, False, False])
+    assert example.pairs == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    single = {**row, "chosen": ["a"], "rejected": ["c"]}
+    (example,) = preference_examples(numbered([single]), tokenizer, PreferenceConfig(max_steps=1), print)
+    assert (example.texts, example.right, example.pairs) == (["a", "c"], [], [(0, 1)])
+    for odd in ({"chosen": ["a"], "rejected": []}, {"chosen": ["a", 3], "rejected": ["c"]}):
+        with pytest.raises(UserError, match=r"wanted texts, as many as there are|wanted messages"):
+            preference_examples(numbered([{**row, **odd}]), tokenizer, PreferenceConfig(max_steps=1), print)

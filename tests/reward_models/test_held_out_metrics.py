@@ -131,6 +131,16 @@ def test_subsets_from_what_a_model_says():
     assert [r["value"] for r in records] == [0.5, 0.5, 0.5]
 
 
+def test_a_list_is_right_where_every_chosen_answer_is_above_every_rejected_one():
+    """RewardBench 2's best of four; and with two chosen. A tie counts one half."""
+    four = [answers("q", 1, 2, 1, 1, right=[True, False, False, False]) for _ in range(3)]
+    two = answers("p", 1, 2, 1, 1, right=[True, True, False, False])
+    scores = [3.0, 2.0, 1.0, 0.0, *(2.0, 2.0, 1.0, 0.0), *(2.0, 3.0, 1.0, 0.0), *(3.0, 2.0, 1.0, 0.0)]
+    records = subset_records(scalar(scores), [*four, two], ["x", "x", "x", "y"], "d")
+    assert [r["value"] for r in records] == [0.5, 1.0, 0.75]
+    assert records[0]["n"] == 3
+
+
 # --------------------------------------------------------------------------------------------------------- outcome
 
 SOLVED = [
