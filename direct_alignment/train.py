@@ -19,9 +19,10 @@ from rlhf.run.command import run_command
 
 if TYPE_CHECKING:
     from rlhf.run.memory_plan import Plan
+    from rlhf.run.result import RunResult
 
 
-def train(command: Command[DirectAlignmentConfig]) -> int:
+def train(command: Command[DirectAlignmentConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from dataclasses import replace
 

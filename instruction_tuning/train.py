@@ -19,11 +19,12 @@ from rlhf.run.command import run_command
 
 if TYPE_CHECKING:
     from rlhf.run.memory_plan import Plan
+    from rlhf.run.result import RunResult
 
 DEFAULT = Path(__file__).parent / "configs" / "sft.yaml"
 
 
-def train(command: Command[InstructionTuningConfig]) -> int:
+def train(command: Command[InstructionTuningConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from instruction_tuning import evaluation
     from instruction_tuning.data import open_data

@@ -28,11 +28,12 @@ from rlhf.run.command import run_command
 
 if TYPE_CHECKING:
     from rlhf.run.memory_plan import Plan
+    from rlhf.run.result import RunResult
 
 DEFAULT = Path(__file__).parent / "configs" / "grpo.yaml"
 
 
-def train(command: Command[PolicyGradientConfig]) -> int:
+def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from policy_gradients.credit import Credit
     from policy_gradients.critic import CriticLearner

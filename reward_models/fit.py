@@ -24,6 +24,7 @@ from rlhf.models.heads import HeadScorer, load_with_head, new_weights, read, tak
 from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_attention
 from rlhf.optimizer import backward, in_turn, optimizer_step
+from rlhf.run.result import RunResult
 from rlhf.run.session import Session
 
 
@@ -53,8 +54,8 @@ def fit(
     split: Split,
     objective: Objective,
     shortcuts: list[Shortcut],
-) -> int:
-    """Train, stop early by the validation loss, measure on held-out data. Returns the exit code."""
+) -> RunResult:
+    """Train, stop early by the validation loss, measure on held-out data."""
     accelerator = session.accelerator
     refuse_larger_step(len(split.train), config.batch_size, what="examples")
     optimizer = session.make_optimizer(

@@ -10,6 +10,7 @@ All candidates of a question share its row. RLHF Book, chapter 5. The loop is `f
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward_models.config import OutcomeConfig
 from reward_models.look import look
@@ -18,10 +19,13 @@ from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
 
+if TYPE_CHECKING:
+    from rlhf.run.result import RunResult
+
 DEFAULT = Path(__file__).parent / "configs" / "orm.yaml"
 
 
-def train(command: Command[OutcomeConfig]) -> int:
+def train(command: Command[OutcomeConfig]) -> "RunResult":
     from reward_models import shortcuts
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import outcome_objective

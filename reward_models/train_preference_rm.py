@@ -12,6 +12,7 @@ this script names the data, the model, the objective (`losses.py`), and the shor
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward_models.config import PreferenceConfig
 from reward_models.look import look
@@ -20,10 +21,13 @@ from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
 
+if TYPE_CHECKING:
+    from rlhf.run.result import RunResult
+
 DEFAULT = Path(__file__).parent / "configs" / "preference_rm.yaml"
 
 
-def train(command: Command[PreferenceConfig]) -> int:
+def train(command: Command[PreferenceConfig]) -> "RunResult":
     from reward_models import shortcuts
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import preference_objective

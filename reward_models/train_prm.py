@@ -11,6 +11,7 @@ Lightman et al., "Let's verify step by step", 2023, arXiv 2305.20050. RLHF Book,
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward_models.config import ProcessConfig
 from reward_models.look import look
@@ -19,10 +20,13 @@ from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command
 
+if TYPE_CHECKING:
+    from rlhf.run.result import RunResult
+
 DEFAULT = Path(__file__).parent / "configs" / "prm.yaml"
 
 
-def train(command: Command[ProcessConfig]) -> int:
+def train(command: Command[ProcessConfig]) -> "RunResult":
     from reward_models import shortcuts
     from reward_models.fit import METRICS, fit, load_model
     from reward_models.losses import process_objective

@@ -110,7 +110,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         argv = [*SETTINGS, "--model_name", str(model), "--reward_functions", f"{{'{function}:mine': 1.0}}"]
         argv += [*arguments, "--output_dir", str(tmp_path / "run")]
         command = read_command(PolicyGradientConfig, argv, prog="", description="", default_config=DEFAULT, environ={})
-        assert train(command) == 0
+        assert train(command).finished
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         found.metrics = [json.loads(line) for line in lines]
         assert [record["optim/lr"] for record in found.metrics][-1] == found.of("policy")[-1].lr

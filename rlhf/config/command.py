@@ -59,6 +59,7 @@ class Command[ConfigT: Config]:
     # Settings of the file that the command line has made void: key -> "value (origin)".
     left_out: Mapping[str, str] = dataclass_field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what there is to say about how the command was understood
+    called: bool = False  # by a Python program, which goes on after the run
 
 
 def read_command[ConfigT: Config](

@@ -65,7 +65,7 @@ def load_with_head(
     kind = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification
     labels = {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
     sizes = labels if classes else {"num_labels": 1}
-    if source.gguf_file:  # transformers reads GGUF into causal language models
+    if source.gguf_file or (source.live is not None and not source.live.is_a(kind)):  # a causal language model
         policy = load_policy(name, attention=attention)
         for key, value in sizes.items():
             setattr(policy.config, key, value)

@@ -6,6 +6,7 @@ not know is dropped. Here each of these is an error that names the weights. No P
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rlhf.config.live import is_live, taken
 from rlhf.config.paths import home
 from rlhf.errors import UserError
+from rlhf.models.live import LiveModel
 from rlhf.models.names import SMOLLM2, find_folder
 
 # Computed from the config, whatever a checkpoint holds of them: tables of angles and positions, causal masks.
@@ -31,6 +34,11 @@ class Source:
     path: str
     gguf_file: str | None = None
     label: str = ""
+
+    @property
+    def live(self) -> LiveModel | None:
+        """The model itself, where a Python program has handed it over."""
+        return taken(self.path, key=self.label.partition(":")[0]) if is_live(self.path) else None
 
     @property
     def place(self) -> str:
@@ -72,8 +80,12 @@ def read_config(source: Source, **changes: Any) -> PreTrainedConfig:
         UserError: if it cannot be read, or is of a model that needs code of its own, is quantized, or encodes one text
             and decodes another.
     """
-    with reading(source, ": its config.json could not be read"):
-        config = AutoConfig.from_pretrained(source.path, **source.arguments, **changes)
+    if source.live is not None:
+        config = deepcopy(source.live.model.config)
+        config.update(changes)
+    else:
+        with reading(source, ": its config.json could not be read"):
+            config = AutoConfig.from_pretrained(source.path, **source.arguments, **changes)
     # A config can name attention and experts "owner/repository": kernels that transformers would fetch and run.
     config._attn_implementation = None
     config._experts_implementation = None
@@ -154,6 +166,12 @@ def load_weights(
         UserError: naming the weights that are missing, unknown, of another size, or not finite; or whatever else keeps
             the files from being read.
     """
+    if source.live is not None:
+        model = _copy_of_live(kind, source, source.live, attention)
+        if look is not None:
+            look(model)
+        _refuse_odd_numbers(source, model)
+        return model
     if source.gguf_file:
         from transformers import GgufConfig
 
@@ -182,6 +200,12 @@ def load_weights(
     _refuse_other_weights(source, found, heads, left_behind)
     _refuse_odd_numbers(source, model)
     return model
+
+
+def _copy_of_live(kind: Any, source: Source, live: LiveModel, attention: str) -> PreTrainedModel:
+    if not live.is_a(kind):
+        raise UserError(f"{source.label} is no model of {kind.__name__}", hint="Hand over a language model.")
+    return live.copy(attention=attention)
 
 
 def _refuse_whole_numbers(source: Source) -> None:

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from rlhf.config.live import is_live, taken
 from rlhf.config.paths import home
 from rlhf.errors import UserError
 from rlhf.hub import refuse_unknown_model
@@ -13,7 +14,8 @@ SMOLLM2 = "smollm2-135m"
 
 
 def find_folder(name: str, *, key: str = "model_name") -> Path | None:
-    """The folder that holds the model of that name; None if it is an id that the Hub, or its cache, has.
+    """The folder that holds the model of that name; None if it is an id that the Hub, or its cache, has, or a model that
+    a Python program has handed over.
 
     Args:
         key: of the setting that the name is the value of, for messages.
@@ -22,6 +24,9 @@ def find_folder(name: str, *, key: str = "model_name") -> Path | None:
         UserError: it is no known name, no folder with a model, and no id that the Hub or its cache has.
     """
     label = f"{key}: '{name}'"
+    if is_live(name):
+        taken(name, key=key)
+        return None
     own = {"embedded": EMBEDDED, "embedded-judge": EMBEDDED_JUDGE}
     if name in own:
         return own[name]

@@ -19,7 +19,7 @@ STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  #
 
 def own_dtype(source: Source) -> torch.dtype:
     """The precision that a model came in: by its config.json, or else by its weights; fp32 if neither tells."""
-    named = read_config(source).dtype
+    named = source.live.dtype if source.live is not None else read_config(source).dtype
     if isinstance(named, torch.dtype) and named in DTYPES.values():
         return named
     for file in sorted(Path(source.path).glob("*.safetensors")):

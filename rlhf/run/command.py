@@ -13,18 +13,19 @@ from rlhf.run.directory import look_at, with_free_directory
 
 if TYPE_CHECKING:  # torch is not loaded for --help
     from rlhf.run.memory_plan import Plan
+    from rlhf.run.result import RunResult
 
 
 def run_command[ConfigT: TrainerConfig](
     command: Command[ConfigT],
-    train: Callable[[Command[ConfigT]], int],
+    train: "Callable[[Command[ConfigT]], RunResult]",
     plan: "Callable[[ConfigT], Plan]",
     look: Callable[[ConfigT], None],
 ) -> int:
     """Carry a command out; returns the exit code.
 
     Args:
-        train: trains with the command's config and returns the exit code.
+        train: makes the run of the command.
         plan: what a run with this config would do and load, for --plan.
         look: looks at what the config names (models, files, tasks), as far as that goes without PyTorch.
     """
@@ -32,11 +33,21 @@ def run_command[ConfigT: TrainerConfig](
     if command.show_config:
         print(show(command))
         return 0
-    look(command.config)
     if command.plan:
         from rlhf.run.memory_plan import show_plan
 
+        look(command.config)
         print(show_plan(command, plan(command.config)))
         return 0
+    return make_run(command, train, look).exit_code
+
+
+def make_run[ConfigT: TrainerConfig](
+    command: Command[ConfigT],
+    train: "Callable[[Command[ConfigT]], RunResult]",
+    look: Callable[[ConfigT], None],
+) -> "RunResult":
+    """Make the run of a command, of the command line or of a Python program; see `run_command`."""
+    look(command.config)
     look_at(command)
     return train(command)

@@ -3,6 +3,7 @@ otherwise after the step in hand."""
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,14 +26,20 @@ class Interrupted:
     """Listens from its making on. True once a signal came; a second one ends the process there and then.
 
     `at_once` says what the first one does: raise `Stopped` (so from the start: nothing is done yet that could be saved)
-    or wait until the loop asks.
+    or wait until the loop asks. In another thread than the main one no signal is heard.
+
+    Args:
+        ends_process: whether a second signal ends the process; False: it raises KeyboardInterrupt.
     """
 
-    def __init__(self):
+    def __init__(self, *, ends_process: bool = True):
         self.signal: int | None = None
+        self.ends_process = ends_process
         self.at_once, self._at = True, 0.0
         # nohup: the run is to go on without its terminal.
         heard = [it for it in ENDING if it.name != "SIGHUP" or signal.getsignal(it) != signal.SIG_IGN]
+        if threading.current_thread() is not threading.main_thread():
+            heard = []
         self._before = {number: signal.signal(number, self._receive) for number in heard}
 
     def stop_listening(self) -> None:
@@ -55,6 +62,8 @@ class Interrupted:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
             if time.monotonic() - self._at > TOGETHER_S:
+                if not self.ends_process:
+                    raise KeyboardInterrupt
                 os._exit(128 + number)
             return
         self.signal, self._at = number, time.monotonic()

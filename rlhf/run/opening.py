@@ -56,7 +56,7 @@ class Opening(Models):
         self.path = Path(command.config.output_dir)
         self.device = device_of(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
-        self.interrupted = Interrupted()
+        self.interrupted = Interrupted(ends_process=not command.called)
         self.dtype, self.base = torch.float32, ""  # what the model was stored in, and where it is
         self.watch = Stopwatch()
         self.results: dict[tuple[str, str], list[dict[str, Any]]] = {}  # evaluations by data and metric

@@ -23,6 +23,7 @@ from rlhf.run import checkpoints
 from rlhf.run.final import ADAPTER, write_final
 from rlhf.run.interrupts import Stopped
 from rlhf.run.opening import CARRIED, Advice, Opening
+from rlhf.run.result import RunResult
 from rlhf.run.stopwatch import peak_memory_gb
 from rlhf.run.tracking import for_shell
 from rlhf.statistics import in_brackets
@@ -231,12 +232,12 @@ class Session(Opening):
 
     # ---------------------------------------------------------------- after the loop
 
-    def end(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, next_command: str = "") -> int:
-        """Write the final model and the report, unless a signal ended the loop. Returns the exit code."""
+    def end(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, next_command: str = "") -> RunResult:
+        """Write the final model and the report, unless a signal ended the loop."""
         if self.stopping:
-            return self._leave()
+            return RunResult(self.path, model, tokenizer, exit_code=self._leave())
         self._finish(model, tokenizer, next_command=next_command)
-        return 0
+        return RunResult(self.path, model, tokenizer)
 
     def _leave(self) -> int:
         self.console.say(f"stopped after step {self.reached}, saved; --resume continues")

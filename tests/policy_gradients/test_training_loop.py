@@ -37,7 +37,7 @@ def records(path: Path, *arguments: str) -> list[dict[str, float]]:
     """What metrics.jsonl of a run holds, step by step."""
     argv = [*SMALL, "--output_dir", str(path), *arguments]
     command = read_command(PolicyGradientConfig, argv, prog="", description="", default_config=DEFAULT, environ={})
-    assert train(command) == 0
+    assert train(command).finished
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 

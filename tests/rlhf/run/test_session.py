@@ -65,7 +65,7 @@ def train(
             session.log(step + 1, {"loss": float(step)}, tokens=1)
             session.end_step(step + 1, state=lambda: {"seen": float(model.weight)})
         if session.stopping:
-            return {"code": session.end(None, None)}  # of a run that was stopped there is no final model
+            return {"code": session.end(None, None).exit_code}  # of a run that was stopped there is no final model
         return {"weight": float(model.weight), **state}
 
 
