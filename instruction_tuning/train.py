@@ -8,6 +8,7 @@ RLHF Book, chapter 4. The denominator is the whole step's, over all micro-batche
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,15 +93,19 @@ def plan(config: InstructionTuningConfig) -> "Plan":
     return Plan(f"SFT on {config.data.path}", size, memory_needs(config))
 
 
-def main() -> int:
-    command = read_command(
+def read(argv: Sequence[str]) -> Command[InstructionTuningConfig]:
+    """The command line, without the program's name, as a command."""
+    return read_command(
         InstructionTuningConfig,
-        sys.argv[1:],
+        list(argv),
         prog="python -m instruction_tuning.train",
         description="Train a model on demonstrations (SFT).",
         default_config=DEFAULT,
     )
-    return run_command(command, train, plan, look)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, plan, look)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ against).
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -135,17 +136,21 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     return Plan(f"{config.algorithm} on {' + '.join(config.tasks) or config.task}", batches, memory)
 
 
-def main() -> int:
-    command = read_command(
+def read(argv: Sequence[str]) -> Command[PolicyGradientConfig]:
+    """The command line, without the program's name, as a command."""
+    return read_command(
         PolicyGradientConfig,
-        sys.argv[1:],
+        list(argv),
         prog="python -m policy_gradients.train",
         description="Train a policy on the reward of its own completions.",
         default_config=DEFAULT,
         named_by="algorithm",
         fill=fill,
     )
-    return run_command(command, train, plan, look)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, plan, look)
 
 
 if __name__ == "__main__":

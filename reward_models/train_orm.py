@@ -8,6 +8,7 @@ All candidates of a question share its row. RLHF Book, chapter 5. The loop is `f
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +44,19 @@ def train(command: Command[OutcomeConfig]) -> "RunResult":
         return fit(session, config, model, tokenizer, split, outcome_objective(config), baselines)
 
 
-def main() -> int:
-    command = read_command(
+def read(argv: Sequence[str]) -> Command[OutcomeConfig]:
+    """The command line, without the program's name, as a command."""
+    return read_command(
         OutcomeConfig,
-        sys.argv[1:],
+        list(argv),
         prog="python -m reward_models.train_orm",
         description="Train a reward model to tell right solutions from wrong ones.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Outcome RM"), look)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, partial(plan, "Outcome RM"), look)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ this script names the data, the model, the objective (`losses.py`), and the shor
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,15 +46,19 @@ def train(command: Command[PreferenceConfig]) -> "RunResult":
         return fit(session, config, model, tokenizer, split, preference_objective(config), baselines)
 
 
-def main() -> int:
-    command = read_command(
+def read(argv: Sequence[str]) -> Command[PreferenceConfig]:
+    """The command line, without the program's name, as a command."""
+    return read_command(
         PreferenceConfig,
-        sys.argv[1:],
+        list(argv),
         prog="python -m reward_models.train_preference_rm",
         description="Train a reward model on preferences between answers.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Preference RM"), look)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, partial(plan, "Preference RM"), look)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Lightman et al., "Let's verify step by step", 2023, arXiv 2305.20050. RLHF Book,
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,15 +48,19 @@ def train(command: Command[ProcessConfig]) -> "RunResult":
         return fit(session, config, model, tokenizer, split, process_objective(), baselines)
 
 
-def main() -> int:
-    command = read_command(
+def read(argv: Sequence[str]) -> Command[ProcessConfig]:
+    """The command line, without the program's name, as a command."""
+    return read_command(
         ProcessConfig,
-        sys.argv[1:],
+        list(argv),
         prog="python -m reward_models.train_prm",
         description="Train a reward model to judge each step of a solution.",
         default_config=DEFAULT,
     )
-    return run_command(command, train, partial(plan, "Process RM"), look)
+
+
+def main() -> int:
+    return run_command(read(sys.argv[1:]), train, partial(plan, "Process RM"), look)
 
 
 if __name__ == "__main__":

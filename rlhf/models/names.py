@@ -14,8 +14,8 @@ SMOLLM2 = "smollm2-135m"
 
 
 def find_folder(name: str, *, key: str = "model_name") -> Path | None:
-    """The folder that holds the model of that name; None if it is an id that the Hub, or its cache, has, or a model that
-    a Python program has handed over.
+    """The folder that holds the model of that name; None if it is an id that the Hub, or its cache, has, or a model
+    that a Python program has handed over.
 
     Args:
         key: of the setting that the name is the value of, for messages.

@@ -19,6 +19,8 @@ from rlhf.config.keys import all_keys, flatten
 from rlhf.config.live import PREFIX, handed_over
 from rlhf.config.schema import Config
 from rlhf.errors import UserError
+from rlhf.run.command import make_run
+from rlhf.run.directory import with_free_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,6 +34,7 @@ type Rows = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"  # a Hub id, 
 def call[ConfigT: Config](
     read: Callable[[Sequence[str]], Command[ConfigT]],
     train: "Callable[[Command[ConfigT]], RunResult]",
+    look: Callable[[ConfigT], None],
     config_class: type[ConfigT],
     settings: Mapping[str, Any],
     *,
@@ -45,6 +48,7 @@ def call[ConfigT: Config](
     Args:
         read: from a command line to the command.
         train: makes the run of a command.
+        look: looks at what a config names, before PyTorch is loaded.
         settings: of the config by name, groups as mappings, and the switches of a command (`resume=True`).
         model, tokenizer: a name, or the objects themselves, which stay as they are; None: what the config says.
         quiet: print nothing, the user's own functions included.
@@ -68,7 +72,7 @@ def call[ConfigT: Config](
         if quiet:
             block.enter_context(redirect_stdout(block.enter_context(Path(os.devnull).open("w"))))
             argv.append("--quiet")
-        return train(replace(read(argv), called=True))
+        return make_run(with_free_directory(replace(read(argv), called=True)), train, look)
 
 
 def to_argv(settings: Mapping[str, Any], config_class: type[Config]) -> list[str]:

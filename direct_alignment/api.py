@@ -1,0 +1,52 @@
+"""Direct alignment from Python: `from direct_alignment import run`. Light: PyTorch is loaded when a run is called."""
+
+from typing import TYPE_CHECKING, Any
+
+from direct_alignment.config import DirectAlignmentConfig, read
+from rlhf.run.from_python import Model, Rows, as_path, call
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhf.run.result import RunResult
+
+
+def run(
+    *,
+    loss: str = "dpo",
+    model: "Model | None" = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    pairs: "Rows | None" = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> "RunResult":
+    """Learn from preferences: DPO and its family.
+
+        result = run(loss="dpo", model="Qwen/Qwen3-0.6B", pairs=[{"prompt": p, "chosen": a, "rejected": b}, ...])
+
+    It does what `python -m direct_alignment.train` does with the same settings.
+
+    Args:
+        loss: such as dpo, ipo, simpo, kto; its file in direct_alignment/configs has the other settings.
+        model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
+        tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
+        pairs: rows with `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and `label` for a loss that takes such
+            (kto), or another form that docs/data.md lists; or the name of a file, folder or Hub set with such rows.
+        quiet: print nothing; False: what the command prints.
+        settings: any other setting of `python -m direct_alignment.train --help` by its name, groups as mappings.
+
+    Returns:
+        Model and tokenizer as they are in `path / "final"`, metrics, evaluations, samples, and the run directory.
+
+    Raises:
+        UserError: a setting or a row cannot be used; the message says which and what is accepted.
+        KeyboardInterrupt: the run was interrupted before its first step. Later, it is saved, and the result is not
+            `finished`.
+    """
+    from direct_alignment.look import look
+    from direct_alignment.train import train
+
+    given = {"loss": loss, **settings}
+    if pairs is not None:
+        given["data"] = {**settings.get("data", {}), "path": as_path(pairs, key="pairs")}
+    return call(read, train, look, DirectAlignmentConfig, given, model=model, tokenizer=tokenizer, quiet=quiet)
