@@ -1,4 +1,4 @@
-"""Direct alignment from Python: `from direct_alignment import run`. Light: PyTorch is loaded when a run is called."""
+"""Direct alignment from Python: `from direct_alignment import run`. Light: PyTorch is loaded by a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ def run(
         loss: such as dpo, ipo, simpo, kto; its file in direct_alignment/configs has the other settings.
         model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
-        pairs: rows with `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and `label` for a loss that takes such
-            (kto), or another form that docs/data.md lists; or the name of a file, folder or Hub set with such rows.
+        pairs: rows with `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and `label` for a loss that takes
+            such (kto), or of another form that the command reads; or the name of a file, folder or Hub set with them.
         quiet: print nothing; False: what the command prints.
         settings: any other setting of `python -m direct_alignment.train --help` by its name, groups as mappings.
 

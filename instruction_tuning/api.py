@@ -1,4 +1,4 @@
-"""Instruction tuning from Python: `from instruction_tuning import run`. Light: PyTorch is loaded when a run is called."""
+"""Instruction tuning from Python: `from instruction_tuning import run`. Light: PyTorch is loaded by a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ def run(
     Args:
         model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
-        conversations: rows with `messages`, or `prompt` and `completion`, or another form that
-            [docs/data.md](../docs/data.md) lists; or the name of a file, folder or Hub set with such rows.
+        conversations: rows with `messages`, or `prompt` and `completion`, or of another form that the command reads; or
+            the name of a file, folder or Hub set with such rows.
         quiet: print nothing; False: what the command prints.
         settings: any other setting of `python -m instruction_tuning.train --help` by its name, groups as mappings.
 

@@ -1,4 +1,4 @@
-"""Policy gradients from Python: `from policy_gradients import run`. Light: PyTorch is loaded when a run is called."""
+"""Policy gradients from Python: `from policy_gradients import run`. Light: PyTorch is loaded by a run."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,20 +30,21 @@ def run(
 ) -> "RunResult":
     """Train a policy on the reward of its own completions.
 
-        result = run(algorithm="grpo", model="Qwen/Qwen3-0.6B", prompts=["Say it briefly: ..."], reward=brevity, max_steps=20)
+        result = run(algorithm="grpo", model="Qwen/Qwen3-0.6B", prompts=["Say: ..."], reward=brevity, max_steps=20)
         result.model, result.metrics[-1]["reward/mean"], result.path
 
     It does what `python -m policy_gradients.train` does with the same settings, and starts from the same files.
 
     Args:
         algorithm: such as grpo, rloo, ppo; its file in policy_gradients/configs has the other settings.
-        model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained. None:
-            that of the algorithm's file.
+        model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
+            None: that of the algorithm's file.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
-        prompts: what to complete: texts, or rows with `prompt` (text or messages), perhaps `answer`, and whatever else the
-            reward functions ask for; or the name of a file, folder or Hub set with such rows. None: the task of the settings.
-        reward: one function or several, each a component of the reward with weight 1, or a mapping to weights. A function
-            takes (prompt, completion, ...) for one completion or (prompts, completions, ...) for a batch.
+        prompts: what to complete: texts, or rows with `prompt` (text or messages), perhaps `answer`, and whatever else
+            the reward functions ask for; or the name of a file, folder or Hub set with such rows. None: the task of the
+            settings.
+        reward: one function or several, each a component of the reward with weight 1, or a mapping to weights. A
+            function takes (prompt, completion, ...) for one completion, or (prompts, completions, ...) for a batch.
         quiet: print nothing; False: what the command prints.
         settings: any other setting of `python -m policy_gradients.train --help` by its name, groups as mappings:
             `lr=1e-5`, `reward_weights={"format": 0.1}`, `profile="laptop"`, `output_dir="runs/mine"`, `resume=True`.
@@ -53,7 +54,8 @@ def run(
 
     Raises:
         UserError: a setting, a row or a function cannot be used; the message says which and what is accepted.
-        KeyboardInterrupt: the run was interrupted before its first step. Later, it is saved, and the result is not `finished`.
+        KeyboardInterrupt: the run was interrupted before its first step. Later, it is saved, and the result is not
+            `finished`.
     """
     from policy_gradients.look import look
     from policy_gradients.train import read, train
@@ -65,9 +67,8 @@ def run(
         given |= {"task": "prompts", "task_config": {"path": path, **settings.get("task_config", {})}}
     if reward is not None:
         given["reward_functions"], functions = named_functions(reward)
-    return call(
-        read, train, look, PolicyGradientConfig, given, model=model, tokenizer=tokenizer, quiet=quiet, functions=functions
-    )
+    objects: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "functions": functions}
+    return call(read, train, look, PolicyGradientConfig, given, quiet=quiet, **objects)
 
 
 def _rows(prompts: "Prompts") -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlhf.config.live import is_live, taken
 from rlhf.errors import UserError, nearest
 
 ONE, BATCH = "completion", "completions"  # the parameter that says which form a function has
@@ -21,12 +22,16 @@ _modules: dict[tuple[Path, int], ModuleType] = {}  # by file and time of change,
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """`file.py:function` or `package.module:function`.
+    """`file.py:function` or `package.module:function`, or `python:function` of the program that called the run.
 
     Raises:
         UserError: there is no such file, module or function, it does not run, or the function has neither form.
     """
     source, _, name = spec.rpartition(":")
+    if is_live(spec):
+        function = taken(spec, key="reward_functions")
+        _refuse_other_form(function, name, "the program")
+        return function
     if not source or not name.isidentifier():
         raise UserError(f"reward_functions: '{spec}' is not of the form file.py:function or package.module:function")
     module = _module_of_file(source) if source.endswith(".py") else _module_by_name(source, spec)

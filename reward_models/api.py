@@ -1,4 +1,4 @@
-"""Reward models from Python: `from reward_models import run`. Light: PyTorch is loaded when a run is called."""
+"""Reward models from Python: `from reward_models import run`. Light: PyTorch is loaded by a run."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,16 +31,16 @@ def run(
 ) -> "RunResult":
     """Train a reward model.
 
-        result = run(kind="preference", model="Qwen/Qwen3-0.6B-Base", rows=[{"prompt": p, "chosen": a, "rejected": b}, ...])
+        result = run(kind="preference", model="Qwen/Qwen3-0.6B", rows=[{"prompt": p, "chosen": a, "rejected": b}, ...])
 
     It does what `python -m reward_models.train_preference_rm` (`train_orm`, `train_prm`) does with the same settings.
 
     Args:
-        kind: "preference" tells the better of answers, "orm" right solutions from wrong ones, "prm" right steps from wrong.
+        kind: "preference" tells the better answer, "orm" right solutions from wrong ones, "prm" right steps from wrong.
         model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
-        rows: pairs or rankings, solutions with labels, or steps with labels, in a form that docs/data.md lists; or the name
-            of a file, folder or Hub set with such rows.
+        rows: pairs or rankings, solutions with labels, or steps with labels, in a form that the command reads; or the
+            name of a file, folder or Hub set with such rows.
         quiet: print nothing; False: what the command prints.
         settings: any other setting of the command's `--help` by its name, groups as mappings.
 
@@ -61,6 +61,4 @@ def run(
     given = dict(settings)
     if rows is not None:
         given["data"] = {**settings.get("data", {}), "path": as_path(rows, key="rows")}
-    return call(
-        command.read, command.train, look, config_class, given, model=model, tokenizer=tokenizer, quiet=quiet
-    )
+    return call(command.read, command.train, look, config_class, given, model=model, tokenizer=tokenizer, quiet=quiet)

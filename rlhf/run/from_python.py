@@ -18,6 +18,7 @@ from rlhf.config.command_line import SWITCHES
 from rlhf.config.keys import all_keys, flatten
 from rlhf.config.live import PREFIX, handed_over
 from rlhf.config.schema import Config
+from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import UserError
 from rlhf.run.command import make_run
 from rlhf.run.directory import with_free_directory
@@ -31,7 +32,7 @@ type Model = "str | os.PathLike[str] | PreTrainedModel"  # a Hub id, a folder, a
 type Rows = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"  # a Hub id, a file, a folder, or the rows themselves
 
 
-def call[ConfigT: Config](
+def call[ConfigT: TrainerConfig](
     read: Callable[[Sequence[str]], Command[ConfigT]],
     train: "Callable[[Command[ConfigT]], RunResult]",
     look: Callable[[ConfigT], None],
