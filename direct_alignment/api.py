@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def run(
     *,
-    loss: str = "dpo",
+    loss: str | None = None,
     model: "Model | None" = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     pairs: "Rows | None" = None,
@@ -27,7 +27,7 @@ def run(
     It does what `python -m direct_alignment.train` does with the same settings.
 
     Args:
-        loss: such as dpo, ipo, simpo, kto; its file in direct_alignment/configs has the other settings.
+        loss: such as dpo (None), ipo, simpo, kto; its file in direct_alignment/configs has the other settings.
         model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
         pairs: rows with `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and `label` for a loss that takes
@@ -46,7 +46,7 @@ def run(
     from direct_alignment.look import look
     from direct_alignment.train import train
 
-    given = {"loss": loss, **settings}
+    given = dict(settings) if loss is None else {"loss": loss, **settings}
     if pairs is not None:
         given["data"] = {**settings.get("data", {}), "path": as_path(pairs, key="pairs")}
     return call(read, train, look, DirectAlignmentConfig, given, model=model, tokenizer=tokenizer, quiet=quiet)

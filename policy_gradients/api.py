@@ -20,7 +20,7 @@ type Reward = "Function | Sequence[Function] | Mapping[Function, float]"
 
 def run(
     *,
-    algorithm: str = "grpo",
+    algorithm: str | None = None,
     model: "Model | None" = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     prompts: "Prompts | None" = None,
@@ -36,7 +36,7 @@ def run(
     It does what `python -m policy_gradients.train` does with the same settings, and starts from the same files.
 
     Args:
-        algorithm: such as grpo, rloo, ppo; its file in policy_gradients/configs has the other settings.
+        algorithm: such as grpo (None), rloo, ppo; its file in policy_gradients/configs has the other settings.
         model: a Hub id, a folder, a run directory or a `PreTrainedModel`, which stays as it is: a copy is trained.
             None: that of the algorithm's file.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
@@ -60,7 +60,7 @@ def run(
     from policy_gradients.look import look
     from policy_gradients.train import read, train
 
-    given = {"algorithm": algorithm, **settings}
+    given = dict(settings) if algorithm is None else {"algorithm": algorithm, **settings}
     functions: dict[str, Callable[..., Any]] = {}
     if prompts is not None:
         path = as_path(prompts if isinstance(prompts, str) else _rows(prompts), key="prompts")

@@ -27,7 +27,19 @@ from jaxtyping._import_hook import _JaxtypingFinder
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning")
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors.
-UNCHECKED = ("config", "report", "run", "output", "train", "compare", "evaluate", "score", "sample", "sample_pairs")
+UNCHECKED = (
+    "api",
+    "config",
+    "report",
+    "run",
+    "output",
+    "train",
+    "compare",
+    "evaluate",
+    "score",
+    "sample",
+    "sample_pairs",
+)
 CHECKED = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for package in PACKAGES

@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.live import PREFIX
-from rlhf.errors import UserError
 
 LOOKED_AT = 64  # numbers of each weight that a model's name depends on, besides their sum
 
@@ -20,19 +19,6 @@ class LiveModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-
-    def __post_init__(self) -> None:
-        """Raises: UserError, if they are something else."""
-        for key, value, wanted in (
-            ("model", self.model, PreTrainedModel),
-            ("tokenizer", self.tokenizer, PreTrainedTokenizerBase),
-        ):
-            if not isinstance(value, wanted):
-                merged = "A PEFT model is merged first: model.merge_and_unload()."
-                raise UserError(
-                    f"{key} is a {type(value).__name__}; accepted: a {wanted.__name__} of transformers, or a name",
-                    hint=merged if hasattr(value, "peft_config") else None,
-                )
 
     @property
     def name(self) -> str:

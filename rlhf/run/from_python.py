@@ -163,14 +163,28 @@ def _named_model(model: "Model", tokenizer: "PreTrainedTokenizerBase | None") ->
         if tokenizer is not None:
             raise UserError("tokenizer: it goes with a model that is handed over; a model's name brings its own")
         return os.fspath(model), {}
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from rlhf.models.live import LiveModel
+    from rlhf.models.policy import load_tokenizer
 
+    _refuse_other_objects(model=(model, PreTrainedModel))
     if tokenizer is None:
-        from rlhf.models.policy import load_tokenizer
-
         tokenizer = load_tokenizer(str(model.name_or_path), key="tokenizer is not given, so that of the model")
+    _refuse_other_objects(tokenizer=(tokenizer, PreTrainedTokenizerBase))
     live = LiveModel(model, tokenizer)
     return live.name, {live.name: live}
+
+
+def _refuse_other_objects(**given: tuple[Any, type]) -> None:
+    """Raises: UserError, if something is not of its class."""
+    for key, (value, wanted) in given.items():
+        if not isinstance(value, wanted):
+            merged = "A PEFT model is merged first: model.merge_and_unload()."
+            raise UserError(
+                f"{key} is a {type(value).__name__}; accepted: a {wanted.__name__} of transformers, or a name",
+                hint=merged if hasattr(value, "peft_config") else None,
+            )
 
 
 @contextmanager
