@@ -142,7 +142,7 @@ def test_a_run_is_resumed_with_the_same_objects(live, tmp_path: Path) -> None:
     of_policy_gradients(**given, **objects)
     more = of_policy_gradients(**given, **objects, resume=True, max_steps=3)
     assert [record["step"] for record in more.metrics] == [1, 2, 3]
-    with pytest.raises(UserError, match=r"model_name: 'python:Qwen3ForCausalLM-.* is an object of a Python program"):
+    with pytest.raises(UserError, match=r"reward_functions: 'python:short' is an object of a Python program"):
         policy_gradients.run(resume=True, output_dir=tmp_path / "run", max_steps=4)
     with pytest.raises(UserError, match=r"model_name is .*python:Qwen3.* in the run, .*embedded"):
         of_policy_gradients(**given, model="embedded", resume=True, max_steps=4)

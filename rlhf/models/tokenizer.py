@@ -1,6 +1,7 @@
 """Tokenizers as they are, with the end tokens that the model names and the chat template that the run asks for."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +32,7 @@ def load_tokenizer(
         UserError: if there is no tokenizer, or no chat template, or not the one that is asked for.
     """
     source = find_model(name, key=key)
-    tokenizer = _read(source)
+    tokenizer = read_tokenizer(source)
     tokenizer.init_kwargs.pop("auto_map", None)
     remember_ends_of_model(tokenizer, *_read_ends(source))
     with_chat_template(tokenizer, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs)
@@ -74,7 +75,7 @@ def _find_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
             return file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"chat_template: '{name}' cannot be read: {error}") from error
-    template = _read(find_model(name, key="chat_template")).chat_template
+    template = read_tokenizer(find_model(name, key="chat_template")).chat_template
     if not isinstance(template, str):
         raise UserError(
             f"chat_template: the tokenizer of '{name}' has {'several' if template else 'no'} chat templates",
@@ -83,7 +84,10 @@ def _find_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     return template
 
 
-def _read(source: Source) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model as it is, or a copy of the one that a Python program has handed over."""
+    if source.live is not None:
+        return deepcopy(source.live.tokenizer)
     with reading(source, ": its tokenizer could not be read"):
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.arguments)
     if tokenizer is None:
@@ -95,6 +99,8 @@ def _read_ends(source: Source) -> tuple[dict[str, Any], GenerationConfig | None]
     """config.json as it is written, and generation_config.json where there is one."""
     if source.gguf_file:
         return {}, None
+    if source.live is not None:
+        return source.live.model.config.to_dict(), source.live.model.generation_config
     with reading(source, ": its config.json could not be read"):
         config, _ = PreTrainedConfig.get_config_dict(source.path, **source.arguments)
     folder = Path(source.path)

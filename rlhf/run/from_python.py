@@ -166,11 +166,13 @@ def _named_model(model: "Model", tokenizer: "PreTrainedTokenizerBase | None") ->
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlhf.models.live import LiveModel
-    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.loading import find_model
+    from rlhf.models.tokenizer import read_tokenizer
 
     _refuse_other_objects(model=(model, PreTrainedModel))
     if tokenizer is None:
-        tokenizer = load_tokenizer(str(model.name_or_path), key="tokenizer is not given, so that of the model")
+        named = "tokenizer is not given, so that of model.name_or_path"
+        tokenizer = read_tokenizer(find_model(str(model.name_or_path), key=named))
     _refuse_other_objects(tokenizer=(tokenizer, PreTrainedTokenizerBase))
     live = LiveModel(model, tokenizer)
     return live.name, {live.name: live}
