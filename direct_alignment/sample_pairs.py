@@ -54,16 +54,25 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def write_pairs(options: argparse.Namespace) -> int:
-    from rlhf.candidates import sample_candidates, to_rankings
-    from rlhf.data.answers import to_columns
+    # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.tasks.problem import refuse_unverified, with_system
-    from rlhf.tasks.registry import open_task
+    from rlhf.models.names import find_folder
+    from rlhf.tasks.names import refuse_unknown_task
 
     output: Path = options.output
     if output.suffix != ".jsonl":
         raise UserError(f"--output: '{output}' is not a .jsonl file")
     refuse_output(output)
+    refuse_unknown_task(options.task, options.task_config)
+    find_folder(options.model_name)
+    if options.reward_model:
+        find_folder(options.reward_model, key="reward_model")
+
+    from rlhf.candidates import sample_candidates, to_rankings
+    from rlhf.data.answers import to_columns
+    from rlhf.tasks.problem import refuse_unverified, with_system
+    from rlhf.tasks.registry import open_task
+
     task = open_task(options.task, options.task_config, answer_in=options.answer_in)
     if not options.reward_model:
         refuse_unverified(task, "pairing by the verifier")

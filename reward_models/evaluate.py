@@ -21,6 +21,18 @@ KINDS = {  # by the trainer that a run records
 
 
 def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_budget: int, device: str) -> None:
+    # What needs no PyTorch comes first.
+    from rlhf.data.rows import load_rows, refuse_missing
+    from rlhf.models.names import find_folder
+    from rlhf.report.html import BEGINNING
+
+    kind, config = _config(run)
+    find_folder(str(run), key="run")
+    for name, beginning in (("evaluation.jsonl", b'{"'), ("evaluation.html", BEGINNING.encode())):
+        refuse_strangers(output / name, beginning, "evaluation of this project")
+    if data is not None:
+        refuse_missing(data)
+
     from reward_models.evaluation_page import write_evaluation
     from reward_models.held_out_metrics import outcome_result, preference_result, process_result, subset_records
     from reward_models.outcome_data import outcome_data, outcome_examples
@@ -28,16 +40,11 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     from reward_models.process_data import process_data, process_examples
     from reward_models.shortcuts import add_shortcuts, of_outcome, of_preference, of_process
     from rlhf.data.files import write_jsonl
-    from rlhf.data.rows import load_rows
     from rlhf.distributed import open_device
     from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
     from rlhf.models.tokenizer import load_tokenizer
-    from rlhf.report.html import BEGINNING
     from rlhf.statistics import in_brackets
 
-    kind, config = _config(run)
-    for name, beginning in (("evaluation.jsonl", b'{"'), ("evaluation.html", BEGINNING.encode())):
-        refuse_strangers(output / name, beginning, "evaluation of this project")
     opened = open_device(device)
     load, of_rows, shortcuts, judge = {
         "preference": (preference_data, preference_examples, of_preference, preference_result),

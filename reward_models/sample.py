@@ -48,12 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=seed, default=0)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
-    from rlhf.candidates import sample_candidates
+    # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.models.names import find_folder
+    from rlhf.tasks.names import refuse_unknown_task
+
+    refuse_output(o.output)
+    refuse_unknown_task(o.task, o.task_config)
+    find_folder(o.model_name)
+
+    from rlhf.candidates import sample_candidates
     from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
 
-    refuse_output(o.output)
     task = open_task(o.task, o.task_config, answer_in=o.answer_in)
     refuse_unverified(task, "sampling labelled solutions")
     problems = task.train_problems(seed=o.seed, first=0, count=o.problems)

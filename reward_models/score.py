@@ -53,12 +53,19 @@ def score(
     device: str,
     variance_weight: float | None = None,
 ) -> None:
-    from rlhf.data.columns import is_missing
+    # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.data.rows import load_rows, usable
-    from rlhf.models.reward_model import RewardModel
+    from rlhf.data.rows import load_rows, refuse_missing, usable
+    from rlhf.models.names import find_folder
 
     refuse_output(output, reads=data)
+    refuse_missing(data)
+    for name in models:
+        find_folder(name, key="reward_model")
+
+    from rlhf.data.columns import is_missing
+    from rlhf.models.reward_model import RewardModel
+
     rows = usable(load_rows(data), parse_answers, say=print)
     model = RewardModel(models, combine=combine, variance_weight=variance_weight, steps=steps, device=device)
     rewards = model.score([c for _, c in rows])

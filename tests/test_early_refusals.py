@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PG, SFT, DPO = "policy_gradients.train", "instruction_tuning.train", "direct_alignment.train"
 PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train_orm", "reward_models.train_prm"
 TRAINERS = (PG, SFT, DPO, PREFERENCE, ORM, PRM)
+PAIRS = "direct_alignment.sample_pairs"
 COMPARE = ("policy_gradients.compare", "direct_alignment.compare")
 
 # (command, arguments, what the message names)
@@ -45,6 +46,17 @@ CASES: list[tuple[str, list[str], str]] = [
     (DPO, ["--loss", "dpo", "--orpo_lambda", "0.1"], "orpo_lambda: dpo does not have it"),
     (SFT, ["--data.tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
     (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
+    ("reward_models.score", ["taken", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
+    ("reward_models.score", ["nowhere", "--data", "n.csv", "--output", "no/out.jsonl"], "there is no folder 'no'"),
+    ("reward_models.score", ["./nowhere", "--data", "a/b", "--output", "o.jsonl"], "there is no folder './nowhere'"),
+    ("reward_models.evaluate", ["taken"], "'taken' is no run of a reward model"),
+    ("reward_models.sample", ["--output", "o.jsonl", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    ("reward_models.sample", ["--output", "o.jsonl", "--model_name", "./nowhere"], "there is no folder './nowhere'"),
+    ("reward_models.sample", ["--output", "no/o.jsonl"], "there is no folder 'no'"),
+    (PAIRS, ["--output", "o.jsonl", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (PAIRS, ["--output", "o.jsonl", "--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
+    (PAIRS, ["--output", "o.txt"], "'o.txt' is not a .jsonl file"),
+    ("rlhf.report.__main__", ["nowhere"], "nowhere"),
     *((command, ["--seeds", "0"], "--seeds: at least 1") for command in COMPARE),
     *((command, ["--max_steps", "0"], "max_steps is 0") for command in COMPARE),
 ]

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 from rlhf.config.paths import user_path
 from rlhf.errors import run_main
-from rlhf.report.comparison_page import read_groups, write_comparison
-from rlhf.report.picture import write_png
-from rlhf.report.run_page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def write() -> None:
+        from rlhf.report.comparison_page import read_groups, write_comparison
+        from rlhf.report.picture import write_png
+        from rlhf.report.run_page import write_report
+
         keys = [key.strip() for key in options.label.split(",") if key.strip()]
         read_groups(options.runs, keys)  # nothing is written if a run or a label is wrong
         if len(options.runs) == 1:
