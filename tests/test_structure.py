@@ -27,6 +27,7 @@ ROOMS = {
     "models": {"front", "config", "data", "text"},
     "tasks": {"front", "config", "data", "text"},
     "report": {"front", "config"},
+    "publish": {"front", "config"},
     "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},
     "front": {"data", "models", "tasks", "text"},
 }
