@@ -1,7 +1,8 @@
 """Evaluate a reward model: uv run python -m reward_models.evaluate runs/preference_rm-seed0
 
-On the run's own held-out data, or on a file: pairs as for training (RewardBench and RewardBench 2 have a `subset`, and
-each gets a score), solutions with labels for an outcome model, labelled steps for a process model. Writes evaluation.jsonl and evaluation.html.
+On the run's own held-out data, or on a file: pairs as for training (of RewardBench and RewardBench 2 each `subset` gets
+a score), solutions with labels for an outcome model, labelled steps for a process model. Writes evaluation.jsonl and
+evaluation.html.
 """
 
 import sys
