@@ -1,5 +1,6 @@
 """Runs that a Python program calls: one for each family, with objects or names; light until one is called."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,3 +210,18 @@ def test_what_a_result_has_is_what_is_saved(live, tmp_path: Path) -> None:
     for name, weight in result.model.state_dict().items():
         assert torch.equal(weight, saved[name]), name
     assert AutoTokenizer.from_pretrained(result.path / "final").chat_template == result.tokenizer.chat_template
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells in order, in one namespace, as a notebook runs them."""
+    notebook = json.loads((ROOT / "docs" / "notebooks" / "quickstart.ipynb").read_text())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == ["dpo-seed0", "grpo-seed0", "rloo-seed0"]
+    out = capsys.readouterr().out
+    assert "1 right:" in out
+    assert "there is no 'gpro'" in out
+    assert len(names["answer"])
