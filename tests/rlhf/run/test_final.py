@@ -179,3 +179,15 @@ def test_what_the_hub_reads(tmp_path: Path) -> None:
 def test_tokenizer_and_chat_template_are_in_final(runs: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(runs / "sft" / "final")
     assert tokenizer.chat_template == character_tokenizer().chat_template
+
+
+def test_a_finished_run_is_saved_again_in_another_precision(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its last checkpoint, which is fp32: what bf16 rounded away is there."""
+    monkeypatch.setattr("rlhf.run.session.write_report", lambda run: run)
+    rounded = load_file(runs / "sft" / "final" / "model.safetensors")
+    argv = ["--resume", "--output_dir", str(runs / "sft"), "--save_dtype", "fp32", "--quiet"]
+    sft.train(sft.read(argv))
+    again = load_file(runs / "sft" / "final" / "model.safetensors")
+    assert {weight.dtype for weight in again.values()} == {torch.float32}
+    assert all(torch.equal(again[name].bfloat16(), weight) for name, weight in rounded.items())
+    assert not all(torch.equal(again[name], weight.float()) for name, weight in rounded.items())
