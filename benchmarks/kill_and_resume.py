@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -105,8 +105,8 @@ def warm_up() -> None:
     import_module("rlhf.report.charts").javascript()
 
 
-def start(module: str, arguments: list[str], log: Path) -> int:
-    """The process id of a trainer, forked from this process, which has loaded torch already."""
+def start(module: str, arguments: list[str], log: Path, *, environment: Mapping[str, str] | None = None) -> int:
+    """The process id of a command, forked from this process, which has loaded torch already."""
     process = os.fork()
     if process:
         return process
@@ -119,6 +119,7 @@ def start(module: str, arguments: list[str], log: Path) -> int:
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         from rlhf.errors import run_main
 
+        os.environ.update(environment or {})
         sys.argv = [module, *arguments]
         sys.orig_argv = ["python", "-m", module, *arguments]
         code = run_main(import_module(module).main, debug=True)

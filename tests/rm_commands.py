@@ -16,6 +16,7 @@ TRAIN = {
     "outcome": reward_models.train_orm.main,
     "process": reward_models.train_prm.main,
 }
+FEW = 30  # resamples of a bootstrap, whose intervals test_metrics.py looks at
 MODULES = {"preference": "train_preference_rm", "outcome": "train_orm", "process": "train_prm"}
 SMALL = [
     *("--profile", "laptop", "--data.problems", "60", "--data.held_out", "20", "--data.validation", "10"),

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,16 +27,9 @@ SHARED = [
     *("--keep_checkpoints", "9", "--eval_every", "0", "--max_steps", str(STEPS), "--lr", "1e-4"),
 ]
 POLICY = [
-    "--eval_problems",
-    "2",
-    "--group_size",
-    "4",
-    "--steps_per_batch",
-    "1",
-    "--token_budget",
-    "600",
-    "--warmup_steps",
-    "0",
+    *("--eval_problems", "2", "--group_size", "4", "--prompts_per_step", "6", "--steps_per_batch", "1"),
+    *("--token_budget", "400", "--warmup_steps", "0", "--max_new_tokens", "32"),
+    *("--task_config", "{min_word_len: 3, max_word_len: 4}"),  # short enough that some answers are right
 ]
 JUDGE = [
     *("--model_name", "embedded", "--batch_size", "6", "--extra_layers", "0", "--warmup_steps", "0"),
@@ -56,11 +50,11 @@ TRAINERS: dict[str, tuple[str, list[str]]] = {
     "process": ("reward_models.train_prm", JUDGE),
     "DAPO": (
         "policy_gradients.train",
-        ["--algorithm", "dapo", "--resample_rounds", "2", "--prompts_per_step", "6", "--kl_coef", "0.1", *POLICY],
+        ["--algorithm", "dapo", "--resample_rounds", "2", "--kl_coef", "0.1", *POLICY],
     ),
     "PPO": (
         "policy_gradients.train",
-        ["--algorithm", "ppo", "--prompts_per_step", "6", "--steps_per_batch", "1", "--epochs_per_batch", "2", *POLICY],
+        ["--algorithm", "ppo", "--epochs_per_batch", "2", "--critic.warmup_batches", "0", *POLICY],
     ),
 }
 
@@ -109,6 +103,23 @@ def launch(processes: int, folder: Path, names: Sequence[str], *, then: str = ""
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, cwd=ROOT, check=False)
+
+
+def fork(processes: int, folder: Path, names: Sequence[str], *, then: str = "") -> tuple[list[int], str]:
+    """As `launch`, but forked from this process, which has loaded PyTorch already: exit codes, and what they said."""
+    from benchmarks.kill_and_resume import start, wait
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    log = folder.parent / f"{folder.name}.log"
+    children = []
+    for rank in range(processes):
+        environment = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        arguments = ["--into", str(folder), "--names", *names, *(["--then", then] if then else [])]
+        children.append(start("several_processes", arguments, log, environment=environment))
+    return [wait(child) for child in children], log.read_text()
 
 
 class Difference(NamedTuple):

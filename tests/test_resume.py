@@ -32,6 +32,7 @@ def at_step(run: Path, step: int) -> bool:
 def _candidates_are_sampled_once(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch, shape_checks.switched_off():
         patch.setenv("RLHF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("rlhf.statistics.RESAMPLES", 30)
         warm_up()
         gc.freeze()  # what is not looked at is not copied after a fork
         yield

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from rm_commands import Commands
+from rm_commands import FEW, Commands
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,4 +16,5 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def commands(monkeypatch, capfd) -> Commands:
+    monkeypatch.setattr("rlhf.statistics.RESAMPLES", FEW)
     return Commands(monkeypatch, capfd)

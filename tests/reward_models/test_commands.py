@@ -6,8 +6,9 @@ from pathlib import Path
 import commands as commands_of_all
 import numpy as np
 import pytest
+import shape_checks
 import torch
-from rm_commands import MODULES, SMALL
+from rm_commands import FEW, MODULES, SMALL
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from benchmarks.kill_and_resume import start, wait
@@ -31,7 +32,9 @@ def run(request, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param) / "run"
     arguments = [*SMALL, "--output_dir", str(folder)]
     log = folder.parent / "log"
-    assert wait(start(f"reward_models.{MODULES[request.param]}", arguments, log)) == 0, log.read_text()
+    with pytest.MonkeyPatch.context() as patch, shape_checks.switched_off():
+        patch.setattr("rlhf.statistics.RESAMPLES", FEW)
+        assert wait(start(f"reward_models.{MODULES[request.param]}", arguments, log)) == 0, log.read_text()
     return request.param, folder
 
 
