@@ -2,7 +2,7 @@
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.reward_loading import load_function
-from rlhf.models.names import find_folder
+from rlhf.models.names import find_folder, refuse_missing_model
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -13,6 +13,6 @@ def look(config: PolicyGradientConfig) -> None:
         refuse_unknown_task(task, parameters)
     for spec in config.reward_functions:
         load_function(spec)
-    find_folder(config.model_name)
+    refuse_missing_model(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlhf.config.live import is_live, taken
 from rlhf.config.paths import home
+from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import UserError
 from rlhf.hub import refuse_unknown_model
 
@@ -53,6 +54,33 @@ def find_folder(name: str, *, key: str = "model_name") -> Path | None:
         raise UserError(f"{key}: there is no folder '{name}'")
     refuse_unknown_model(name, label)
     return None
+
+
+def find_template(name: str) -> Path | None:
+    """The file of the chat template of that name; None if it is `chatml`, or the template of a model.
+
+    Raises:
+        UserError: there is no such file, and no such model.
+    """
+    file = Path(home(name))
+    if name == "chatml":
+        return None
+    if file.suffix == ".jinja" and not file.is_file():
+        raise UserError(
+            f"chat_template: there is no file '{name}'",
+            hint="Accepted: chatml, a file NAME.jinja, or a model whose template is taken.",
+        )
+    if file.is_file():
+        return file
+    find_folder(name, key="chat_template")
+    return None
+
+
+def refuse_missing_model(config: TrainerConfig) -> None:
+    """Raises: UserError, if the model to train, or its chat template, is not there."""
+    find_folder(config.model_name)
+    if config.chat_template is not None:
+        find_template(config.chat_template)
 
 
 def _smollm2(label: str) -> Path:

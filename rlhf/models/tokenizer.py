@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from rlhf.config.paths import home
 from rlhf.errors import UserError
 from rlhf.models.loading import Source, find_model, reading
+from rlhf.models.names import find_template
 from rlhf.text.end_tokens import remember_ends_of_model
 from rlhf.text.template import chatml, set_template, set_variables
 
@@ -69,8 +69,7 @@ def with_chat_template(
 def _find_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     if name == "chatml":
         return chatml(tokenizer)
-    file = Path(home(name))
-    if file.suffix == ".jinja" or file.is_file():
+    if file := find_template(name):
         try:
             return file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:

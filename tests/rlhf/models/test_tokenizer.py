@@ -65,7 +65,7 @@ def test_a_template_in_place_of_the_models_own_is_saved(models: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.jinja", "chat_template: '.*nowhere.jinja' cannot be read"),
+        ("nowhere.jinja", "chat_template: there is no file '.*nowhere.jinja'"),
         ("base", "chat_template: the tokenizer of '.*base' has no chat templates"),
         ("nowhere/at_all", "chat_template: .*nowhere/at_all"),
     ],
