@@ -1,5 +1,6 @@
 """The table of a comparison in Markdown: held-out results over seeds, and what each group of runs took."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -43,6 +44,7 @@ def _rows(groups: Sequence[SeedGroup], target: Target) -> list[list[str]]:
         if not shared:
             rows.append([group.label, *["-"] * 7])
             continue
+        bounds = (0.0, 1.0) if "accuracy" in target.metric else (-math.inf, math.inf)
         before, after = ([curve[step].value for curve in own] for step in (shared[0], shared[-1]))
         areas = [area_under([(step, curve[step].value) for step in sorted(curve)], end) for curve in own]
         heights = [area for area in areas if area is not None]
@@ -50,9 +52,9 @@ def _rows(groups: Sequence[SeedGroup], target: Target) -> list[list[str]]:
         rows.append([
             group.label,
             f"{fmean(before):.3f}",
-            over_seeds_text(t_interval(after), bounds=(0.0, 1.0)),
+            over_seeds_text(t_interval(after), bounds=bounds),
             ", ".join(f"{value:.3f}" for value in after),
-            over_seeds_text(t_interval(heights), bounds=(0.0, 1.0)) if heights else "-",
+            over_seeds_text(t_interval(heights), bounds=bounds) if heights else "-",
             _range(run.optimizer_steps for run in group.runs),
             f"{fmean(sum(seconds for seconds, _ in run) for run in steps):.0f}",
             f"{fmean(sum(tokens for _, tokens in run) for run in steps):,.0f}",

@@ -18,6 +18,8 @@ from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError, nearest
 from rlhf.run.inputs import changed, inputs
 
+HELD_OUT = ("accuracy", "reward")  # what runs are compared by; the second is of tasks without reference answers
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -267,7 +269,7 @@ def make_all(planned: Sequence[Planned]) -> None:
             )
 
 
-def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str = "accuracy") -> str:
+def write_all(planned: Sequence[Planned], folder: Path, *, key: str) -> str:
     """Write comparison.html, comparison.png and comparison.md into `folder`; returns the table.
 
     `key`: the config key that names the lines, such as `algorithm`. Runs that differ only in their seed are one line.
@@ -279,6 +281,7 @@ def write_all(planned: Sequence[Planned], folder: Path, *, key: str, metric: str
     paths = [run.path for run in planned]
     write_comparison(paths, folder / "comparison.html", key)
     write_png(paths, folder / "comparison.png", key)
-    text = table(paths, key=key, metric=metric)
+    tables = [table(paths, key=key, metric=metric) for metric in HELD_OUT]
+    text = "\n".join(one for one in tables if one)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     return text

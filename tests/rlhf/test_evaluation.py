@@ -12,6 +12,7 @@ from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.evaluation import evaluate_task, proportion
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import SampledCompletions
+from rlhf.statistics import record, t_interval
 from rlhf.tasks.problem import Problem, Verdict, messages_for
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.text.chat import encode_prompt, end_tokens
@@ -243,3 +244,35 @@ def test_sampling_is_in_the_precision_of_training(model, monkeypatch) -> None:
     task = Recorder([RIGHT])
     arguments = (model, character_tokenizer(), task, task.held_out_problems(1), Cast(cpu=True))
     assert evaluate_task(*arguments, max_new_tokens=4, greedy=True)["n"] == 1
+
+
+class Unverified(Recorder):
+    """A task without reference answers."""
+
+    verifies = False
+
+    def verify(self, problem: Problem, completion: str) -> None:
+        raise AssertionError("nothing to compare with")
+
+
+def test_without_answers_the_mean_reward_is_measured(model, monkeypatch) -> None:
+    """With the t-interval over problems, and the word accuracy nowhere."""
+    tokenizer, asked = character_tokenizer(), []
+
+    def answer(_model, prompts, **_) -> list[SampledCompletions]:
+        return [
+            SampledCompletions([tokenizer.encode("ab" * i, add_special_tokens=False)], [[0.0]], [False])
+            for i in range(1, len(prompts) + 1)
+        ]
+
+    def reward(answered) -> list[float]:
+        asked.extend((problem.question, [answer.text for answer in answers]) for problem, answers in answered)
+        return [float(len(answer.text)) for _, answers in answered for answer in answers]
+
+    monkeypatch.setattr(evaluation, "sample", answer)
+    task = Unverified([])
+    arguments = (model, tokenizer, task, task.held_out_problems(3), Accelerator(cpu=True))
+    for greedy, metric in ((False, "reward"), (True, "reward_greedy")):
+        found = evaluate_task(*arguments, max_new_tokens=9, greedy=greedy, reward=reward)
+        assert found == record(t_interval([2.0, 4.0, 6.0]), data="recorded", metric=metric)
+    assert asked[:3] == [("q0", ["ab"]), ("q1", ["abab"]), ("q2", ["ababab"])]

@@ -155,7 +155,7 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "write_text", write_text)
     planned = [Planned(path.name, path, "toy.train", []) for path in paths]
-    text = write_all(planned, tmp_path, key="algorithm", metric="reward")
+    text = write_all(planned, tmp_path, key="algorithm")
     assert written == [
         (paths, tmp_path / "comparison.html", "algorithm"),
         (paths, tmp_path / "comparison.png", "algorithm"),
@@ -164,7 +164,18 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
     assert rows_of(text)[2][0] == "größer"
     assert (tmp_path / "comparison.md").read_bytes().decode("utf-8") == text
     assert encodings == ["utf-8"], "whatever the system's is"
-    assert write_all(planned, tmp_path, key="algorithm") == "", "accuracy is what is looked for, and nobody measured it"
+
+
+def test_rewards_are_compared_where_nothing_is_right_or_wrong(make_run, tmp_path: Path) -> None:
+    """Their interval is not cut at 0 and 1. Losses alone are no table."""
+    paths = [make_run(f"r{i}", {0: 1.0, 2: 5.0 + i}, seed=i, metric="reward", algorithm="grpo") for i in (0, 1)]
+    planned = [Planned(path.name, path, "toy.train", []) for path in paths]
+    text = write_all(planned, tmp_path, key="algorithm")
+    assert text.startswith("Held-out reward on words:")
+    interval = t_interval([5.0, 6.0])
+    assert rows_of(text)[2][2] == f"5.500 [{interval.low:.3f}, {interval.high:.3f}]"
+    loss = make_run("l", {0: 1.0, 2: 2.0}, metric="loss", algorithm="grpo")
+    assert write_all([Planned("l", loss, "toy.train", [])], tmp_path, key="algorithm") == ""
 
 
 def test_seconds_and_tokens_by_hand(make_run) -> None:
