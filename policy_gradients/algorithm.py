@@ -16,6 +16,9 @@ its type, its bounds and a sentence, and `partial` gives it the published value:
 
 That makes `clip_low` a config key, listed by `--help` and refused for an algorithm that does not read it. A new
 function with new settings may stand in the algorithm's own file: see policy_gradients/algorithms/gmpo.py.
+
+Written with names and plain values, as above, an algorithm's settings are known without importing PyTorch: see
+policy_gradients/published.py.
 """
 
 import inspect

@@ -93,10 +93,9 @@ def read_command[ConfigT: Config](
         UserError: a file, a key or a value is not valid, or a continued run may not change it.
         SystemExit: with --help.
     """
-    helps = not {"-h", "--help"}.isdisjoint(argv)
     keys = all_keys(config_class)
-    settings, about = None, ""
-    try:
+
+    def read(largest_gpu: Callable[[], float]) -> Command[ConfigT]:
         switches, command_line = parse(make_parser(config_class, prog, description), argv, keys)
         request = _Request(
             config_class=config_class,
@@ -106,19 +105,22 @@ def read_command[ConfigT: Config](
             file=_config_file(switches["config"], command_line.get(named_by), default_config),
             environment=read_environment(keys, os.environ if environ is None else environ),
             command_line=command_line,
-            cuda_gb=cuda_gb or (driver_cuda_gb if helps else largest_cuda_gb),
+            cuda_gb=largest_gpu,
             void=void,
             fill=fill or (lambda config: config),
         )
-        command = request.read()
-        if not helps:
-            return command
-        settings = settings_of(command)
-        about = f"Beside a default stands what would run here: {request.file or 'no config'}, profile {command.profile}"
+        return request.read()
+
+    if {"-h", "--help"}.isdisjoint(argv):
+        return read(cuda_gb or largest_cuda_gb)
+    try:
+        command = read(cuda_gb or driver_cuda_gb)
+        settings, about = (
+            settings_of(command),
+            f"Beside a default stands what would run here: profile {command.profile}",
+        )
     except UserError as error:
-        if not helps:
-            raise
-        about = f"Shown are the defaults, since this command is refused: {error.message}"
+        settings, about = None, f"Shown are the defaults, since this command is refused: {error.message}"
     make_parser(config_class, prog, f"{description}\n{about}".strip(), settings).print_help()
     raise SystemExit(0)
 
