@@ -21,13 +21,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu_work import BLOCKS, SIZES, TINY, make_model, write_rows
+from benchmarks.gpu_work import BLOCKS, TINY, make_model, write_rows
+from rlhf.models.known_sizes import KNOWN_SIZES
 
 STEPS = 3
 PARTS = ("blocks", "speed", "learns", "resume")
@@ -41,21 +42,26 @@ class Bench:
     folder: Path
     device: str
     tiny: bool
+    blocks: tuple[str, ...] = ()  # names of those to run; () is all
+    runs: dict[tuple[str, ...], Path] = field(default_factory=dict)  # directories of runs that were made already
 
     def model(self, name: str) -> Path:
         """The folder of a model with random weights; made when it is first asked for."""
         folder = self.folder / name.replace("/", "-")
         if not folder.exists():
-            size = SIZES[name] | (TINY | {"head_dim": 8, "num_key_value_heads": 2} if self.tiny else {})
+            size = KNOWN_SIZES[name] | (TINY | {"head_dim": 8, "num_key_value_heads": 2} if self.tiny else {})
             in_process(lambda: {"made": str(make_model(folder, size, device=self.device))})
         return folder
 
     def run(self, module: str, arguments: Sequence[str], *, whole: bool = False, deterministic: bool = False) -> Path:
         """The directory of a run of a trainer. Unless `whole`, it ends after its last step."""
-        run = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
-        arguments = [*arguments, "--output_dir", str(run), "--device", self.device, "--quiet"]
-        in_process(lambda: _train(module, arguments, whole=whole, deterministic=deterministic))
-        return run
+        key = (module, *arguments)
+        if key not in self.runs:
+            run = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
+            arguments = [*arguments, "--output_dir", str(run), "--device", self.device, "--quiet"]
+            in_process(lambda: _train(module, arguments, whole=whole, deterministic=deterministic))
+            self.runs[key] = run
+        return self.runs[key]
 
 
 def in_process(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -127,6 +133,8 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
     """Three steps of every family's `gpu:` block: memory and seconds of a step."""
     rows = []
     for block in BLOCKS:
+        if bench.blocks and block.name not in bench.blocks:
+            continue
         arguments = ["--config", block.config, "--profile", "gpu", "--max_steps", str(STEPS)]
         arguments += ["--model_name", str(bench.model(block.model))]
         if block.data:
@@ -167,8 +175,8 @@ def _planned(module: str, arguments: list[str]) -> float:
     sys.argv = [module, *arguments, "--plan"]
     with contextlib.redirect_stdout(said):
         import_module(module).main()
-    (line,) = (line for line in said.getvalue().splitlines() if line.startswith("together"))
-    return float(line.split()[1])
+    (line,) = (line for line in said.getvalue().splitlines() if line.startswith("at most"))
+    return float(line.split()[2])
 
 
 def speed(bench: Bench) -> list[dict[str, Any]]:
@@ -197,7 +205,7 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
                     "seconds": seconds,
                     "sampling_s": step["time/sampling_s"],
                     "update_s": step["time/update_s"],
-                    "tokens_per_s": step["speed/tokens_per_s"],
+                    "sampled_per_s": step["speed/tokens_per_s"] * seconds / step["time/sampling_s"],
                     "peak_gb": step["memory/peak_gb"],
                     "matrix_tflops": rate,
                 }
@@ -298,6 +306,7 @@ def _card(device: str) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Proof on a GPU, without a network.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--block", nargs="+", default=(), choices=[block.name for block in BLOCKS], metavar="NAME")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small models and batches: to try the benchmark itself")
     parser.add_argument("--json", type=Path, help="write all measurements there")
@@ -307,7 +316,7 @@ def main() -> int:
     _show(result)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RLHF_CACHE"] = f"{folder}/cache"
-        bench = Bench(Path(folder), options.device, options.tiny)
+        bench = Bench(Path(folder), options.device, options.tiny, tuple(options.block))
         write_rows(bench.folder, letters=64 if options.tiny else 1500)
         for part in options.only:
             print(f"# {part}", flush=True)

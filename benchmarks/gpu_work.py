@@ -11,36 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-QWEN3 = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
-# The numbers of each model's config.json. Everything else is the architecture's default.
-SIZES: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen3-0.6B": {
-        "model_type": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "tie_word_embeddings": True,
-        **QWEN3,
-    },
-    "Qwen/Qwen3-1.7B": {
-        "model_type": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "tie_word_embeddings": True,
-        **QWEN3,
-    },
-    "allenai/OLMo-2-0425-1B": {
-        "model_type": "olmo2",
-        "vocab_size": 100352,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "tie_word_embeddings": False,
-    },
-}
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -52,7 +22,7 @@ class Block:
     name: str
     module: str
     config: str
-    model: str  # a key of SIZES
+    model: str  # a key of KNOWN_SIZES
     arguments: tuple[str, ...] = ()
     data: str = ""  # the file that stands for its data set
 

@@ -106,7 +106,7 @@ def plan(config: DirectAlignmentConfig) -> "Plan":
     memory = memory_needs(
         config,
         # A frozen reference, too, stands beside the policy: it is loaded to fill the cache and to measure KL.
-        reference=config.reference == "initial" and not config.lora_rank,
+        reference=config.reference == "initial",
         sampled=(at_once, config.max_new_tokens) if at_once else (0, 0),
     )
     task = f"{config.loss} ({values}) on {config.task or config.data.path}"

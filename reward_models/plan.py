@@ -12,4 +12,4 @@ def plan(title: str, config: RewardModelConfig) -> "Plan":
     from rlhf.run.memory_plan import Plan, memory_needs
 
     size = f"up to {config.max_steps} steps of {config.batch_size} questions or rankings"
-    return Plan(f"{title} on {config.data.path}", size, memory_needs(config))
+    return Plan(f"{title} on {config.data.path}", size, memory_needs(config, vocabulary=False))

@@ -47,7 +47,7 @@ def test_help_does_not_load_torch():
 def test_plan_loads_nothing_and_writes_nothing(commands, tmp_path):
     outcome = commands.policy_gradients(*SMALL, "--output_dir", tmp_path / "run", "--plan", "--kl_coef", "0.1")
     assert outcome.code == 0
-    for words in ("weights", "optimizer", "reference model", "key-value cache", "together"):
+    for words in ("weights", "optimizer", "reference model", "key-value cache", "at most"):
         assert words in outcome.out
     assert not (tmp_path / "run").exists()
 

@@ -69,6 +69,9 @@ class TrainerConfig(Config):
     )
 
     # the run
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory of the card that --plan is to judge by: it says whether the run would fit."
+    )
     save_every: int = Field(50, gt=0, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, gt=0, description="How many checkpoints are kept.")
     eval_every: int = Field(0, ge=0, description="Steps between held-out evaluations; 0: before and after only.")

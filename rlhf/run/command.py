@@ -33,10 +33,9 @@ def run_command[ConfigT: TrainerConfig](
     if command.show_config:
         print(show(command))
         return 0
-    if command.plan:
+    if command.plan:  # before the look, which asks the Hub: a plan needs no network
         from rlhf.run.memory_plan import show_plan
 
-        look(command.config)
         print(show_plan(command, plan(command.config)))
         return 0
     return make_run(command, train, look).exit_code

@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf.config.command import Command
 from rlhf.config.trainer import TrainerConfig
 from rlhf.distributed import device_of
-from rlhf.models.loading import read_config
-from rlhf.models.policy import choose_precision, find_model
+from rlhf.models.known_sizes import KNOWN_SIZES
+from rlhf.models.loading import find_model, read_config
+from rlhf.models.policy import choose_precision
 from rlhf.tensors import LOGITS_AT_ONCE
 
 GB = 1e9
-# Of activations kept for backward, in numbers per token, layer and unit of width: attention and feed-forward inputs and
-# outputs. With gradient checkpointing only the layer's input is kept.
-KEPT_PER_LAYER = 34
-KEPT_WHEN_CHECKPOINTING = 2
+type Phase = Literal["always", "sampling", "training"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Need:
     what: str
     gigabytes: float
     why: str
+    phase: Phase = "always"  # a run samples and trains in turns: never both at once
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ class Plan:
     size: str  # "200 steps of 8 conversations"
     memory: list[Need]
 
+    @property
+    def peak_gb(self) -> float:
+        """What is always there, with the larger of what sampling and training need."""
+        by_phase = dict.fromkeys(("always", "sampling", "training"), 0.0)
+        for need in self.memory:
+            by_phase[need.phase] += need.gigabytes
+        return by_phase["always"] + max(by_phase["sampling"], by_phase["training"])
+
 
 def memory_needs(
     settings: TrainerConfig,
@@ -44,47 +52,80 @@ def memory_needs(
     own_critic: bool = False,
     judges: Sequence[str] = (),
     sampled: tuple[int, int] = (0, 0),
+    vocabulary: bool = True,
 ) -> list[Need]:
-    """Memory by purpose. `judges`: names of reward models; `sampled`: (completions decoded together, new tokens)."""
-    precision = choose_precision(settings.precision, device_of(settings.device))
-    lora_rank, token_budget = settings.lora_rank, settings.token_budget
+    """Memory by purpose.
+
+    Args:
+        reference: whether a reference is needed. With LoRA it is the base under the adapters, and takes nothing.
+        own_critic: whether PPO's critic is a network of its own.
+        judges: names of reward models.
+        sampled: completions decoded together, and new tokens of each.
+        vocabulary: whether training computes logits over the vocabulary; a reward model's head has one number.
+    """
+    in_bf16 = choose_precision(settings.precision, device_of(settings.device)) == "bf16"
+    frozen, stored = (2, "bf16") if in_bf16 else (4, "fp32")  # bytes of a frozen weight; see rlhf/models/frozen.py
     model = _skeleton(settings.model_name)
     config = model.config.get_text_config()
     weights = sum(p.numel() for p in model.parameters())
-    trained = _lora_weights(model, lora_rank) if lora_rank else weights
-    width = 2 if precision == "bf16" else 4
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    kept = KEPT_WHEN_CHECKPOINTING if settings.gradient_checkpointing else KEPT_PER_LAYER
-    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    completions, length = sampled
+    lora = settings.lora_rank
+    trained = _lora_weights(model, lora) if lora else weights
 
-    needs = [
-        Need("weights", 4 * (weights + (trained if lora_rank else 0)) / GB, f"{weights / 1e6:,.0f} M in fp32"),
-        Need("gradients", 4 * trained / GB, f"of {trained / 1e6:,.0f} M trained weights, fp32"),
+    needs = [Need("weights", (frozen * weights + 4 * trained) / GB, f"{weights / 1e6:,.0f} M frozen, in {stored}")]
+    if not lora:
+        needs = [Need("weights", 4 * weights / GB, f"{weights / 1e6:,.0f} M in fp32")]
+    needs += [
+        Need("gradients", 4 * trained / GB, f"of {trained / 1e6:,.0f} M trained weights, fp32", "training"),
         Need("optimizer", 8 * trained / GB, "AdamW's two moments, fp32"),
-        Need("activations", width * kept * layers * hidden * token_budget / GB, f"token_budget {token_budget:,}"),
-        Need("logits", 2 * 4 * LOGITS_AT_ONCE / GB, "made in chunks, never all at once"),
+        _activations(config, settings, in_bf16=in_bf16),
     ]
-    if precision == "bf16":
+    if vocabulary:
+        needs.append(Need("logits", 4 * 4 * LOGITS_AT_ONCE / GB, "made in chunks, never all at once", "training"))
+    if in_bf16 and not lora:
         needs.append(Need("autocast copies", 2 * weights / GB, "weights in bf16 while a pass lasts"))
-    if reference:
-        needs.append(Need("reference model", 4 * weights / GB, "frozen, fp32; kl_coef 0 does without"))
+    if reference and not lora:
+        needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}; kl_coef 0 does without"))
     if own_critic:
         needs.append(Need("critic", 16 * weights / GB, "weights, gradients and moments, fp32; critic.backbone: policy"))
     for judge in judges:
         size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
-        needs.append(Need("reward model", 4 * size / GB, f"{judge}, frozen, fp32"))
+        needs.append(Need("reward model", frozen * size / GB, f"{judge}, frozen, {stored}"))
+    completions, length = sampled
     if completions:
-        cache = 2 * width * layers * heads * head * completions * length
-        needs.append(Need("key-value cache", cache / GB, f"{completions} completions of {length} tokens at once"))
+        cache = completions * length * _cached_bytes(config, width=2 if in_bf16 else 4)
+        logits = 4 * 4 * completions * config.vocab_size  # logits, their softmax, its running sum, a copy
+        why = f"{completions} completions of {length} tokens at once"
+        needs.append(Need("key-value cache", (cache + logits) / GB, why, "sampling"))
     return needs
 
 
+def _activations(config: PreTrainedConfig, settings: TrainerConfig, *, in_bf16: bool) -> Need:
+    """What the backward pass of a micro-batch needs: with gradient checkpointing the states between layers, in fp32,
+    and one layer's insides; without it the insides of all layers.
+
+    The insides, in numbers a token: 33 for each unit of width (norms, queries, keys, values, rotations, their copies in
+    fp32), and 5 for each unit of the feed-forward layer.
+    """
+    width = 2 if in_bf16 else 4
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inside = width * (33 * hidden + 5 * config.intermediate_size)
+    a_token = layers * 4 * hidden + inside if settings.gradient_checkpointing else layers * inside
+    recomputed = ", layers recomputed" if settings.gradient_checkpointing else ""
+    why = f"token_budget {settings.token_budget:,}{recomputed}"
+    return Need("activations", a_token * settings.token_budget / GB, why, "training")
+
+
+def _cached_bytes(config: PreTrainedConfig, *, width: int) -> int:
+    """Of the keys and values of a token in all layers."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * width * config.num_hidden_layers * heads * head
+
+
 def _skeleton(model_name: str) -> PreTrainedModel:
-    """The model without its weights."""
-    source = find_model(model_name)
-    config = read_config(source)
+    """The model without its weights. One of KNOWN_SIZES needs no network."""
+    known = KNOWN_SIZES.get(model_name)
+    config = AutoConfig.for_model(**known) if known else read_config(find_model(model_name))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
@@ -97,12 +138,31 @@ def _lora_weights(model: PreTrainedModel, rank: int) -> int:
 
 def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan: Plan) -> str:
     config = command.config
-    total = sum(need.gigabytes for need in plan.memory)
-    return "\n".join(
-        [
-            f"{plan.task}, profile {command.profile} ({command.profile_reason}): {plan.size}, model "
-            f"{config.model_name}, run directory {config.output_dir}",
-            *(f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}" for need in plan.memory),
-            f"{'together':<16} {total:7.2f} GB, at most",
-        ]
-    )
+    lines = [
+        f"{plan.task}, profile {command.profile} ({command.profile_reason}): {plan.size}, model "
+        f"{config.model_name}, run directory {config.output_dir}"
+    ]
+    for need in plan.memory:
+        phase = "" if need.phase == "always" else f" (while {need.phase})"
+        lines.append(f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}{phase}")
+    lines.append(f"{'at most':<16} {plan.peak_gb:7.2f} GB  at once")
+    if config.memory_gb:
+        lines.append(_verdict(config, plan, config.memory_gb))
+    return "\n".join(lines)
+
+
+def _verdict(config: TrainerConfig, plan: Plan, limit: float) -> str:
+    """Whether a run fits a card of so many GB, and which settings would make it smaller."""
+    if plan.peak_gb <= limit:
+        return f"fits in {limit:g} GB"
+    levers = []
+    if not config.lora_rank:
+        levers.append("--lora_rank 32")
+    if not config.gradient_checkpointing:
+        levers.append("--gradient_checkpointing true")
+    sizes = {need.what: need.gigabytes for need in plan.memory}
+    if sizes["activations"] >= sizes.get("key-value cache", 0.0):
+        levers.append(f"--token_budget {config.token_budget // 2}")
+    if "key-value cache" in sizes and hasattr(config, "sampling_batch"):
+        levers.append("a smaller --sampling_batch")
+    return f"does NOT fit in {limit:g} GB; what would help: {', '.join(levers)}"

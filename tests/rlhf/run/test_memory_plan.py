@@ -1,0 +1,81 @@
+"""What --plan says of memory, without a network and without loading a model."""
+
+import pytest
+
+from direct_alignment.config import read as read_alignment
+from direct_alignment.train import plan as plan_alignment
+from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.train import plan as plan_policy
+from reward_models.config import PreferenceConfig
+from reward_models.plan import plan as plan_reward
+from rlhf.run.memory_plan import Need, Plan, memory_needs, show_plan
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **_: object) -> None:
+        pytest.fail(f"{name} was asked for")
+
+    monkeypatch.setattr("rlhf.run.memory_plan.find_model", fail)
+
+
+def grpo(**settings: object) -> PolicyGradientConfig:
+    return PolicyGradientConfig(
+        **{"model_name": "Qwen/Qwen3-1.7B", "precision": "bf16", "device": "cpu", "max_new_tokens": 512} | settings
+    )
+
+
+def needs(plan: Plan) -> dict[str, float]:
+    return {need.what: need.gigabytes for need in plan.memory}
+
+
+def test_sampling_and_training_take_turns() -> None:
+    plan = Plan("", "", [Need("a", 1.0, ""), Need("b", 2.0, "", "sampling"), Need("c", 3.0, "", "training")])
+    assert plan.peak_gb == 4.0
+
+
+def test_with_lora_frozen_weights_take_two_bytes_and_a_reference_none() -> None:
+    """1.7 billion weights: 3.4 GB and the adapters', whose gradients and moments alone are there."""
+    plan = plan_policy(grpo(lora_rank=32, kl_coef=0.1))
+    assert needs(plan)["weights"] == pytest.approx(2 * 1.7206 + 4 * 0.0349, abs=0.01)
+    assert needs(plan)["optimizer"] == pytest.approx(8 * 0.0349, abs=0.01)
+    assert not {"reference model", "autocast copies"} & needs(plan).keys()
+
+
+def test_without_lora_a_frozen_reference_is_kept_in_bf16() -> None:
+    found = needs(plan_policy(grpo(kl_coef=0.1)))
+    assert found["weights"] == pytest.approx(4 * 1.7206, abs=0.01)
+    assert found["reference model"] == pytest.approx(2 * 1.7206, abs=0.01)
+    in_fp32 = needs(plan_policy(grpo(kl_coef=0.1, precision="fp32")))
+    assert in_fp32["reference model"] == pytest.approx(4 * 1.7206, abs=0.01)
+
+
+def test_the_key_value_cache_is_that_of_the_completions_decoded_together() -> None:
+    """28 layers, 8 heads of 128 numbers, keys and values, 2 bytes: 114,688 bytes a token."""
+    one = memory_needs(grpo(), sampled=(1, 512))[-1].gigabytes
+    assert one == pytest.approx((512 * 114_688 + 16 * 151_936) / 1e9)
+    assert memory_needs(grpo(), sampled=(7, 512))[-1].gigabytes == pytest.approx(7 * one)
+
+
+def test_checkpointing_keeps_the_states_between_layers() -> None:
+    whole, less = (needs(plan_policy(grpo(gradient_checkpointing=on)))["activations"] for on in (False, True))
+    assert less < whole / 8
+    half = needs(plan_policy(grpo(gradient_checkpointing=True, token_budget=4096)))["activations"]
+    assert half == pytest.approx(less / 2)
+
+
+def test_a_reward_model_has_no_logits_over_the_vocabulary() -> None:
+    plan = plan_reward("Preference RM", PreferenceConfig(model_name="Qwen/Qwen3-0.6B-Base", device="cpu"))
+    assert "logits" not in needs(plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"), [(["--lora_rank", "32", "--max_new_tokens", "128"], True), (["--lora_rank", "0"], False)]
+)
+def test_it_says_whether_a_card_is_large_enough(arguments: list[str], fits: bool) -> None:
+    command = read_alignment(
+        ["--loss", "dpo", "--profile", "gpu", "--device", "cpu", "--precision", "bf16", "--memory_gb", "16", *arguments]
+    )
+    said = show_plan(command, plan_alignment(command.config))
+    assert ("fits in 16 GB" in said) == fits
+    assert ("does NOT fit in 16 GB; what would help: --lora_rank 32" in said) != fits
