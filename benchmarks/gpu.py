@@ -183,7 +183,7 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
     """The parts of a GRPO step."""
     rate = in_process(lambda: {"tflops": _matrix_rate(bench.device)})["tflops"]
     rows = []
-    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"):
+    for name in ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"):
         for shared in (True, False):
             arguments = [
                 "--config",
@@ -258,7 +258,7 @@ def learns(bench: Bench) -> list[dict[str, Any]]:
                 "low": after["low"],
                 "high": after["high"],
                 "seconds": median(_seconds(step) for step in steps[1:]),
-                "sampler_gap": steps[-1].get("sampler/gap_mean", steps[-1].get("policy/sampler_gap")),
+                "sampler_gap": steps[-1]["sampler/logp_gap"],
             }
         )
         _show(rows[-1])
