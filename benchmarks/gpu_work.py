@@ -92,7 +92,7 @@ def write_rows(folder: Path, *, letters: int, count: int = 400, seed: int = 0) -
         asked = f"{text(letters // 8)} {number}"
         pairs.append({"prompt": asked, "chosen": turns(asked, text()), "rejected": turns(asked, text())})
         labels = [True, False, True, False]
-        solutions.append({"question": asked, "completions": [text() for _ in labels], "labels": labels})
+        solutions.append({"question": asked, "completions": [text(letters // 2) for _ in labels], "labels": labels})
         lines = [text(letters // 8) for _ in range(8)]
         steps.append({"prompt": asked, "completions": lines, "labels": [rng.random() < 0.7 for _ in lines]})
         conversations.append({"messages": turns(asked, text())})

@@ -103,10 +103,11 @@ def plan(config: DirectAlignmentConfig) -> "Plan":
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     samples = max(config.eval_samples, config.eval_problems if config.task else 0)
     at_once = min(256, samples)  # `rlhf.sampling.sample` decodes no more together
+    kept = config.online_every or config.sync_reference_every
     memory = memory_needs(
         config,
-        # A frozen reference, too, stands beside the policy: it is loaded to fill the cache and to measure KL.
-        reference=config.reference == "initial",
+        # A frozen one is loaded to fill the cache and, at evaluations, to measure KL: not while the policy trains.
+        reference=None if config.reference == "none" else "always" if kept else "sampling",
         sampled=(at_once, config.max_new_tokens) if at_once else (0, 0),
     )
     task = f"{config.loss} ({values}) on {config.task or config.data.path}"

@@ -124,7 +124,7 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     at_once = min(config.sampling_batch, config.prompts_per_step * config.group_size)
     memory = memory_needs(
         config,
-        reference=bool(config.kl_coef),
+        reference="always" if config.kl_coef else None,
         own_critic=config.critic is not None and config.critic.backbone == "own",
         judges=config.reward_models,
         sampled=(at_once, config.max_new_tokens),

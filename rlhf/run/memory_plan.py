@@ -48,7 +48,7 @@ class Plan:
 def memory_needs(
     settings: TrainerConfig,
     *,
-    reference: bool = False,
+    reference: Phase | None = None,
     own_critic: bool = False,
     judges: Sequence[str] = (),
     sampled: tuple[int, int] = (0, 0),
@@ -57,7 +57,7 @@ def memory_needs(
     """Memory by purpose.
 
     Args:
-        reference: whether a reference is needed. With LoRA it is the base under the adapters, and takes nothing.
+        reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
         judges: names of reward models.
         sampled: completions decoded together, and new tokens of each.
@@ -84,7 +84,7 @@ def memory_needs(
     if in_bf16 and not lora:
         needs.append(Need("autocast copies", 2 * weights / GB, "weights in bf16 while a pass lasts"))
     if reference and not lora:
-        needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}; kl_coef 0 does without"))
+        needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}", reference))
     if own_critic:
         needs.append(Need("critic", 16 * weights / GB, "weights, gradients and moments, fp32; critic.backbone: policy"))
     for judge in judges:
