@@ -140,7 +140,7 @@ def race(o: argparse.Namespace) -> dict[str, Any]:
         return lambda: our_step(model, optimizer, objective, batch, token_budget=o.token_budget, shared_prefix=shared)
 
     pairs = examples.pairs()
-    preferred = preference_objective(PreferenceConfig(centring=0.0))
+    preferred = preference_objective(PreferenceConfig(centering=0.0))
     with trl_trainer(model, tokenizer, pairs, o.trl_micro_batch) as trainer:
         batches = list(trainer.get_train_dataloader())
         model.train()

@@ -8,6 +8,19 @@ for each pair (n,), or for each completion (c,) where the data need no pairs; it
 
 Keyword-only parameters are the settings, with the published values as defaults. What a loss needs stands beside it, in
 `losses` at the end. To add one: write the function, add its line.
+
+    >>> s_w, s_l = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])  # of one pair; of one that nothing has moved
+    >>> dpo(s_w, s_l, beta=0.5)
+    tensor([0.3133, 0.6931])
+    >>> ipo_sum(s_w, s_l, beta=0.5)
+    tensor([1., 1.])
+    >>> hinge(s_w, s_l, beta=0.5)
+    tensor([0., 1.])
+    >>> m_w, m_l = torch.tensor([-0.5]), torch.tensor([-1.5])
+    >>> simpo(m_w, m_l, beta=2.0, gamma_beta_ratio=0.5)
+    tensor([0.3133])
+    >>> orpo(m_w, m_l, orpo_lambda=0.1)
+    tensor([0.5171])
 """
 
 import torch

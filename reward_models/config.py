@@ -80,7 +80,7 @@ class PreferenceConfig(RewardModelConfig):
         "keep_end", description="Of what is too long: keep_end shortens the prompt, keep_start cuts the answers."
     )
     margin_scale: float = Field(0.0, ge=0, description="Weight of the data's margin in the loss; 0 leaves it out.")
-    centring: float = Field(0.01, ge=0, description="Weight of (r_w + r_l)^2, which keeps rewards around 0.")
+    centering: float = Field(0.01, ge=0, description="Weight of (r_w + r_l)^2, which keeps rewards around 0.")
 
 
 class OutcomeConfig(RewardModelConfig):

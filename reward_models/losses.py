@@ -1,6 +1,18 @@
 """The losses of reward models: pure functions, one number a pair, list, token or step. They reduce nothing.
 
 Shapes: b rankings of k answers; n completions of t tokens; m labelled steps. Rewards and logits are fp32.
+
+    >>> chosen, rejected = torch.tensor([1.0]), torch.tensor([0.0])
+    >>> bradley_terry(chosen, rejected, margin=torch.zeros(1))
+    tensor([0.3133])
+    >>> plackett_luce(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    tensor([0.3133, 0.6931])
+    >>> centering(chosen, rejected)
+    tensor([1.])
+    >>> outcome(torch.tensor([[0.0, 1.0]]), right=torch.ones(1))
+    tensor([[0.6931, 0.3133]])
+    >>> process(torch.zeros(1, 3), label=torch.tensor([2]))
+    tensor([1.0986])
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +42,7 @@ def bradley_terry(
     return -logsigmoid(chosen - rejected - margin)
 
 
-def centring(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+def centering(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """(r_w + r_l)^2: preferences leave a constant in the reward open, and this term keeps the mean of a pair near 0.
 
     Eisenstein et al., "Helping or herding?", 2023, arXiv 2312.09244, section 2.
@@ -92,10 +104,10 @@ def preference_objective(config: PreferenceConfig) -> Objective:
     def _preference(reward: Float[Tensor, " k"], example: Example) -> Float[Tensor, ""]:
         if len(reward) > 2 and not example.right:  # a ranking; labelled answers are compared in pairs, right with wrong
             ranked = plackett_luce(reward[None])[0]
-            return ranked + config.centring * centring(reward[:1], reward[-1:])[0]
+            return ranked + config.centering * centering(reward[:1], reward[-1:])[0]
         better, worse = (reward[list(side)] for side in zip(*example.pairs, strict=True))
         margin = torch.full_like(better, config.margin_scale * example.margin)
-        pairs = bradley_terry(better, worse, margin) + config.centring * centring(better, worse)
+        pairs = bradley_terry(better, worse, margin) + config.centering * centering(better, worse)
         return pairs.mean()
 
     return Objective(loss, lambda _: 1, preference_result, criterion="accuracy", compares=True)

@@ -2,10 +2,10 @@
 
 Of two answers to a prompt, the better one gets the higher reward, read at the last token of the conversation:
 
-    loss = -log sigmoid(r_w - r_l - margin) + centring * (r_w + r_l)^2          Bradley and Terry, 1952
+    loss = -log sigmoid(r_w - r_l - margin) + centering * (r_w + r_l)^2          Bradley and Terry, 1952
     loss = -sum_i log( exp r_i / sum_{j>=i} exp r_j )   for ranked lists         Plackett, 1975; Luce, 1959
 
-For a ranked list the centring term is added too, of its best and its worst. RLHF Book, chapter 5. The loop is `fit.py`;
+For a ranked list the centering term is added too, of its best and worst. RLHF Book, chapter 5. The loop is `fit.py`;
 this script names the data, the model, the objective (`losses.py`), and the shortcuts that the model has to beat.
 """
 

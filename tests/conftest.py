@@ -3,6 +3,7 @@
 What is imported here at once is light: the process that hands the tests out to the workers needs no PyTorch.
 """
 
+import gc
 import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-# Files whose tests share a fixture that takes a minute: one worker runs all tests of such a file.
-ON_ONE_WORKER = ("tests/test_several_processes.py", "tests/reward_models/test_commands.py")
+# Files whose tests share what takes long to make: one worker runs all tests of such a file.
+ON_ONE_WORKER = (
+    "tests/test_several_processes.py",
+    "tests/reward_models/test_commands.py",
+    "tests/rlhf/tasks/test_verifiers.py",
+)
 
 
 class Scheduler(LoadScopeScheduling):
@@ -47,13 +52,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_quiet_thread() -> None:
+def _fast_and_quiet() -> Generator[None]:
     import torch
     from transformers.utils import logging
 
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gc.freeze()  # the modules that are loaded by now are not searched for garbage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)  # no test cuts the power
+        yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

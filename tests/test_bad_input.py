@@ -98,16 +98,17 @@ def test_resume_with_nothing_to_resume(commands, tmp_path):
 def test_truncated_checkpoints(commands, tmp_path):
     """The newest damaged: the one before it is taken, with a word about it. All damaged: refused."""
     run = tmp_path / "run"
-    assert commands.policy_gradients(*SMALL, "--output_dir", run, "--quiet").code == 0
-    weights = [run / "checkpoints" / f"step_{n}" / "model.safetensors" for n in (3, 4)]
+    short = [*SMALL, "--max_steps", "2", "--max_new_tokens", "8", "--output_dir", run]
+    assert commands.policy_gradients(*short, "--quiet").code == 0
+    weights = [run / "checkpoints" / f"step_{n}" / "model.safetensors" for n in (1, 2)]
     weights[1].write_bytes(weights[1].read_bytes()[:1000])
-    again = commands.policy_gradients(*SMALL, "--output_dir", run, "--resume")
+    again = commands.policy_gradients(*short, "--resume")
     assert again.code == 0
-    assert "step_4 is damaged" in again.out
-    assert "resumed at step 3" in again.out
+    assert "step_2 is damaged" in again.out
+    assert "resumed at step 1" in again.out
     for file in (run / "checkpoints").glob("step_*/model.safetensors"):
         file.write_bytes(file.read_bytes()[:1000])
-    refused = commands.policy_gradients(*SMALL, "--output_dir", run, "--resume")
+    refused = commands.policy_gradients(*short, "--resume")
     assert refused.code == 2
     assert "damaged" in refused.err
     assert "--overwrite" in refused.err
@@ -147,7 +148,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(commands, tmp
         return scores._replace(logp=scores.logp * float("nan")) if torch.is_grad_enabled() else scores
 
     monkeypatch.setattr(Scorer, "forward", broken)
-    outcome = commands.policy_gradients(*SMALL, "--output_dir", tmp_path / "run")
+    outcome = commands.policy_gradients(*SMALL, "--max_new_tokens", "8", "--output_dir", tmp_path / "run")
     assert outcome.code == 2
     assert "nan" in outcome.err
     assert "not_finite.pt" in outcome.err

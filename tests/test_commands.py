@@ -56,6 +56,7 @@ def test_run_directory(commands, tmp_path):
     """Every file of the contract is there and says what it should; the saved config reruns as it is."""
     run = tmp_path / "run"
     arguments = [*SMALL, "--kl_coef", "0.05", "--epochs_per_batch", "2", "--steps_per_batch", "2", "--tensorboard"]
+    arguments += ["--task_config", "{min_word_len: 3, max_word_len: 4}", "--max_new_tokens", "26"]
     outcome = commands.policy_gradients(*arguments, "--output_dir", run)
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -86,7 +87,8 @@ def test_models_feed_on(commands, tmp_path):
     outcome = commands.instruction_tuning(*small, *scratch, "--profile", "laptop", "--output_dir", sft)
     assert outcome.code == 0, outcome.err
     run = tmp_path / "grpo"
-    outcome = commands.policy_gradients(*SMALL, "--model_name", sft, "--lora_rank", "2", "--output_dir", run)
+    short = [*SMALL, "--max_steps", "1", "--max_new_tokens", "16"]
+    outcome = commands.policy_gradients(*short, "--model_name", sft, "--lora_rank", "2", "--output_dir", run)
     assert outcome.code == 0, outcome.err
     weights = AutoModelForCausalLM.from_pretrained(run / "final").state_dict()
     assert not [name for name in weights if "lora" in name]

@@ -26,3 +26,4 @@ def test_examples_are_true(name: str) -> None:
 
 def test_the_maths_has_examples() -> None:
     assert {"rlhf.kl", "rlhf.aggregate", "rlhf.tensors"} <= set(MODULES)
+    assert {"direct_alignment.losses", "reward_models.losses"} <= set(MODULES)

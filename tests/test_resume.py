@@ -3,7 +3,6 @@
 CPU, fp32. Kills at random moments, ten of each: `python -m benchmarks.kill_and_resume --kills 10`.
 """
 
-import gc
 import os
 import shutil
 import signal
@@ -34,9 +33,7 @@ def _candidates_are_sampled_once(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("RLHF_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("rlhf.statistics.RESAMPLES", 30)
         warm_up()
-        gc.freeze()  # what is not looked at is not copied after a fork
         yield
-        gc.unfreeze()
 
 
 @pytest.mark.long

@@ -89,8 +89,8 @@ STEPS = [
 ]
 COMPARED = [example for example in SOLUTIONS if len(set(example.right)) == 2]
 CASES = {
-    "all pairs": (preference_objective(PreferenceConfig(centring=0.1)), [*COMPARED, RANKINGS[0]]),
-    "pairs": (preference_objective(PreferenceConfig(margin_scale=1.0, centring=0.1)), RANKINGS),
+    "all pairs": (preference_objective(PreferenceConfig(centering=0.1)), [*COMPARED, RANKINGS[0]]),
+    "pairs": (preference_objective(PreferenceConfig(margin_scale=1.0, centering=0.1)), RANKINGS),
     "lists": (preference_objective(PreferenceConfig()), LISTS),
     "every token": (outcome_objective(OutcomeConfig()), SOLUTIONS),
     "last token": (outcome_objective(OutcomeConfig(orm_loss="last")), SOLUTIONS),
@@ -147,7 +147,7 @@ def test_all_pairs_of_a_question_are_one_unit(model):
     """Two right answers (0, 3) and two wrong ones: the mean of -log sigmoid(r_w - r_l) over four pairs, by hand."""
     (example,) = COMPARED
     assert example.pairs == [(0, 1), (0, 2), (3, 1), (3, 2)]
-    objective = preference_objective(PreferenceConfig(centring=0.0))
+    objective = preference_objective(PreferenceConfig(centering=0.0))
     loss, _ = step(model, objective, [example], token_budget=ALL, shared_prefix=True)
     found = read(HeadScorer(model), [example.group], token_budget=ALL, shared_prefix=True, device=CPU)
     r = [float(last[0]) for _, last in found]
@@ -157,7 +157,7 @@ def test_all_pairs_of_a_question_are_one_unit(model):
 
 def test_the_best_comes_first(model):
     """The gradient step raises the first answer's reward over the second's: swapped sides go the other way."""
-    objective = preference_objective(PreferenceConfig(centring=0.0))
+    objective = preference_objective(PreferenceConfig(centering=0.0))
     example = RANKINGS[0]
     swapped = example.take([1, 0])
 
@@ -222,7 +222,7 @@ def test_loss_and_gradient_are_those_of_trl(folder, tmp_path, margins):
     }
     assert their_rows == ours_rows
     examples = [Example("", g, [], margin=row["margin"]) for g, row in zip(groups, rows, strict=True)]
-    config = PreferenceConfig(centring=0.05, margin_scale=float(margins))
+    config = PreferenceConfig(centering=0.05, margin_scale=float(margins))
     ours, gradients = step(model, preference_objective(config), examples, token_budget=ALL, shared_prefix=True)
     assert ours == pytest.approx(float(loss), abs=1e-5)
     for a, b in zip(gradients, expected, strict=True):

@@ -11,7 +11,7 @@ import torch
 from rm_commands import FEW, MODULES, SMALL
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from benchmarks.kill_and_resume import start, wait
+from benchmarks.kill_and_resume import start, wait, warm_up
 from rlhf.models.reward_model import RewardModel
 from rlhf.run.tracking import read_records
 
@@ -34,6 +34,7 @@ def run(request, tmp_path_factory) -> tuple[str, Path]:
     log = folder.parent / "log"
     with pytest.MonkeyPatch.context() as patch, shape_checks.switched_off():
         patch.setattr("rlhf.statistics.RESAMPLES", FEW)
+        warm_up()
         assert wait(start(f"reward_models.{MODULES[request.param]}", arguments, log)) == 0, log.read_text()
     return request.param, folder
 

@@ -92,7 +92,7 @@ def test_a_step_is_the_mean_of_its_units(
     data, run = tmp_path / "d.jsonl", tmp_path / "run"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
     extra = {
-        "preference": ["--margin_scale", "0.7", "--centring", "0.05"],
+        "preference": ["--margin_scale", "0.7", "--centering", "0.05"],
         "outcome": ["--orm_loss", "tokens"],
         "process": [],
     }[kind]

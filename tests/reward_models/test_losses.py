@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor
 
-from reward_models.losses import bradley_terry, centring, outcome, plackett_luce, process
+from reward_models.losses import bradley_terry, centering, outcome, plackett_luce, process
 
 
 def test_bradley_terry_by_hand():
@@ -27,8 +27,8 @@ def test_bradley_terry_gradient():
     assert (float(chosen.grad), float(rejected.grad)) == (pytest.approx(-0.25), pytest.approx(0.25))
 
 
-def test_centring_by_hand():
-    assert centring(tensor([1.0, 2.0]), tensor([-1.0, 3.0])).tolist() == [0.0, 25.0]
+def test_centering_by_hand():
+    assert centering(tensor([1.0, 2.0]), tensor([-1.0, 3.0])).tolist() == [0.0, 25.0]
 
 
 def test_plackett_luce_by_hand():

@@ -273,175 +273,6 @@ def test_conditions_take_no_time_and_never_raise(name: str) -> None:
         assert time.process_time() - began < 1, answer[:10]
 
 
-# ------------------------------------------------------------------------------------------------- the guarded process
-
-HOSTILE = """
-import builtins, os, socket, subprocess, sys, time
-from reasoning_gym.factory import ProceduralDataset, register_dataset
-from dataclasses import dataclass
-
-@dataclass
-class Config:
-    seed: int | None = None
-    size: int = 500
-
-class Hostile(ProceduralDataset):
-    def __init__(self, config):
-        super().__init__(config=config, seed=config.seed, size=config.size)
-    def __getitem__(self, idx):
-        return {"question": f"q{idx}", "answer": f"answer {idx}", "metadata": {"canary": CANARY}}
-    def score_answer(self, answer, entry):
-        canary = entry["metadata"]["canary"]
-        deeds = {
-            "open": lambda: open(canary, "w"),
-            "os.open": lambda: os.open(canary, os.O_WRONLY | os.O_CREAT),
-            "mkdir": lambda: os.mkdir(canary),
-            "rename": lambda: os.rename(__file__, canary),
-            "remove": lambda: os.remove(__file__),
-            "symlink": lambda: os.symlink("/", canary),
-            "system": lambda: os.system(f"touch {canary}"),
-            "run": lambda: subprocess.run(["touch", canary]),
-            "fork": os.fork,
-            "kill": lambda: os.kill(os.getppid(), 9),
-            "socket": lambda: socket.socket(),
-            "ctypes": lambda: __import__("ctypes").CDLL(None),
-            "eval": lambda: builtins.eval(f"open({canary!r}, 'w')"),
-            "exec": lambda: builtins.exec("import os; os.getpid()"),
-            "spin": lambda: sum(iter(int, 1)),
-            "power": lambda: 9**9**9,
-            "memory": lambda: bytearray(2**34),
-            "exit": sys.exit,
-            "die": lambda: os._exit(3),
-            "recurse": lambda: self.score_answer("recurse", entry),
-            "nan": lambda: float("nan"),
-            "inf": lambda: float("inf"),
-            "text": lambda: "much",
-            "none": lambda: None,
-            "two": lambda: 2.0,
-            "below": lambda: -1.0,
-            "print": lambda: print("x" * 9999) or 0.0,
-            "environment": lambda: float(any("KEY" in name for name in os.environ)),
-        }
-        return deeds[answer]() if answer in deeds else float(answer == entry["answer"])
-
-register_dataset("hostile", Hostile, Config)
-"""
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A task whose verifier does what its answer says."""
-    folder = tmp_path_factory.mktemp("hostile")
-    canary = folder / "EXECUTED"
-    (folder / "hostile_task.py").write_text(HOSTILE.replace("CANARY", repr(str(canary))))
-    sys.path.insert(0, str(folder))
-    os.environ["SECRET_KEY"] = "secret"
-    verifier_process.close()  # it has to know the folder
-    try:
-        __import__("hostile_task")
-        yield ProceduralTask("hostile", answer_in="text"), canary
-    finally:
-        sys.path.remove(str(folder))
-        del os.environ["SECRET_KEY"]
-        DATASETS.pop("hostile")
-        verifier_process.close()
-
-
-def test_a_verifier_has_no_rights(hostile: tuple[ProceduralTask, Path]) -> None:
-    task, canary = hostile
-    (problem,) = task.some_problems(1)
-    for deed in (
-        "open",
-        "mkdir",
-        "rename",
-        "remove",
-        "system",
-        "fork",
-        "run",
-        "socket",
-        "symlink",
-        "eval",
-        "exec",
-        "ctypes",
-        "os.open",
-        "kill",
-    ):
-        verdict = task.verify(problem, deed)
-        assert verdict.exact == 0
-        assert "PermissionError" in verdict.failed, deed
-        assert not canary.exists()
-    assert task.verify(problem, "environment").partial == 0, "no secret is in its environment"
-    assert task.verify(problem, "print").failed == "", "what it prints disturbs nobody"
-    assert task.verify(problem, problem.answer).exact == 1
-
-
-def test_every_answer_gets_a_verdict_within_two_seconds(hostile: tuple[ProceduralTask, Path]) -> None:
-    task, _ = hostile
-    (problem,) = task.some_problems(1)
-    for deed in ("spin", "power"):
-        began = time.monotonic()
-        assert task.verify(problem, deed).failed == "time out"
-        assert time.monotonic() - began < 2
-        assert task.verify(problem, problem.answer).exact == 1, "the next answer is judged"
-    said = {
-        "memory": "MemoryError", "exit": "SystemExit", "recurse": "RecursionError", "die": "died", "nan": "gave nan",
-        "inf": "gave inf", "text": "could not convert", "none": "TypeError",
-    }  # fmt: skip
-    for deed, word in said.items():
-        verdict = task.verify(problem, deed)
-        assert verdict.exact == verdict.partial == 0
-        assert word in verdict.failed, (deed, verdict)
-    assert (task.verify(problem, "two").exact, task.verify(problem, "two").partial) == (0, 1), "only 1 is right"
-    assert task.verify(problem, "below").partial == 0
-    assert task.verify(problem, problem.answer).exact == 1
-
-
-@pytest.mark.parametrize(
-    "reply", ['{"score": 1' + "0" * 400 + "}", "[" * 4000, "1.0", '{"score": true}', '{"score": NaN}']
-)
-def test_no_reply_is_believed_that_is_not_a_verdict(reply: str) -> None:
-    score, failed = _read_reply(reply.encode())
-    assert score == 0
-    assert failed
-
-
-def test_a_guarded_process_that_is_gone_is_started_again() -> None:
-    task = ProceduralTask("prime_factorization")
-    (problem,) = task.some_problems(1)
-    assert task.score(problem, problem.answer) == (1.0, "")
-    keeper = verifier_process._process
-    assert keeper is not None
-    keeper.kill()
-    keeper.wait()
-    assert task.score(problem, problem.answer) == (1.0, "")
-    assert verifier_process._process is not keeper
-
-
-def test_the_guarded_process_ends_with_the_one_that_started_it() -> None:
-    """The parent ends without a word, as by SIGKILL, while an answer is being judged: nobody is left behind."""
-    (problem,) = ProceduralTask("rubiks_cube").some_problems(1)
-    task = ("rubiks_cube", {"seed": 0}, DATASETS["rubiks_cube"][0].__module__, dict(problem.entry))
-    code = (
-        "import os, pickle, sys, threading\n"
-        "from rlhf.tasks.verifier_process import VerifiedTask, verifier_process\n"
-        "name, parameters, module, entry = pickle.load(sys.stdin.buffer)\n"
-        "task = VerifiedTask(name, parameters, module=module, entry=entry, answer='')\n"
-        "verifier_process.score(task, entry, 'R')\n"
-        "print(verifier_process._process.pid, flush=True)\n"
-        "threading.Timer(0.3, os._exit, [9]).start()\n"
-        "verifier_process.score(task, entry, 'R99999999 F99999999')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(task), capture_output=True, check=False)
-    assert done.returncode == 9, done.stderr.decode()
-    session = done.stdout.decode().strip()
-    for _ in range(100):
-        left = subprocess.run(["ps", "-o", "pid=", "-s", session], capture_output=True, text=True, check=False)
-        if not left.stdout.strip():
-            return
-        time.sleep(0.05)
-    pytest.fail(f"still there: {left.stdout}")
-
-
 # --------------------------------------------------------------------------------------------------- the opening check
 
 
@@ -538,3 +369,173 @@ def test_a_task_that_cannot_be_configured_says_what_to_use_instead() -> None:
 
 def test_odd_answers_are_fifteen_different_ones(tmp_path: Path) -> None:
     assert len(set(odd_answers(tmp_path / "canary"))) == 15
+
+
+# ------------------------------------------------------------------------------------------------- the guarded process
+
+HOSTILE = """
+import builtins, os, socket, subprocess, sys, time
+from reasoning_gym.factory import ProceduralDataset, register_dataset
+from dataclasses import dataclass
+
+@dataclass
+class Config:
+    seed: int | None = None
+    size: int = 500
+
+class Hostile(ProceduralDataset):
+    def __init__(self, config):
+        super().__init__(config=config, seed=config.seed, size=config.size)
+    def __getitem__(self, idx):
+        return {"question": f"q{idx}", "answer": f"answer {idx}", "metadata": {"canary": CANARY}}
+    def score_answer(self, answer, entry):
+        canary = entry["metadata"]["canary"]
+        deeds = {
+            "open": lambda: open(canary, "w"),
+            "os.open": lambda: os.open(canary, os.O_WRONLY | os.O_CREAT),
+            "mkdir": lambda: os.mkdir(canary),
+            "rename": lambda: os.rename(__file__, canary),
+            "remove": lambda: os.remove(__file__),
+            "symlink": lambda: os.symlink("/", canary),
+            "system": lambda: os.system(f"touch {canary}"),
+            "run": lambda: subprocess.run(["touch", canary]),
+            "fork": os.fork,
+            "kill": lambda: os.kill(os.getppid(), 9),
+            "socket": lambda: socket.socket(),
+            "ctypes": lambda: __import__("ctypes").CDLL(None),
+            "eval": lambda: builtins.eval(f"open({canary!r}, 'w')"),
+            "exec": lambda: builtins.exec("import os; os.getpid()"),
+            "spin": lambda: sum(iter(int, 1)),
+            "power": lambda: 9**9**9,
+            "memory": lambda: bytearray(2**34),
+            "exit": sys.exit,
+            "die": lambda: os._exit(3),
+            "recurse": lambda: self.score_answer("recurse", entry),
+            "nan": lambda: float("nan"),
+            "inf": lambda: float("inf"),
+            "text": lambda: "much",
+            "none": lambda: None,
+            "two": lambda: 2.0,
+            "below": lambda: -1.0,
+            "print": lambda: print("x" * 9999) or 0.0,
+            "environment": lambda: float(any("KEY" in name for name in os.environ)),
+        }
+        return deeds[answer]() if answer in deeds else float(answer == entry["answer"])
+
+register_dataset("hostile", Hostile, Config)
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A task whose verifier does what its answer says."""
+    folder = tmp_path_factory.mktemp("hostile")
+    canary = folder / "EXECUTED"
+    (folder / "hostile_task.py").write_text(HOSTILE.replace("CANARY", repr(str(canary))))
+    sys.path.insert(0, str(folder))
+    os.environ["SECRET_KEY"] = "secret"
+    verifier_process.close()  # it has to know the folder; to start one takes seconds, so these tests are the last
+    try:
+        __import__("hostile_task")
+        yield ProceduralTask("hostile", answer_in="text"), canary
+    finally:
+        sys.path.remove(str(folder))
+        del os.environ["SECRET_KEY"]
+        DATASETS.pop("hostile")
+        verifier_process.close()
+
+
+def test_a_verifier_has_no_rights(hostile: tuple[ProceduralTask, Path]) -> None:
+    task, canary = hostile
+    (problem,) = task.some_problems(1)
+    for deed in (
+        "open",
+        "mkdir",
+        "rename",
+        "remove",
+        "system",
+        "fork",
+        "run",
+        "socket",
+        "symlink",
+        "eval",
+        "exec",
+        "ctypes",
+        "os.open",
+        "kill",
+    ):
+        verdict = task.verify(problem, deed)
+        assert verdict.exact == 0
+        assert "PermissionError" in verdict.failed, deed
+        assert not canary.exists()
+    assert task.verify(problem, "environment").partial == 0, "no secret is in its environment"
+    assert task.verify(problem, "print").failed == "", "what it prints disturbs nobody"
+    assert task.verify(problem, problem.answer).exact == 1
+
+
+def test_every_answer_gets_a_verdict_within_two_seconds(hostile: tuple[ProceduralTask, Path]) -> None:
+    task, _ = hostile
+    (problem,) = task.some_problems(1)
+    for deed in ("spin", "power"):
+        began = time.monotonic()
+        assert task.verify(problem, deed).failed == "time out"
+        assert time.monotonic() - began < 2
+        assert task.verify(problem, problem.answer).exact == 1, "the next answer is judged"
+    said = {
+        "memory": "MemoryError", "exit": "SystemExit", "recurse": "RecursionError", "die": "died", "nan": "gave nan",
+        "inf": "gave inf", "text": "could not convert", "none": "TypeError",
+    }  # fmt: skip
+    for deed, word in said.items():
+        verdict = task.verify(problem, deed)
+        assert verdict.exact == verdict.partial == 0
+        assert word in verdict.failed, (deed, verdict)
+    assert (task.verify(problem, "two").exact, task.verify(problem, "two").partial) == (0, 1), "only 1 is right"
+    assert task.verify(problem, "below").partial == 0
+    assert task.verify(problem, problem.answer).exact == 1
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"score": 1' + "0" * 400 + "}", "[" * 4000, "1.0", '{"score": true}', '{"score": NaN}']
+)
+def test_no_reply_is_believed_that_is_not_a_verdict(reply: str) -> None:
+    score, failed = _read_reply(reply.encode())
+    assert score == 0
+    assert failed
+
+
+def test_a_guarded_process_that_is_gone_is_started_again() -> None:
+    task = ProceduralTask("prime_factorization")
+    (problem,) = task.some_problems(1)
+    assert task.score(problem, problem.answer) == (1.0, "")
+    keeper = verifier_process._process
+    assert keeper is not None
+    keeper.kill()
+    keeper.wait()
+    assert task.score(problem, problem.answer) == (1.0, "")
+    assert verifier_process._process is not keeper
+
+
+def test_the_guarded_process_ends_with_the_one_that_started_it() -> None:
+    """The parent ends without a word, as by SIGKILL, while an answer is being judged: nobody is left behind."""
+    (problem,) = ProceduralTask("rubiks_cube").some_problems(1)
+    task = ("rubiks_cube", {"seed": 0}, DATASETS["rubiks_cube"][0].__module__, dict(problem.entry))
+    code = (
+        "import os, pickle, sys, threading\n"
+        "from rlhf.tasks.verifier_process import VerifiedTask, verifier_process\n"
+        "name, parameters, module, entry = pickle.load(sys.stdin.buffer)\n"
+        "verifier_process.start('rlhf.tasks.reasoning_gym')\n"
+        "task = VerifiedTask(name, parameters, module=module, entry=entry, answer='')\n"
+        "verifier_process.score(task, entry, 'R')\n"
+        "print(verifier_process._process.pid, flush=True)\n"
+        "threading.Timer(0.3, os._exit, [9]).start()\n"
+        "verifier_process.score(task, entry, 'R99999999 F99999999')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(task), capture_output=True, check=False)
+    assert done.returncode == 9, done.stderr.decode()
+    session = done.stdout.decode().strip()
+    for _ in range(100):
+        left = subprocess.run(["ps", "-o", "pid=", "-s", session], capture_output=True, text=True, check=False)
+        if not left.stdout.strip():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"still there: {left.stdout}")
