@@ -39,9 +39,8 @@ def load_tokenizer(
     if not tokenizer.chat_template:
         raise UserError(
             f"{key}: the tokenizer of '{name}' has no chat template, as base models have none",
-            hint="Set chat_template: chatml, or chat_template: MODEL to take the one of its instruction-tuned sibling."
-            if key == "model_name"
-            else "Take an instruction-tuned model or a run, or put chat_template.jinja into its folder.",
+            hint="To train it, set chat_template: chatml, or chat_template: MODEL for that of its instruction-tuned "
+            "sibling. To sample from or to judge by, take a run or an instruction-tuned model.",
         )
     return tokenizer
 

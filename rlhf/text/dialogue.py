@@ -77,17 +77,15 @@ class Dialogue:
         frame = _frame(self.tokenizer)
         start = len(prompt) - len(frame.opening) if prompt.endswith(frame.opening) else _shared(prompt, whole)
         shown = _squeezed(content) in _squeezed(whole[start:])
-        if whole.startswith(prompt):
-            if not shown and not frame.thought:
-                raise UnusableError("the model's chat template leaves out a part of the assistant's answer")
-            answer = whole[len(prompt) :] if shown else content + frame.closing
+        header = prompt.removesuffix(frame.thought)
+        if shown and whole.startswith(prompt):
+            answer = whole[len(prompt) :]
+        elif frame.thought and prompt.endswith(frame.opening) and whole.startswith(header):
+            answer = continue_thought(frame.thought, whole[len(header) :] if shown else content + frame.closing)
+        elif whole.startswith(prompt):
+            raise UnusableError("the model's chat template leaves out a part of the assistant's answer")
         else:
-            header = prompt.removesuffix(frame.thought)
-            if not frame.thought or not prompt.endswith(frame.opening) or not whole.startswith(header):
-                raise UnusableError("the model's chat template shows the prompt in another way once an answer follows")
-            answer = whole[len(header) :] if shown else content + frame.closing
-        if frame.thought and not (shown and whole.startswith(prompt)):
-            answer = continue_thought(frame.thought, answer)
+            raise UnusableError("the model's chat template shows the prompt in another way once an answer follows")
         return Turn(prompt, *self._up_to_its_end(answer, content))
 
     def _up_to_its_end(self, answer: str, content: str) -> tuple[str, bool]:
