@@ -37,16 +37,10 @@ def test_a_wheel_has_every_package_with_its_types_and_its_configs() -> None:
         assert package == "rlhf" or list((ROOT / package / "configs").glob("*.yaml")), package
 
 
-def test_nothing_is_compiled_for_a_reader() -> None:
-    """Of the packages that others depend on, those that come as source in C alone are left out; in both projects."""
-    for file in ("pyproject.toml", "cpu/pyproject.toml"):
-        overridden = tomllib.loads((ROOT / file).read_text())["tool"]["uv"]["override-dependencies"]
-        assert "pycosat; sys_platform == 'never'" in overridden, file
-
-
-def test_both_projects_resolve_on_the_same_day() -> None:
-    days = [
-        tomllib.loads((ROOT / file).read_text())["tool"]["uv"]["exclude-newer"]
-        for file in ("pyproject.toml", "cpu/pyproject.toml")
-    ]
-    assert days[0] == days[1]
+def test_the_project_without_cuda_is_the_same_but_for_pytorch() -> None:
+    """The same day, the same packages left out (pycosat is one that would be compiled), the same tools for tests."""
+    with_cuda, without = (tomllib.loads((ROOT / folder / "pyproject.toml").read_text()) for folder in ("", "cpu"))
+    for key in ("exclude-newer", "override-dependencies"):
+        assert with_cuda["tool"]["uv"][key] == without["tool"]["uv"][key]
+    assert "pycosat; sys_platform == 'never'" in without["tool"]["uv"]["override-dependencies"]
+    assert set(without["dependency-groups"]["dev"]) <= set(with_cuda["dependency-groups"]["dev"])
