@@ -59,9 +59,9 @@ def score(
     from rlhf.models.names import find_folder
 
     refuse_output(output, reads=data)
-    refuse_missing(data)
     for name in models:
         find_folder(name, key="reward_model")
+    refuse_missing(data)
 
     from rlhf.data.columns import is_missing
     from rlhf.models.reward_model import RewardModel

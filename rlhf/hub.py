@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -56,6 +57,17 @@ def refuse_unknown_model(name: str, label: str) -> None:
             f"{label} is neither a folder here nor a model that the Hugging Face Hub or its cache has ({why})",
             hint="Check the id and the network (gated models need HF_TOKEN), or use 'embedded', which is always there.",
         ) from error
+
+
+def may_be_cached(data_set: str) -> bool:
+    """Whether the cache has something of that data set: its files, or its tables, which `datasets` keeps under a name
+    that it makes of the owner's and the set's."""
+    from huggingface_hub import constants
+
+    owner, _, _ = data_set.rpartition("/")
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{data_set.replace('/', '--')}"
+    tables = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    return downloaded.exists() or any(tables.glob(f"{owner}___*" if owner else "*"))
 
 
 @cache

@@ -33,6 +33,7 @@ CASES: list[tuple[str, list[str], str]] = [
         for command in TRAINERS
         if command != PG
     ),
+    (DPO, ["--data.path", "nobody/no-such"], "the Hub did not give it: HF_HUB_OFFLINE is set"),
     *((command, ["--data.task", "spell"], "did you mean 'spell_backward'?") for command in (PREFERENCE, ORM, PRM)),
     (PG, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (PG, ["--tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
@@ -46,7 +47,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (DPO, ["--loss", "dpo", "--orpo_lambda", "0.1"], "orpo_lambda: dpo does not have it"),
     (SFT, ["--data.tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
     (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
-    ("reward_models.score", ["taken", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
+    ("reward_models.score", ["embedded", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
     ("reward_models.score", ["nowhere", "--data", "n.csv", "--output", "no/out.jsonl"], "there is no folder 'no'"),
     ("reward_models.score", ["./nowhere", "--data", "a/b", "--output", "o.jsonl"], "there is no folder './nowhere'"),
     ("reward_models.evaluate", ["taken"], "'taken' is no run of a reward model"),

@@ -11,7 +11,7 @@ from rlhf.config.paths import home
 from rlhf.data.files import KINDS, Unreadable, kind_of_file, read_file
 from rlhf.data.folders import part_of, read_folder
 from rlhf.errors import MAX_UNUSABLE, UserError
-from rlhf.hub import use_cache_if_unreachable
+from rlhf.hub import may_be_cached, use_cache_if_unreachable
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 Row = dict[str, Any]
@@ -33,21 +33,17 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     if kind_of_file(path):
         return part_of(split, lambda _: read_file(path))
     hub_id, _, subset = path.partition(":")
-    use_cache_if_unreachable()
     from datasets import load_dataset
 
     try:
         loaded = load_dataset(*[hub_id, subset][: 2 if subset else 1], split=split)
     except Exception as error:  # of many kinds: Hub, network, format
-        raise UserError(
-            f"data.path: '{path}' is no file here, and the Hub did not give it: {str(error).splitlines()[0]}",
-            hint="Check the id, data.split and the network; HF_TOKEN for gated sets.",
-        ) from error
+        raise _not_given(path, str(error).splitlines()[0]) from error
     return [(f"row {i}", dict(row)) for i, row in enumerate(loaded)]
 
 
 def refuse_missing(path: str) -> None:
-    """See that a path is a file or folder here, or could be a data set of the Hub: without reading anything.
+    """See that a path is a file or folder here, or could be a data set of the Hub or its cache: without reading it.
 
     Raises:
         UserError: it is neither.
@@ -65,6 +61,16 @@ def refuse_missing(path: str) -> None:
         raise UserError(f"data.path: '{path}' is not a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
     if not HUB_ID.fullmatch(hub_id) or {":", "/"} & {*subset}:
         raise UserError(f"data.path: '{path}' is no file here, and no id of a data set on the Hub (owner/name:subset)")
+    reason = use_cache_if_unreachable()
+    if reason and not may_be_cached(hub_id):
+        raise _not_given(path, reason)
+
+
+def _not_given(path: str, reason: str) -> UserError:
+    return UserError(
+        f"data.path: '{path}' is no file here, and the Hub did not give it: {reason}",
+        hint="Check the id, data.split and the network; HF_TOKEN for gated sets.",
+    )
 
 
 def refuse_larger_step(examples: int, batch_size: int, *, what: str) -> None:

@@ -1,6 +1,7 @@
 """The Hub without a network, behind a proxy, and with one."""
 
 import socket
+import threading
 import time
 from collections.abc import Generator
 from functools import cache
@@ -74,8 +75,10 @@ def test_a_proxy_is_asked_in_place_of_the_hub(monkeypatch: pytest.MonkeyPatch, l
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(5))
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: ended.wait() and socket.socket())
     assert hub.use_cache_if_unreachable() == "huggingface.co does not answer within 0.2 s"
+    ended.set()
 
 
 def test_asked_to_work_offline_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +86,16 @@ def test_asked_to_work_offline_nothing_is_asked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(hub._REASON)
     monkeypatch.setattr(hub, "_why_unreachable", lambda _: pytest.fail("asked"))
     assert hub.use_cache_if_unreachable() == "HF_HUB_OFFLINE is set"
+
+
+def test_a_data_set_may_be_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As files, or as tables of its owner."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "tables"))
+    assert not hub.may_be_cached("openai/gsm8k")
+    (tmp_path / "datasets--openai--gsm8k").mkdir()
+    assert hub.may_be_cached("openai/gsm8k")
+    assert not hub.may_be_cached("nyu/glue")
+    assert not hub.may_be_cached("squad")
+    (tmp_path / "tables" / "nyu___glue").mkdir(parents=True)
+    assert hub.may_be_cached("nyu/glue")
+    assert hub.may_be_cached("squad"), "an old name without an owner may be any"
