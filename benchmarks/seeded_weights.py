@@ -15,6 +15,7 @@ from pathlib import Path
 
 SHORT = ["--profile", "laptop", "--quiet", "--device", "cpu", "--precision", "fp32", "--seed", "5"]
 PG = [
+    *("--config", "policy_gradients/configs/grpo.yaml"),  # for all alike: an algorithm's own file may get other sizes
     *("--eval_problems", "4", "--prompts_per_step", "6", "--group_size", "4"),
     *("--max_new_tokens", "64", "--max_steps", "4"),
 ]

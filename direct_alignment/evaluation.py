@@ -82,7 +82,7 @@ class Evaluation:
             for problem, sample in zip(self.problems, samples, strict=False):
                 verdict = self.task.verify(problem, sample["completion"])
                 sample["total"] = verdict.exact if verdict else sample["total"]
-            right = sum(sample["total"] == 1 for sample in samples)
+            right = sum(sample["total"] == 1 for sample in samples) if self.task.verifies else None
         self.session.samples(step, samples, right=right)
 
     def _accuracy(self, *, greedy: bool) -> dict[str, Any]:

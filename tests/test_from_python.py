@@ -162,6 +162,7 @@ def test_mistakes_are_raised(live, tmp_path: Path) -> None:
         ({"prompts": []}, "prompts: there are no rows"),
         ({"prompts": [{"text": "x"}] * 30, "reward": short}, "prompt"),
         ({"reward": lambda a: 0.0}, "wanted"),
+        ({"plan": True}, "plan: it belongs to the command line"),
     ):
         with pytest.raises(UserError, match=message):
             policy_gradients.run(**{**SHORT, "output_dir": tmp_path / "run", **settings})
@@ -210,6 +211,18 @@ def test_what_a_result_has_is_what_is_saved(live, tmp_path: Path) -> None:
     for name, weight in result.model.state_dict().items():
         assert torch.equal(weight, saved[name]), name
     assert AutoTokenizer.from_pretrained(result.path / "final").chat_template == result.tokenizer.chat_template
+
+
+def test_the_model_of_a_result_is_an_ordinary_one(live, tmp_path: Path) -> None:
+    """Of LoRA in bf16, where frozen weights are stored in a way of their own while the run takes."""
+    objects = {"model": live[0], "tokenizer": live[1]}
+    result = of_tuning(**objects, output_dir=tmp_path / "run", lora_rank=2, precision="bf16", lr=0.5)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        logits = result.model(ids).logits
+        saved = AutoModelForCausalLM.from_pretrained(result.path / "final")(ids).logits
+    torch.testing.assert_close(logits, saved, atol=0.02, rtol=0.02)
+    assert (result.path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,14 @@ def store_in_bf16(model: nn.Module) -> None:
                     module.register_forward_hook(_in_fp32)
 
 
+def forget_storage(model: nn.Module) -> None:
+    """Make an ordinary model of one with frozen weights, before it is handed on: embeddings give what they hold."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if hook is _in_fp32:
+                del module._forward_hooks[key]
+
+
 def _heads(model: nn.Module) -> list[nn.Module]:
     """The layers on the last hidden states, which compute in fp32."""
     to_vocabulary = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None

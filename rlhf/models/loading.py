@@ -43,6 +43,8 @@ class Source:
     @property
     def place(self) -> str:
         """The Hub id, or the whole name of the folder: what names the model from anywhere."""
+        if self.live is not None:
+            return self.live.model.name_or_path or self.path
         return str(Path(self.path).resolve()) if Path(self.path).exists() else self.path
 
     @property

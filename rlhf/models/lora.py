@@ -32,6 +32,17 @@ class Lora:
         """The adapters that a config asks for; None where all weights are trained."""
         return cls(config.lora_rank, config.lora_alpha, config.lora_targets) if config.lora_rank else None
 
+    @property
+    def names(self) -> list[str]:
+        """The modules that are named; none for all linear layers."""
+        if self.targets == ALL_LINEAR:
+            return []
+        return [self.targets] if isinstance(self.targets, str) else list(self.targets)
+
+    def adapts(self, name: str) -> bool:
+        """Whether the linear layer of this name in the model gets adapters."""
+        return not self.names or any(name == target or name.endswith(f".{target}") for target in self.names)
+
 
 def add_lora(model: PreTrainedModel, lora: Lora, *, spared: Sequence[str] = ()) -> None:
     """Put adapters on a model, in place, and freeze everything else. PEFT's wrapper would only hide the backbone.
@@ -45,14 +56,11 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, spared: Sequence[str] = ()) 
     """
     from peft import LoraConfig, get_peft_model
 
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    if targets != ALL_LINEAR:
-        targets = [targets] if isinstance(targets, str) else targets
-        _refuse_unknown(targets, model)
+    _refuse_unknown(lora.names, model)
     adapters = LoraConfig(
         r=lora.rank,
         lora_alpha=2 * lora.rank if lora.alpha is None else lora.alpha,
-        target_modules=targets,
+        target_modules=lora.names or ALL_LINEAR,
         exclude_modules=list(spared) or None,
     )
     try:
@@ -68,7 +76,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, spared: Sequence[str] = ()) 
 def _refuse_unknown(targets: Sequence[str], model: PreTrainedModel) -> None:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
+        if not any(Lora(1, targets=target).adapts(name) for name in linear):
             known = sorted({name.rpartition(".")[2] for name in linear})
             raise UserError(
                 f"lora_targets: {type(model).__name__} has no linear layer '{target}'; {nearest(target, known)}",

@@ -186,11 +186,14 @@ def _standings_table(groups: list[SeedGroup], target: Target) -> Html:
             numbers.number(sum(problems)) if problems else "–",
             "–" if last is None else last,
             html.estimate_cell(areas[i], digits) if areas[i] else "–",
+            _range([run.optimizer_steps for run in group.runs]) or "–",
             numbers.duration(_mean(run.seconds for run in group.runs)),
             numbers.magnitude(_mean(run.tokens for run in group.runs)),
         ])  # fmt: skip
     final, mean = f"Final {target.metric}", f"Mean to step {end}"
-    return html.table(["Group", "Seeds", final, "Problems, pooled", "At step", mean, "Time", "Tokens"], rows)
+    return html.table(
+        ["Group", "Seeds", final, "Problems, pooled", "At step", mean, "Optimizer steps", "Time", "Tokens"], rows
+    )
 
 
 def _area(group: SeedGroup, target: Target, end: int) -> Estimate | None:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.models.architecture import HEADS
+from rlhf.models.frozen import forget_storage
 from rlhf.models.heads import SEQUENCE, TOKEN
 from rlhf.models.lora import merge_lora, save_adapter
 from rlhf.models.saving import cast_for_saving
@@ -46,6 +47,7 @@ def write_final(
         if base is not None:
             _write(run / ADAPTER, partial(_save_adapter, model, base=base))
         merge_lora(model)
+    forget_storage(model)
     cast_for_saving(model, dtype, spared=HEADS)
     tell_end_tokens(model, tokenizer)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 type Model = "str | os.PathLike[str] | PreTrainedModel"  # a Hub id, a folder, a run directory, or the model itself
 type Rows = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"  # a Hub id, a file, a folder, or the rows themselves
 
+FOR_COMMANDS = ("plan", "show_config", "debug")  # switches that a program does not have
+
 
 def call[ConfigT: TrainerConfig](
     read: Callable[[Sequence[str]], Command[ConfigT]],
@@ -59,6 +61,8 @@ def call[ConfigT: TrainerConfig](
         UserError: whatever the command would answer with a message.
         KeyboardInterrupt: the run was interrupted before its first step, and nothing is left of it.
     """
+    if asked := [name for name in FOR_COMMANDS if settings.get(name)]:
+        raise UserError(f"{asked[0]}: it belongs to the command line", f"python -m ... --{asked[0]}")
     objects: dict[str, Any] = dict(functions or {})
     given = dict(settings)
     if model is not None:

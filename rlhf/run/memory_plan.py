@@ -13,6 +13,7 @@ from rlhf.config.trainer import TrainerConfig
 from rlhf.distributed import device_of
 from rlhf.models.known_sizes import KNOWN_SIZES
 from rlhf.models.loading import find_model, read_config
+from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_precision
 from rlhf.tensors import LOGITS_AT_ONCE
 
@@ -68,7 +69,7 @@ def memory_needs(
     model = _skeleton(settings.model_name)
     config = model.config.get_text_config()
     weights = sum(p.numel() for p in model.parameters())
-    lora = settings.lora_rank
+    lora = Lora.of(settings)
     trained = _lora_weights(model, lora) if lora else weights
 
     needs = [Need("weights", (frozen * weights + 4 * trained) / GB, f"{weights / 1e6:,.0f} M frozen, in {stored}")]
@@ -130,10 +131,10 @@ def _skeleton(model_name: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _lora_weights(model: PreTrainedModel, rank: int) -> int:
+def _lora_weights(model: PreTrainedModel, lora: Lora) -> int:
     head = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    return sum(rank * (m.in_features + m.out_features) for m in linear)
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    return sum(lora.rank * (m.in_features + m.out_features) for name, m in linear if lora.adapts(name))
 
 
 def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan: Plan) -> str:

@@ -3,6 +3,7 @@
 Everything in it is read from the run directory, so that it says what was run. The license is for the user to choose.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -161,7 +162,8 @@ def _usage(architecture: str, config: Mapping[str, Any]) -> str:
         meaning = "of each token; read them at the tokens that end a step"
         return SCORE.format(auto="AutoModelForTokenClassification", place=place, meaning=meaning)
     system = [{"role": "system", "content": config["system_prompt"]}] if config.get("system_prompt") else []
-    return GENERATE.format(place=place, messages=[*system, {"role": "user", "content": "..."}])
+    messages = json.dumps([*system, {"role": "user", "content": "..."}], ensure_ascii=False)
+    return GENERATE.format(place=place, messages=messages)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

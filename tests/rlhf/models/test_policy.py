@@ -137,12 +137,12 @@ def test_adapters_are_merged_in_fp32(folder: Path) -> None:
     layer = model.base_model.layers[0].self_attn.q_proj
     layer.base_layer.to(torch.bfloat16)
     base = layer.base_layer.weight.detach().float()
-    layer.lora_B.default.weight.data += 1e-5
+    layer.lora_B.default.weight.data += 1e-4
     added = 2 * layer.lora_B.default.weight @ layer.lora_A.default.weight
     merge_lora(model)
     merged = model.base_model.layers[0].self_attn.q_proj.weight
     assert merged.dtype == torch.float32
-    torch.testing.assert_close(merged - base, added, atol=1e-8, rtol=1e-2)
+    torch.testing.assert_close(merged - base, added, atol=5e-8, rtol=1e-2)
 
 
 def test_precision() -> None:

@@ -228,7 +228,7 @@ def test_comparison_table(make_run: Callable[..., Path], tmp_path: Path) -> None
     html = write_comparison(runs, tmp_path / "deep" / "c.html").read_text()
     text = re.sub(r"<[^>]+>", "|", html)
     row = re.sub(r"[|\s]+", " ", text[text.index("grpo", text.index("pooled")) :])
-    assert row.startswith("grpo 3 0.80 [0.55, 1.05] 300 20 0.50 [0.38, 0.62] 40 s 4k")
+    assert row.startswith("grpo 3 0.80 [0.55, 1.05] 300 20 0.50 [0.38, 0.62] – 40 s 4k")
 
 
 # ------------------------------------------------------------------------------------------------------ broken runs
