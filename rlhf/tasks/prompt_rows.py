@@ -87,8 +87,6 @@ def _once_each(problems: Sequence[Problem], match: Match, *, say: Say) -> list[P
         if not match.agree(problem.answer, known.answer):
             contradicted.setdefault(problem.question, problem)
         kept.setdefault(json.dumps([problem.question, dict(problem.columns)], sort_keys=True, default=str), problem)
-    if len(first) < len(problems):
-        say(f"data: {len(problems) - len(first)} of {len(problems)} prompts are there before; {len(kept)} rows differ")
     if contradicted:
         question, other = next(iter(contradicted.items()))
         found = (
@@ -98,6 +96,9 @@ def _once_each(problems: Sequence[Problem], match: Match, *, say: Say) -> list[P
         if len(contradicted) > MAX_UNUSABLE * len(first):
             raise UserError(f"task_config: {found}", hint="Mend or remove them; a run starts with at most 5 % of such.")
         say(f"data: {found}; left out")
+    if len(first) < len(problems):
+        again = len(problems) - len(kept)
+        say(f"data: {len(problems)} rows have {len(first)} different prompts; {again} that repeat a row are left out")
     return [problem for problem in kept.values() if problem.question not in contradicted]
 
 

@@ -1,11 +1,13 @@
 """What is measured of batches and updates, by hand; and what is said when a run cannot learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from policy_gradients import diagnostics
-from policy_gradients.diagnostics import Adviser, UpdateSums, batch_metrics
+from policy_gradients.diagnostics import OF_VERDICTS, Adviser, UpdateSums, batch_metrics, shown
 from policy_gradients.rollout import Batch, Rollout
 from rlhf.logprobs import Scores
 from rlhf.sampling import SampledCompletions
@@ -62,6 +64,44 @@ def test_batch_metrics_by_hand(accelerator) -> None:
         "length/truncated": 1 / 3,
     }
     assert metrics == {key: pytest.approx(value) for key, value in expected.items()}
+
+
+def test_what_has_no_answer_is_neither_right_nor_wrong(accelerator) -> None:
+    """Of three groups the second has no reference answer: shares of right ones are over the others; rewards over all."""
+    batch = made([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], [1] * 6, [False] * 6)
+    unverified = replace(batch.rollouts[1], components=[{"mine": 3.0}, {"mine": 4.0}])
+    batch.rollouts[1] = unverified
+    assert [rollout.is_verified for rollout in batch.rollouts] == [True, False, True]
+    metrics = batch_metrics(batch, accelerator)
+    found = {
+        key: metrics[key] for key in ("reward/exact", "reward/mine", "reward/mean", "groups/solved", "groups/failed")
+    }
+    assert found == {
+        "reward/exact": 0.75,
+        "reward/mine": 3.5,
+        "reward/mean": 1.0,
+        "groups/solved": 0.5,
+        "groups/failed": 0.0,
+    }
+    batch.rollouts = [unverified] * 3
+    metrics = batch_metrics(batch, accelerator)
+    assert not OF_VERDICTS & metrics.keys()
+    assert shown(metrics) == {"reward": "1.00", "length": "1"}
+
+
+def test_a_group_without_an_answer_is_mixed_where_its_rewards_differ() -> None:
+    (rollout,) = made([[1.0, 1.0]], [1, 1], [False, False]).rollouts
+    assert not rollout.is_mixed
+    assert replace(rollout, components=[{"mine": 1.0}, {"mine": 0.5}], reward=[1.0, 0.5]).is_mixed
+    assert not replace(rollout, components=[{"mine": 1.0}, {"mine": 0.5}], reward=[1.0, 1.0]).is_mixed
+
+
+def test_advice_without_answers() -> None:
+    """What is right is not known, so only equal rewards are spoken of."""
+    steps = {key: value for key, value in HEALTHY.items() if key not in OF_VERDICTS} | {"groups/contrast": 0.0}
+    (advice,) = last_advice([steps] * 5)
+    assert "all completions have the same reward" in advice
+    assert last_advice([{**steps, "groups/contrast": 0.5}] * 5) == []
 
 
 def test_update_sums_by_hand(accelerator) -> None:

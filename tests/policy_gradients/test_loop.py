@@ -8,6 +8,7 @@ import yaml
 from policy_gradient_steps import SETTINGS, G
 from steps_by_hand import check_log
 
+from policy_gradients.diagnostics import OF_VERDICTS
 from rlhf.evaluation import proportion
 from rlhf.run.tracking import read_records
 
@@ -86,3 +87,22 @@ def test_evaluation_samples_the_policy_that_is_trained(run, monkeypatch: pytest.
         )
         for task in both
     ]
+
+
+def test_without_answers_a_run_speaks_of_rewards(run, tmp_path: Path) -> None:
+    """Nothing in its metrics, their descriptions or its samples is right or wrong; DAPO draws by rewards that differ."""
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Word {i}?", "topic": i}) + "\n" for i in range(20)))
+    task = ["--task", "prompts", "--task_config", f"{{path: {file}}}", "--reward_weights.exact", "1"]
+    done = run("--algorithm", "dapo", *task, "--max_steps", "2")
+    (first, _) = done.metrics
+    assert not OF_VERDICTS & first.keys()
+    assert first["reward/mine"] == pytest.approx(
+        sum(c["mine"] for r in done.batches[0].rollouts for c in r.components) / 12
+    )
+    folder = tmp_path / "run"
+    described = json.loads((folder / "provenance.json").read_text())
+    assert described["headline"] == ["reward/mean", "length/mean"]
+    assert not OF_VERDICTS & described["metrics"].keys()
+    samples = read_records(folder / "samples.jsonl")
+    assert {*samples[0]} == {"step", "prompt", "completion", "reward", "total"}

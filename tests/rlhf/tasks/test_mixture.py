@@ -1,7 +1,9 @@
 """Mixtures of tasks."""
 
+from rlhf.tasks.matching import MATCHES
 from rlhf.tasks.mixture import OF_TASK, Mixture
 from rlhf.tasks.problem import Problem, Verdict
+from rlhf.tasks.prompts import Prompts
 from rlhf.tasks.registry import open_task
 
 
@@ -69,3 +71,16 @@ def test_a_mixtures_fingerprint_tells_tasks_and_weights() -> None:
     found = [fingerprint("ab", 1, 1), fingerprint("ab", 1, 2), fingerprint("ac", 1, 1), fingerprint("ba", 1, 1)]
     assert len(set(found)) == 4
     assert fingerprint("ab", 1, 1) == found[0]
+
+
+def test_a_mixture_verifies_what_any_of_its_tasks_does() -> None:
+    """A problem without an answer has no verdict; the others keep theirs."""
+    spell = open_task("spell_backward", {}, answer_in="text")
+    asked = Problem("Say something.", "", {})
+    free = Prompts([asked], [asked], match=MATCHES["none"], answer_in="text")
+    mixture = Mixture({"spell_backward": spell, "prompts": free}, {"spell_backward": 1.0, "prompts": 1.0})
+    assert mixture.verifies
+    assert not Mixture({"prompts": free}, {"prompts": 1.0}).verifies
+    for problem in mixture.train_problems(seed=0, first=0, count=8):
+        verdict = mixture.verify(problem, problem.answer)
+        assert (verdict is None) == (problem.entry[OF_TASK] == "prompts")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.tasks.problem import messages_for
+from rlhf.tasks.problem import messages_for, refuse_unverified
 from rlhf.tasks.prompts import Prompts
 from rlhf.tasks.registry import open_task
 
@@ -144,6 +144,8 @@ def test_prompts_without_answers_have_no_verdict(tmp_path: Path) -> None:
     assert problem.columns == {"topic": int(problem.question[4:-1]), "id": None, "answer": ""}
     assert problem.prompt == ()
     assert problem.where.endswith(f"p.jsonl line {problem.columns['topic'] + 1}")
+    with pytest.raises(UserError, match="prompts has no reference answers to tell right from wrong, and pairing needs"):
+        refuse_unverified(task, "pairing")
     assert task.held_out_problems(500) == task.held_out_problems(len(task._held_out)), "as many as there are"
 
 
@@ -259,7 +261,7 @@ def test_no_prompt_is_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not train & held_out
     assert len(train | held_out) == 10
     assert len(task._train) + len(task._held_out) == 20
-    assert "30 of 40 prompts are there before" in capsys.readouterr().out
+    assert "40 rows have 10 different prompts; 20 that repeat a row are left out" in capsys.readouterr().out
     other = write(tmp_path / "eval.jsonl", [{"prompt": f"{i}?"} for i in range(8, 12)])
     task = prompts(str(tmp_path / "p.jsonl"), eval_path=other)
     assert questions(task) == ({f"{i}?" for i in range(8)}, {f"{i}?" for i in range(8, 12)})
