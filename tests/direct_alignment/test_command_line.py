@@ -10,6 +10,7 @@ from direct_alignment.defaults import resolve
 from direct_alignment.loss import Loss
 from direct_alignment.losses import losses
 from direct_alignment.published import Published, published
+from direct_alignment.train import train
 from rlhf.errors import UserError
 from rlhf.run.sweep import Planned
 
@@ -255,3 +256,12 @@ def test_a_task_in_a_file_of_ones_own_is_evaluated(tmp_path: Path) -> None:
     config.write_text("data: {path: mine.jsonl}\ntask: spell_backward\n")
     assert read(["--config", str(config)]).config.task == "spell_backward"
     assert read(["--config", str(config), "--data.path", "other.jsonl"]).config.task == "spell_backward"
+
+
+def test_a_task_without_answers_pairs_nothing(tmp_path: Path) -> None:
+    """Before anything is loaded: its verifier would have to tell right completions from wrong ones."""
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(f'{{"prompt": "{i}?"}}\n' for i in range(9)))
+    command = read(["--profile", "laptop", "--task", "prompts", "--task_config", f"{{path: {file}}}"])
+    with pytest.raises(UserError, match="prompts has no reference answers to tell right from wrong"):
+        train(command)

@@ -67,7 +67,7 @@ def test_batch_metrics_by_hand(accelerator) -> None:
 
 
 def test_what_has_no_answer_is_neither_right_nor_wrong(accelerator) -> None:
-    """Of three groups the second has no reference answer: shares of right ones are over the others; rewards over all."""
+    """The second of three groups has no reference answer: what is right is over the others, rewards are over all."""
     batch = made([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], [1] * 6, [False] * 6)
     unverified = replace(batch.rollouts[1], components=[{"mine": 3.0}, {"mine": 4.0}])
     batch.rollouts[1] = unverified

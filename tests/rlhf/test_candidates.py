@@ -224,3 +224,13 @@ def test_pairs_of_candidates_by_hand() -> None:
     short = Candidates(problem, one.answers[:-1], one.verdicts)
     with pytest.raises(ValueError, match="argument 2 is"):
         to_rankings([short], seed=0)
+
+
+def test_pairs_of_a_conversation_have_its_messages() -> None:
+    """And an answer without a verdict is in no pair."""
+    asked = ({"role": "system", "content": "S"}, {"role": "user", "content": "q"})
+    verdicts = [Verdict(1.0, 1.0, 0.0), Verdict(0.0, 1.0, 0.0), None]
+    one = Candidates(Problem("system: S\n\nuser: q", "", {}, prompt=asked), [Answer(c) for c in "abc"], verdicts)
+    (ranking,) = to_rankings([one], seed=0, per_problem=9)
+    assert ranking.prompt == [*asked]
+    assert [answer.text for answer in ranking.answers] == ["a", "b"]
