@@ -321,3 +321,29 @@ def test_last_turn_only() -> None:
     for last_turn_only, count in ((False, 4), (True, 2)):
         (group,) = groups_of(conversation, last_turn_only=last_turn_only)
         assert sum(group.loss_mask[0]) == count
+
+
+# Of the user's messages, so that the contexts of two turns begin differently.
+COUNTS = "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}"
+FORGETS = (  # of earlier answers only their first letter is shown
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content if loop.last or m.role == 'user' else m.content[0] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_turns_that_the_template_rewrites_are_branches_of_one_group() -> None:
+    """Each behind its own context; in groups of their own where these have no beginning in common."""
+    tokenizer, config = character_tokenizer(), InstructionTuningConfig()
+    talk = [*ASK[:1], {"role": "assistant", "content": "bc"}, *ASK]
+    contexts = {}
+    for template in (FORGETS, COUNTS + FORGETS):
+        tokenizer.chat_template = template
+        groups = to_groups(tokenizer, Dialogue(talk, []), config)
+        contexts[template] = len(groups)
+        branches = [(group, i) for group in groups for i in range(len(group.completions))]
+        for (group, i), turn in zip(branches, (1, 3), strict=True):
+            at = group.loss_mask[i].index(True)
+            assert [*group.prompt, *group.completions[i][:at]] == encode_prompt(tokenizer, talk[:turn])
+            assert tokenizer.decode(group.completions[i][at:]) == f"{talk[turn]['content']}{END}"
+            assert all(group.loss_mask[i][at:])
+    assert contexts == {FORGETS: 1, COUNTS + FORGETS: 2}
