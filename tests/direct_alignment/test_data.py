@@ -272,3 +272,14 @@ def test_where_none_fits_truncation_says_what_is_cut() -> None:
 def test_one_prompt_has_no_others() -> None:
     with pytest.raises(UserError, match="only one prompt"):
         with_mismatched([example(8, 2), example(8, 3)], max_length=99, truncation="keep_end")
+
+
+def test_labels_of_two_conventions_are_refused(tmp_path: Path) -> None:
+    rows = [{"messages": talk(i), "label": (1, -1)[i % 2]} for i in range(20)]
+    assert read(tmp_path, rows, loss="kto").train
+    with pytest.raises(UserError, match=r"-1 \(.* line 2: label -1\) and of 0 \(.* line 20: label 0\)"):
+        read(tmp_path, [*rows[:-1], {**rows[-1], "label": 0}], loss="kto")
+
+
+def talk(i: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": f"answer {i}"}]

@@ -339,3 +339,34 @@ def test_read_prompt_takes_what_is_there():
     assert read_prompt({"prompt": [USER, FOUR, AGAIN]}) == [USER, FOUR, AGAIN]
     assert read_prompt({"prompt": "Human: 2+2?\n\nAssistant:"}) == [USER]
     assert read_prompt({"prompt": None, "instruction": "2+2?", "question": "no"}) == [USER]
+
+
+def test_lists_of_chosen_and_rejected() -> None:
+    """Each text once; so many first ones are chosen. One on each side is a pair as any other."""
+    row = {"prompt": "2+2?", "chosen": ["4", "four", "4"], "rejected": ["5", "6"]}
+    ranking = parse_preference(row)
+    said = [answer[0]["content"] for answer in ranking.completions]
+    assert (ranking.prompt, said, ranking.chosen) == ([USER], ["4", "four", "5", "6"], 2)
+    assert ranking.take(slice(None, None, 3)).chosen is None
+    assert parse_preference({**row, "chosen": ["4"], "rejected": ["5"]}).chosen is None
+    assert parse_preference({**row, "chosen": "4"}).chosen == 1
+    with pytest.raises(ValueError, match="chosen 0 and rejected 1 are identical"):
+        parse_preference({**row, "rejected": ["5", "4"]})
+
+
+def test_a_pair_of_sharegpt_stands_behind_its_conversation() -> None:
+    four, five = ({"from": "gpt", "value": text} for text in "45")
+    ranking = parse_preference(
+        {"conversations": [{"from": "human", "value": "2+2?"}], "chosen": four, "rejected": five}
+    )
+    assert (ranking.prompt, ranking.completions[0]) == ([USER], [{"role": "assistant", "content": "4"}])
+
+
+@pytest.mark.parametrize("label", [{"label": True}, {"kto_tag": "+1"}, {"is_correct": "good"}, {"correct": 1}])
+def test_the_last_answer_of_a_conversation_has_the_label(label: dict) -> None:
+    talk = [USER, {"role": "assistant", "content": "4"}, {"role": "user", "content": "Sure?"}]
+    last = {"role": "assistant", "content": "Yes."}
+    ranking, wanted = parse_labelled({"messages": [*talk, last], **label})
+    assert (ranking.prompt, ranking.completions, wanted) == (talk, [[last]], True)
+    with pytest.raises(ValueError, match="does not end with an answer of the assistant"):
+        parse_labelled({"messages": talk, **label})
