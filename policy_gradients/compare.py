@@ -42,8 +42,8 @@ def batches(config: PolicyGradientConfig) -> int:
     if config.max_steps % recipe.updates:
         fits = -(-config.max_steps // recipe.updates) * recipe.updates
         raise UserError(
-            f"max_steps {config.max_steps}: {config.algorithm} takes {recipe.updates} steps on a batch, which "
-            "do not add up to that",
+            f"max_steps {config.max_steps}: {config.algorithm} takes {recipe.updates} optimizer steps on a batch, "
+            "which do not add up to that",
             hint=f"--max_steps {fits}, for example.",
         )
     return config.max_steps // recipe.updates + recipe.critic_alone
