@@ -83,8 +83,22 @@ def _rounded_matrix(answer: str, entry: Entry) -> bool:
 
 
 def _moves_boxes_alone(answer: str, entry: Entry) -> bool:
-    """A target stays where it is; reasoning-gym lets it be moved to its box."""
-    return not any(move.startswith("move(target") for step in json.loads(answer) for move in step.values())
+    """A target stays where it is, and an agent moves what stands in its square when the step begins; reasoning-gym lets
+    a target be moved to its box, and a box be handed on within a step."""
+    from reasoning_gym.games.boxnet import action_from_response  # here: it is imported once a task is open
+
+    state = entry["metadata"]["initial_state"]
+    for step in json.loads(answer):
+        if any(move.startswith("move(target") for move in step.values()):
+            return False
+        possible = {
+            agent: move for agent, move in step.items() if action_from_response(state, [{agent: move}]) != state
+        }
+        after = action_from_response(state, [step])
+        if after != action_from_response(state, [possible]):
+            return False
+        state = after
+    return True
 
 
 def _lists(answer: str, entry: Entry) -> bool:

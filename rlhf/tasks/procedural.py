@@ -68,6 +68,7 @@ class ProceduralTask:
         self.name, self.answer_in = name, answer_in
         self.parameters = dict(parameters or {})
         self._made: dict[int, Any] = {}
+        self._unmade = ""  # the last problem that the task could not make, and why
         self.ends = False
         dataset = self._dataset(seed=0)
         verifier = type(dataset).score_answer
@@ -104,16 +105,18 @@ class ProceduralTask:
                 last_new = index
             if len(found) == count:
                 return list(found.values())
-        raise UserError(
-            f"task: '{self.name}' with {self.parameters} has only {len(found)} different held-out problems, "
-            f"{count} were asked for",
-            hint="Ask for fewer (eval_problems), or make the task larger (task_config).",
+        raise self._too_few(
+            f"has only {len(found)} different held-out problems, {count} were asked for",
+            "Ask for fewer (eval_problems), or make the task larger (task_config).",
         )
 
     def some_problems(self, count: int) -> list[Problem]:
         """`count` problems from anywhere, to look at the task."""
         drawn = (self._draw(HELD_OUT_STREAM, STRIDE * index) for index in range(2 * count))
-        return [problem for problem in drawn if problem is not None][:count]
+        found = [problem for problem in drawn if problem is not None][:count]
+        if not found and self._unmade:
+            raise self._too_few("makes no problems", "Change task_config.")
+        return found
 
     def verify(self, problem: Problem, completion: str) -> Verdict:
         answer, well_formed = extract_answer(completion, self.answer_in)
@@ -142,10 +145,17 @@ class ProceduralTask:
             problem = self._draw(STREAM * (seed + 1), STRIDE * index + attempt)
             if problem is not None and not is_held_out(problem.question):
                 return problem
-        raise UserError(f"task: '{self.name}' with {self.parameters} has too few problems to train on")
+        raise self._too_few("has too few problems to train on", "Change task_config or the seed.")
+
+    def _too_few(self, found: str, hint: str) -> UserError:
+        why = f"; {self._unmade}" if self._unmade else ""
+        return UserError(f"task: '{self.name}' with {self.parameters} {found}{why}", hint=hint)
 
     def _draw(self, seed: int, index: int) -> Problem | None:
-        """Draw number `index` of a stream; None where the task has no problem to give."""
+        """Draw number `index` of a stream; None where the task has no problem to give, or cannot make this one.
+
+        Some tasks fail at one problem in thousands (codeio at answers that JSON cannot write), always at the same.
+        """
         place = index % CHUNK if self.ends else index
         try:
             return _problem(self._dataset(seed=seed + index - place)[place])
@@ -153,11 +163,8 @@ class ProceduralTask:
             self._made.pop(seed + index - place, None)
             return None
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"task: '{self.name}' with {self.parameters} cannot make problem {index} of seed {seed}: "
-                f"{type(error).__name__}: {error}",
-                hint="Change task_config or the seed.",
-            ) from error
+            self._unmade = f"it cannot make problem {index} of seed {seed}: {type(error).__name__}: {error}"
+            return None
 
     def _dataset(self, seed: int) -> Any:
         if seed not in self._made:

@@ -4,7 +4,9 @@ import importlib
 import re
 import sys
 import time
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -222,6 +224,35 @@ def test_solutions_by_hand() -> None:
 def test_nonsense_is_refused(name: str, parameters: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         ProceduralTask(name, parameters)
+
+
+def test_a_problem_that_a_task_cannot_make_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As codeio fails at an answer that JSON cannot write: the next draws take its place. If all fail, the error says
+    how."""
+    task = ProceduralTask("spell_backward", answer_in="text")
+    dataset = DATASETS["spell_backward"][0]
+    make = dataset.__getitem__
+    wanted = task.train_problems(seed=0, first=0, count=3)
+
+    def fails_at(refused: Callable[[int], bool]) -> None:
+        def get(self: Any, index: int) -> dict[str, Any]:
+            if refused(index):
+                raise TypeError("Object of type int64 is not JSON serializable")
+            return make(self, index)
+
+        monkeypatch.setattr(dataset, "__getitem__", get)
+
+    fails_at(lambda index: index == 64)
+    made = task.train_problems(seed=0, first=0, count=3)
+    assert [made[0], made[2]] == [wanted[0], wanted[2]]
+    assert made[1] != wanted[1]
+    fails_at(lambda index: True)
+    for ask in (
+        lambda: task.train_problems(seed=0, first=0, count=1),
+        lambda: ProceduralTask("spell_backward", {"max_word_len": 9}),
+    ):
+        with pytest.raises(UserError, match=r"cannot make problem .*TypeError: Object of type int64"):
+            ask()
 
 
 def test_a_task_too_small_to_hold_problems_out() -> None:

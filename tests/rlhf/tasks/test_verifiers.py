@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,19 @@ def test_expressions_must_use_the_numbers_and_reach_the_target(answer: str, scor
     assert OWN["countdown"](answer, {"metadata": {"numbers": [6, 3, 8, 9], "target": 24}}) == score
 
 
+@cache
+def one_problem(name: str) -> tuple[ProceduralTask, Problem]:
+    task = ProceduralTask(name, answer_in="text")
+    return task, task.some_problems(1)[0]
+
+
 @pytest.mark.parametrize(
     "answer", ["1e999999999", "1e-999999999", "1/1e99999999", "9" * 1_000_000, "nan", "inf", "1e400"]
 )
 def test_verifiers_of_our_own_compute_no_number_without_end(answer: str) -> None:
     """They run in the process that trains, which nothing interrupts."""
     for name in OWN:
-        task = ProceduralTask(name, answer_in="text")
-        (problem,) = task.some_problems(1)
+        task, problem = one_problem(name)
         began = time.process_time()
         verdict = task.verify(problem, answer)
         assert time.process_time() - began < 1
@@ -252,6 +258,27 @@ def test_a_target_is_not_moved_to_its_box() -> None:
     task = ProceduralTask("boxnet", check=False)
     for answer, score in ((box, 1), (target, 0), (target.replace("target", "t\\u0061rget"), 0)):
         assert task.score(Problem("q", "", entry), answer)[0] == score
+
+
+def test_a_box_moves_once_in_a_step() -> None:
+    """Each agent moves what stands in its square when the step begins: two boxes of a color move at once, and one box
+    is not handed on."""
+
+    def move(*columns: float) -> dict[str, str]:
+        return {f"Agent[0.5, {x}]": f"move(box_red, square[0.5, {x + 1}])" for x in columns}
+
+    def score(state: dict[str, list[str]], *steps: dict[str, str]) -> float:
+        entry = {"metadata": {"initial_state": state}}
+        return task.score(Problem("q", "", entry), json.dumps(steps))[0]
+
+    task = ProceduralTask("boxnet", check=False)
+    away = {"0.5_0.5": ["box_red"], "0.5_1.5": [], "0.5_2.5": ["target_red"]}
+    found = {"Agent[0.5, 2.5]": "move(box_red, target_red)"}
+    assert score(away, move(0.5), move(1.5), found) == 1
+    assert score(away, move(0.5, 1.5), found) == 0
+    assert score(away, move(0.5), move(1.5) | found) == 0
+    both = {"0.5_0.5": ["box_red"], "0.5_1.5": ["box_red"], "0.5_2.5": ["target_red", "target_red"]}
+    assert score(both, move(0.5, 1.5), move(1.5), found, found) == 1
 
 
 def test_colors_are_those_of_the_question() -> None:
