@@ -198,6 +198,8 @@ def test_early_stopping_keeps_the_best(commands, tmp_path):
     best = losses.index(min(losses)) + 1
     assert len(losses) == best + 2 < 12
     assert f"the weights of step {best} are kept" in outcome.out
+    before = f"{losses[0]:.3f} -> " if best > 1 else ""
+    assert f"validation loss: {before}{min(losses):.3f}, n = 10" in outcome.out, "of the weights that are kept"
 
 
 @pytest.mark.parametrize(
