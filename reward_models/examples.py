@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.config import DataConfig, RewardModelConfig
-from rlhf.candidates import Candidates, sample_candidates
+from rlhf.candidates import Candidates, distinct_problems, sample_candidates
 from rlhf.data.splits import split_by_question
 from rlhf.groups import Group
 from rlhf.tasks.problem import refuse_unverified
@@ -107,8 +107,7 @@ def sample_problems(
     data = config.data
     task = open_task(data.task, data.task_config, answer_in=data.answer_in)
     refuse_unverified(task, "data.path samples")
-    drawn = task.train_problems(seed=data.seed, first=0, count=data.problems)
-    train = list({problem.question: problem for problem in drawn}.values())
+    train = distinct_problems(task, seed=data.seed, count=data.problems)
     held_out = task.held_out_problems(data.held_out)
     candidates, held = (
         sample_candidates(

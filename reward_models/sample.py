@@ -57,14 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     refuse_unknown_task(o.task, o.task_config)
     find_folder(o.model_name)
 
-    from rlhf.candidates import sample_candidates
+    from rlhf.candidates import distinct_problems, sample_candidates
     from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
 
     task = open_task(o.task, o.task_config, answer_in=o.answer_in)
     refuse_unverified(task, "sampling labelled solutions")
-    problems = task.train_problems(seed=o.seed, first=0, count=o.problems)
-    problems = list({problem.question: problem for problem in problems}.values())
+    problems = distinct_problems(task, seed=o.seed, count=o.problems)
     candidates = sample_candidates(
         o.model_name,
         task,

@@ -15,6 +15,7 @@ from reward_models.config import RewardModelConfig
 from reward_models.examples import Example
 from reward_models.held_out_metrics import Read
 from reward_models.losses import Objective
+from rlhf.atomic import replacing
 from rlhf.groups import Layout
 from rlhf.models.heads import HeadScorer
 from rlhf.run.directory import BEST
@@ -101,8 +102,8 @@ def measure(
 
 
 def save_trained(model: nn.Module, file: Path, *, writes: bool) -> None:
-    """The trained weights, written beside `file` and renamed into place."""
+    """The trained weights, whole or not at all."""
     if writes:
-        partial = file.with_name(f".{file.name}")
-        save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}, partial)
-        partial.rename(file)
+        weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+        with replacing(file) as partial:
+            save_file(weights, partial)

@@ -19,7 +19,7 @@ from rlhf.distributed import open_device
 from rlhf.models.policy import choose_precision, load, load_tokenizer
 from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
-from rlhf.tasks.problem import Problem, Verdict, messages_for
+from rlhf.tasks.problem import Problem, Task, Verdict, messages_for
 from rlhf.text.chat import encode_prompt, end_tokens
 
 
@@ -47,6 +47,12 @@ class Candidates:
     @property
     def texts(self) -> list[str]:
         return [answer.text for answer in self.answers]
+
+
+def distinct_problems(task: Task, *, seed: int, count: int) -> list[Problem]:
+    """The first `count` training problems of a task, each once: fewer where its stream repeats some."""
+    drawn = task.train_problems(seed=seed, first=0, count=count)
+    return list({problem.question: problem for problem in drawn}.values())
 
 
 def sample_candidates(

@@ -52,7 +52,7 @@ _KNOWN = [
     r"evaluation\.jsonl|not_finite\.pt",
     re.escape(BEST),
     re.escape(LOCK),
-    rf"\.partial_(?:{_TEXTS})|\.{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
+    rf"\.partial_(?:{_TEXTS})|\.partial_{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
     rf"(?:final|\.partial_final)(?:/(?:{_MODEL}))?",
     rf"(?:adapter|\.partial_adapter)(?:/(?:{_ADAPTER}))?",
     rf"checkpoints(?:/(?:\.partial_|\.removed_)?step_\d+(?:/(?:{_CHECKPOINT}|{re.escape(BEST)}))?)?",

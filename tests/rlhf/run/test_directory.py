@@ -32,7 +32,7 @@ CONFIG = {
 OLD = ("title", "command", "git_commit", "versions", "seed", "profile", "started", "metrics", "headline")
 FILES = [
     *("metrics.jsonl", "eval.jsonl", "samples.jsonl", "advice.jsonl", "report.html", "evaluation.html", ".lock"),
-    *("best.safetensors", ".best.safetensors", "not_finite.pt", ".partial_config.yaml", ".report.html.123"),
+    *("best.safetensors", ".partial_best.safetensors", "not_finite.pt", ".partial_config.yaml", ".report.html.123"),
     *("final/model.safetensors", "final/model-00001-of-00002.safetensors", "final/config.json", "final/tokenizer.json"),
     *("final/chat_template.jinja", "final/generation_config.json", ".partial_final/config.json"),
     *("checkpoints/step_2/manifest.json", "checkpoints/step_2/optimizer.bin", "checkpoints/step_2/random_states_0.pkl"),
