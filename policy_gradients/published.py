@@ -198,8 +198,6 @@ def _contradictions_of_kl(config: PolicyGradientConfig) -> Iterator[tuple[str, s
         )
     if config.kl_target is not None and not config.kl_coef:
         yield "kl_target: needs a kl_coef above 0 to start from", "For example --kl_coef 0.02."
-    if config.sync_reference_every and config.lora_rank:
-        yield "sync_reference_every: the reference cannot follow adapters", "Set lora_rank to 0, or leave it frozen."
     if config.sync_reference_every and not config.kl_coef:
         yield "sync_reference_every: there is no reference without a kl_coef above 0", None
 

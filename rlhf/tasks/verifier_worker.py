@@ -85,12 +85,13 @@ def main() -> None:
 
 def _open(module: str, name: str, parameters: dict[str, Any]) -> Any:
     """What has `score_answer`: a data set of reasoning-gym; or, without a name, the module itself."""
-    opened = importlib.import_module(module) if module != "__main__" else None  # a data set registers itself there
     if not name:
-        return opened
+        return importlib.import_module(module)
     import rlhf.tasks.step_arithmetic  # noqa: F401 - registers its task
-    from rlhf.tasks.reasoning_gym import create_dataset
+    from rlhf.tasks.reasoning_gym import create_dataset  # before the module, which would import what is not installed
 
+    if module != "__main__":
+        importlib.import_module(module)  # a data set registers itself there
     _read_without_evaluating()
     return create_dataset(name, **parameters)
 

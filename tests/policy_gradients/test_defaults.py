@@ -106,7 +106,6 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "rloo", "kl_estimator": "k3", "kl_coef": 0.1}, "no penalty near the reference"),
         ({"kl_target": 0.1, "kl_coef": 0.0}, "kl_target"),
         ({"sync_reference_every": 5, "kl_coef": 0.0}, "sync_reference_every"),
-        ({"sync_reference_every": 5, "kl_coef": 0.1, "lora_rank": 4}, "adapters"),
         ({"task": "gsm", "tasks": {"spell_backward": {}}}, "not both"),
     ],
 )

@@ -23,7 +23,7 @@ from rlhf.tasks.problem import Problem
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.tasks.reasoning_gym import DATASETS
 from rlhf.tasks.verifier_checks import differ, why_unfit
-from rlhf.tasks.verifier_process import _read_reply, verifier_process
+from rlhf.tasks.verifier_process import VerifiedTask, VerifierProcess, _read_reply, verifier_process
 from rlhf.tasks.verifiers import OWN, arithmetic, is_plain
 
 # Those whose verifiers evaluate an answer, raise, never end, or call wrong answers right in reasoning-gym; those that
@@ -566,3 +566,16 @@ def test_the_guarded_process_ends_with_the_one_that_started_it() -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"still there: {left.stdout}")
+
+
+def test_a_process_that_was_started_for_something_else_opens_a_task_of_reasoning_gym() -> None:
+    """It imports it as we do, without what is not installed: own prompts and a task of reasoning-gym make a mixture."""
+    task = ProceduralTask("prime_factorization")
+    (problem,) = task.some_problems(1)
+    process = VerifierProcess()
+    module = DATASETS[task.name][0].__module__
+    verified = VerifiedTask(task.name, {}, module=module, entry=problem.entry, answer=problem.answer)
+    try:
+        assert process.score(verified, problem.entry, problem.answer) == (1.0, "")
+    finally:
+        process.close()
