@@ -16,7 +16,7 @@ from rlhf.candidates import sample_candidates, to_rankings
 from rlhf.data.columns import LABELS, refuse_ambiguous
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
 from rlhf.data.ranking_groups import Fitted, Limits, Truncation, describe_cuts, to_group
-from rlhf.data.rows import in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.rows import in_epochs, load_rows, refuse_larger_step, refuse_many_unusable, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
@@ -71,7 +71,7 @@ def load(
         if labelled:
             refuse_ambiguous(rows)
         read = sift_rows(rows, parse_labelled if labelled else lambda row: (parse_preference(row), None))
-        settle([read], say=lambda _: None)  # counted again below, with what cannot be encoded
+        refuse_many_unusable([read], say=lambda _: None)  # counted again below, with what cannot be encoded
         train, apart = split_by_question(read.kept, lambda it: it[1][0].question, held_out=config.data.held_out)
     Random(config.seed).shuffle(train)
     train = train[: config.max_samples or None]
@@ -82,7 +82,7 @@ def load(
 
     chosen = [(where, (False, item)) for where, item in train] + [(where, (True, item)) for where, item in apart]
     encoded = sift(chosen, to_parts, what="rows" if len(chosen) == len(read.kept) else "rows that were chosen")
-    settle([read, encoded], say=say)
+    refuse_many_unusable([read, encoded], say=say)
     describe_cuts((fitted for _, (_, _, fitted) in encoded.kept), max_length=config.max_length, say=say)
     examples, held_out = ([e for _, (is_apart, e, _) in encoded.kept if is_apart == which] for which in (False, True))
     if not examples or not held_out:
@@ -162,7 +162,7 @@ def to_examples(
     encoded = sift(
         items, lambda item: to_example(tokenizer, *item, system_prompt=system_prompt, **limits), what="pairs"
     )
-    settle([encoded], say=say)
+    refuse_many_unusable([encoded], say=say)
     describe_cuts((fitted for _, (_, fitted) in encoded.kept), max_length=max_length, say=say)
     return [example for _, (example, _) in encoded.kept]
 
@@ -222,7 +222,7 @@ def _longest(group: Group) -> int:
     return max(map(len, group.completions))
 
 
-def class_weights(examples: Sequence[Example], settings: Mapping[str, float]) -> str:
+def class_imbalance(examples: Sequence[Example], settings: Mapping[str, float]) -> str:
     """A warning where the weights of the two classes are out of balance, or "".
 
     KTO's paper asks for desirable_weight * n_desirable / (undesirable_weight * n_undesirable) in [1, 4/3].

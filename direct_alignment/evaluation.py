@@ -67,7 +67,7 @@ class Evaluation:
             records += evaluate_samples(prompts, self._sample(prompts), self.reference)
         if self.task and self.session.is_edge(step):
             records.append(self._accuracy(greedy=True))
-        self.session.evaluated(step, records)
+        self.session.log_evaluation(step, records)
         for text in advice_on_evaluations(self.session.results):
             self.session.advise(step, text)
 
@@ -83,7 +83,7 @@ class Evaluation:
                 verdict = self.task.verify(problem, sample["completion"])
                 sample["total"] = verdict.exact if verdict else sample["total"]
             right = sum(sample["total"] == 1 for sample in samples) if self.task.verifies else None
-        self.session.samples(step, samples, right=right)
+        self.session.log_samples(step, samples, right=right)
 
     def _accuracy(self, *, greedy: bool) -> dict[str, Any]:
         assert self.task is not None

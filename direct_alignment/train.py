@@ -26,7 +26,7 @@ def train(command: Command[DirectAlignmentConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from dataclasses import replace
 
-    from direct_alignment.data import class_weights, load
+    from direct_alignment.data import class_imbalance, load
     from direct_alignment.defaults import resolve
     from direct_alignment.diagnostics import METRICS, Adviser
     from direct_alignment.evaluation import Evaluation
@@ -60,7 +60,7 @@ def train(command: Command[DirectAlignmentConfig]) -> "RunResult":
         _, state = session.begin()
         if online is not None:
             online.load_state(state)
-        if session.fresh and "desirable_weight" in settings and (warning := class_weights(data.train, settings)):
+        if session.fresh and "desirable_weight" in settings and (warning := class_imbalance(data.train, settings)):
             session.advise(0, warning)
 
         for step in session.steps(evaluation.evaluate, evaluation.sample):

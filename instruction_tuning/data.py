@@ -15,7 +15,7 @@ from rlhf.data.columns import MEANING, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, first_question, parse_messages, parse_tools, with_context
 from rlhf.data.prompts import conversation_cell
 from rlhf.data.ranking_groups import shared_prompt
-from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, settle, sift, sift_rows
+from rlhf.data.rows import Row, TooLong, in_epochs, load_rows, refuse_larger_step, refuse_many_unusable, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
@@ -99,7 +99,7 @@ class Rows:
         apart = {where: part is held_out for part in (train, held_out) for where, _ in part}
         chosen = [(where, (dialogue, apart[where])) for where, dialogue in parsed.kept if where in apart]
         encoded = sift(chosen, lambda item: (to_groups(tokenizer, item[0], config), item[1]), what="conversations")
-        settle([parsed, encoded], say=say)
+        refuse_many_unusable([parsed, encoded], say=say)
         self.conversations = [groups for _, (groups, is_apart) in encoded.kept if not is_apart]
         self.held_out = [group for _, (groups, is_apart) in encoded.kept if is_apart for group in groups]
         self.seed = config.seed

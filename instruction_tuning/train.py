@@ -47,7 +47,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
 
         def evaluate(step: int) -> None:
             records = evaluation.evaluate(model, tokenizer, data, config, accelerator, session.layout)
-            session.evaluated(step, records)
+            session.log_evaluation(step, records)
 
         session.begin()
         for step in session.steps(evaluate):

@@ -46,7 +46,7 @@ def batches(config: PolicyGradientConfig) -> int:
             "which do not add up to that",
             hint=f"--max_steps {fits}, for example.",
         )
-    return config.max_steps // recipe.updates + recipe.critic_alone
+    return config.max_steps // recipe.updates + recipe.critic_warmup_steps
 
 
 def main() -> int | None:

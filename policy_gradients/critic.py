@@ -97,7 +97,7 @@ class CriticLearner:
         step_loss = 0.0
         for rows in in_turn(micro_batches(mini_batch.groups, **self.layout), self.accelerator, self.critic):
             rows = rows.to(self.accelerator.device)
-            loss = self._loss(rows, mini_batch.at(rows), totals)
+            loss = self._loss(rows, mini_batch.tokens_of(rows), totals)
             backward(loss, self.accelerator, self.run, rows=rows)
             step_loss += float(loss.detach())
         self.loss += step_loss / self.updates

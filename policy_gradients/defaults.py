@@ -37,14 +37,14 @@ class Recipe:
         return self.config.epochs_per_batch * self.config.steps_per_batch
 
     @property
-    def critic_alone(self) -> int:
+    def critic_warmup_steps(self) -> int:
         """Number of first batches, the critic's warm-up, in which the policy does not learn."""
         return self.critic.warmup_batches if self.critic else 0
 
     @property
     def policy_updates(self) -> int:
         """Optimizer steps of the policy in the whole run."""
-        return (self.config.max_steps - self.critic_alone) * self.updates
+        return (self.config.max_steps - self.critic_warmup_steps) * self.updates
 
     @property
     def kl_in_reward(self) -> bool:

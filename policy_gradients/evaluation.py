@@ -60,4 +60,4 @@ class HeldOut:
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
-            session.evaluated(step, [result])
+            session.log_evaluation(step, [result])

@@ -121,7 +121,7 @@ class Batch:
         part.target = self.target[n]
         return part
 
-    def at(self, rows: Rows) -> TokenTensors:
+    def tokens_of(self, rows: Rows) -> TokenTensors:
         """The token tensors of a micro-batch of these groups, in the order of its completions."""
         n = rows.index
         t = rows.mask.shape[1]

@@ -44,7 +44,7 @@ class Sampler:
         self.config = recipe.config
         self.settings = recipe.sampling
         self.end_tokens = end_tokens(tokenizer)
-        self.number = 0  # of the next problem in the training stream
+        self.next_problem = 0  # of the next problem in the training stream
         self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
         self.waiting: list[list[Rollout]] = []  # batches that were sampled and not trained on yet, the oldest first
 
@@ -64,12 +64,12 @@ class Sampler:
 
     def next_batch(self) -> Batch:
         """The batch to train on now: the one that was sampled `staleness` steps ago."""
-        first = self.number
+        first = self.next_problem
         while len(self.waiting) <= self.config.staleness:
-            rollouts, self.number = self.draw(self.number, any_mixed_yet=self.any_mixed)
+            rollouts, self.next_problem = self.draw(self.next_problem, any_mixed_yet=self.any_mixed)
             self.waiting.append(rollouts)
         batch = self.batch(self.waiting.pop(0))
-        batch.drawn = self.number - first
+        batch.drawn = self.next_problem - first
         (mixed,) = all_reduce_sum([sum(rollout.is_mixed for rollout in batch.rollouts)], self.accelerator)
         self.any_mixed = self.any_mixed or mixed > 0
         return batch
@@ -102,7 +102,7 @@ class Sampler:
         chosen = sorted([*mixed, *uniform][:count], key=lambda rollout: rollout.number)
         return local_shard(chosen, self.accelerator), first
 
-    def rewarded(self, prompted: Sequence[Prompted], sampled: Sequence[SampledCompletions]) -> list[Rollout]:
+    def reward_rollouts(self, prompted: Sequence[Prompted], sampled: Sequence[SampledCompletions]) -> list[Rollout]:
         """Completions of some problems, with their rewards."""
         answers = [[sampled_answer(self.tokenizer, tokens) for tokens in each.tokens] for each in sampled]
         problems = [problem for _, problem, _ in prompted]
@@ -179,7 +179,7 @@ class Sampler:
             )
         if config.stop_at == "answer":
             sampled = [self._up_to_the_answer(each) for each in sampled]
-        return self.rewarded(prompted, sampled)
+        return self.reward_rollouts(prompted, sampled)
 
     def _prompt(self, problem: Problem) -> list[int]:
         return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
@@ -198,10 +198,10 @@ class Sampler:
 
     def state(self) -> dict[str, Any]:
         waiting = [self.to_state(rollouts) for rollouts in self.waiting]
-        return {"number": self.number, "any_contrast": self.any_mixed, "waiting": waiting}
+        return {"number": self.next_problem, "any_contrast": self.any_mixed, "waiting": waiting}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.number = state.get("number", 0)
+        self.next_problem = state.get("number", 0)
         self.any_mixed = state.get("any_contrast", False)
         self.waiting = [self.from_state(rollouts) for rollouts in state.get("waiting", [])]
 
@@ -217,7 +217,7 @@ class Sampler:
             (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
             prompted.append((number, problem, self._prompt(problem)))
             sampled.append(SampledCompletions(saved["tokens"], saved["logp"], saved["truncated"]))
-        return self.rewarded(prompted, sampled)
+        return self.reward_rollouts(prompted, sampled)
 
 
 def _nothing_to_learn(uniform: Sequence[Rollout]) -> UserError:

@@ -96,8 +96,8 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
             with session.watch("update"):
                 mini_batches = batch.parts(config.steps_per_batch, passes=config.epochs_per_batch)
                 for i, mini_batch in enumerate(mini_batches):
-                    if step >= recipe.critic_alone:
-                        policy_step = (step - recipe.critic_alone) * recipe.updates + i
+                    if step >= recipe.critic_warmup_steps:
+                        policy_step = (step - recipe.critic_warmup_steps) * recipe.updates + i
                         policy.update(mini_batch, lr=session.learning_rate(policy_step, of=recipe.policy_updates))
                     if critic:
                         critic.update(mini_batch)
@@ -110,7 +110,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
             tokens = round(metrics["length/mean"] * config.prompts_per_step * config.group_size)
             session.log(done, metrics, tokens=tokens, show=shown(metrics))
             if session.is_due("sample", done):
-                session.samples(done, batch.samples())
+                session.log_samples(done, batch.samples())
             session.end_step(done, state=lambda: sampler.state() | credit.state() | policy.state())
         return session.end(model, tokenizer, next_command="uv run python -m rlhf.report {run} OTHER_RUN")
 

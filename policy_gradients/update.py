@@ -87,7 +87,7 @@ class PolicyLearner:
         step_loss = 0.0
         for rows in in_turn(micro_batches(mini_batch.groups, **self.layout), self.accelerator, self.scorer):
             rows = rows.to(self.accelerator.device)
-            tokens = mini_batch.at(rows)
+            tokens = mini_batch.tokens_of(rows)
             loss = self._loss(rows, tokens, totals)
             backward(loss, self.accelerator, self.run, rows=rows, adv=tokens.adv)
             step_loss += float(loss.detach())

@@ -31,4 +31,4 @@ def into_micro_batches(examples: Sequence[Example], objective: Objective, layout
 def in_order(output: Readings, rows: Rows) -> Readings:
     """The outputs in the order of the micro-batch's examples and their answers, whatever the order of rows."""
     order = rows.index.argsort()
-    return Readings(output.logits[order], output.mask[order], output.last[order])
+    return Readings(output.logits[order], output.mask[order], output.last_index[order])

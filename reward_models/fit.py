@@ -42,7 +42,7 @@ def load_model(
         lora=Lora.of(config),
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    session.settle(model, takes_shared_rows)
+    session.place(model, takes_shared_rows)
     return model, tokenizer
 
 
@@ -121,9 +121,9 @@ def report(
     found = outputs(session, model, held_out)
     result = objective.evaluate(found, held_out, "held-out")
     add_shortcuts(result, shortcuts)
-    session.evaluated(step, result.records if step else [*result.records, *result.baselines])
+    session.log_evaluation(step, result.records if step else [*result.records, *result.baselines])
     if count := session.command.config.samples:
-        session.samples(step, step_samples(found, held_out, count))
+        session.log_samples(step, step_samples(found, held_out, count))
     return result
 
 

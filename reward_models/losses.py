@@ -119,7 +119,7 @@ def outcome_objective(config: OutcomeConfig) -> Objective:
 
     def loss(output: Readings, examples: list[Example]) -> Tensor:
         labels = [float(label is True) for example in examples for label in example.right]
-        right = torch.tensor(labels, device=output.last.device)
+        right = torch.tensor(labels, device=output.last_index.device)
         if at_every_token:
             return outcome(output.logits[..., 0], right)[output.mask]
         return outcome(output.final[:, None], right)[:, 0]
@@ -135,7 +135,7 @@ def process_objective() -> Objective:
 
     def loss(output: Readings, examples: list[Example]) -> Tensor:
         labels = [label - CLASSES[0] for example in examples for own in example.labels for label in own]
-        return process(output.logits[output.mask], torch.tensor(labels, device=output.last.device))
+        return process(output.logits[output.mask], torch.tensor(labels, device=output.last_index.device))
 
     def loss_terms(example: Example) -> int:
         return sum(map(len, example.labels))

@@ -16,7 +16,7 @@ from rlhf.data.messages import CONTEXT, first_question, parse_messages
 from rlhf.data.preferences import AS_SAMPLED
 from rlhf.data.prompts import conversation_cell, prompt_cell, read_conversation, read_prompt
 from rlhf.data.ranking_groups import shared_prompt
-from rlhf.data.rows import Row, Sifted, TooLong, load_rows, settle, sift, sift_rows
+from rlhf.data.rows import Row, Sifted, TooLong, load_rows, refuse_many_unusable, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.groups import Group
 from rlhf.tasks.problem import messages_for, with_system
@@ -157,7 +157,7 @@ def solutions_to_examples(
         return prompt, answer, label, encoded
 
     sifted = sift(answers, encode, what="answers")
-    settle([*read, sifted], say=say)
+    refuse_many_unusable([*read, sifted], say=say)
     by_prompt: dict[str, list[tuple[Answer, bool, Conversation]]] = {}
     questions: dict[str, str] = {}
     for _, (prompt, answer, label, encoded) in sifted.kept:

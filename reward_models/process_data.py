@@ -12,7 +12,7 @@ from reward_models.examples import Example, Say, Split, numbered, sample_problem
 from reward_models.steps import label_arithmetic
 from reward_models.traces import Trace, Traces, parse_traces, refuse_unclear_labels
 from rlhf.candidates import Candidates
-from rlhf.data.rows import Sifted, TooLong, load_rows, settle, sift, sift_rows
+from rlhf.data.rows import Sifted, TooLong, load_rows, refuse_many_unusable, sift, sift_rows
 from rlhf.data.splits import split_by_question
 from rlhf.errors import UserError
 from rlhf.groups import Group
@@ -115,7 +115,7 @@ def traces_to_examples(
                 steps_seen.kept.append((where, label))
         if _is_rated(replace(trace, labels=trace.labels[:fit])):
             by_question.setdefault(question, []).append((trace, prompt, steps[:fit]))
-    settle([*read, encoded, steps_seen], say=say)
+    refuse_many_unusable([*read, encoded, steps_seen], say=say)
     return [_trace_example(question, found, config.judged_at) for question, found in by_question.items()]
 
 

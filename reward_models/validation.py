@@ -59,7 +59,7 @@ class Validation:
         records = self.objective.evaluate(outputs, self.examples, VALIDATION).records
         criterion = [record for record in records if record["metric"] == self.objective.criterion]
         loss_record = {"data": VALIDATION, "metric": "loss", "value": loss, "n": len(self.examples)}
-        self.session.evaluated(step, [*criterion, loss_record])
+        self.session.log_evaluation(step, [*criterion, loss_record])
         if self.best is None or loss < self.best:
             # The file first: if a signal comes between, the validation is done again.
             save_trained(self.model, self.file, writes=self.session.run.writes)

@@ -84,7 +84,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
     monkeypatch.setattr("policy_gradients.sampler.sample", drawn)
     monkeypatch.setattr(ProceduralTask, "verify", lambda _, __, text: Verdict(float(score_of(text) % 2), 1.0, 0.0))
-    batch, rewarded = Sampler.batch, Sampler.rewarded
+    batch, rewarded = Sampler.batch, Sampler.reward_rollouts
 
     def seen(self: Sampler, rollouts: list[Rollout]) -> Batch:
         found.batches.append(batch(self, rollouts))
@@ -96,7 +96,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return made
 
     monkeypatch.setattr(Sampler, "batch", seen)
-    monkeypatch.setattr(Sampler, "rewarded", remembered)
+    monkeypatch.setattr(Sampler, "reward_rollouts", remembered)
     found.steps = record_steps(monkeypatch, "policy_gradients.update", "policy_gradients.critic")
     model = save_tiny(tmp_path / "model")
     other = save_tiny(tmp_path / "other", seed=1)

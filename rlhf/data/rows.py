@@ -131,7 +131,7 @@ def usable[T](rows: Iterable[tuple[str, Any]], parse: Callable[[Row], T], *, say
         UserError: if more than 5 % are refused, or nothing is left.
     """
     sifted = sift_rows(rows, parse)
-    settle([sifted], say=say)
+    refuse_many_unusable([sifted], say=say)
     return [item for _, item in sifted.kept]
 
 
@@ -141,7 +141,7 @@ def sift_rows[T](rows: Iterable[tuple[str, Any]], parse: Callable[[Row], T]) -> 
 
 
 def sift[S, T](items: Iterable[tuple[str, S]], parse: Callable[[S], T], *, what: str = "rows") -> Sifted[T]:
-    """Items parsed, and those that `parse` refuses with the reason. Judged by `settle`, together with other stages."""
+    """Items parsed, and those that `parse` refuses with the reason; see `refuse_many_unusable`, which judges them."""
     sifted = Sifted[T]([], [], what)
     for where, item in items:
         try:
@@ -151,7 +151,7 @@ def sift[S, T](items: Iterable[tuple[str, S]], parse: Callable[[S], T], *, what:
     return sifted
 
 
-def settle(stages: Sequence[Sifted[Any]], *, say: Callable[[str], None]) -> None:
+def refuse_many_unusable(stages: Sequence[Sifted[Any]], *, say: Callable[[str], None]) -> None:
     """Count and show what was refused in stages that follow each other, where a later one may see a choice of what the
     earlier kept. The share that is refused is 1 - the product of the shares that were kept.
 

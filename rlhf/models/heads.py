@@ -196,17 +196,17 @@ class Readings(NamedTuple):
 
     logits: Float[Tensor, "n t k"]  # fp32
     mask: Bool[Tensor, "n t"]  # True: the output is read
-    last: Int[Tensor, " n"]  # where each completion's last token stands
+    last_index: Int[Tensor, " n"]  # where each completion's last token stands
 
     @property
     def final(self) -> Float[Tensor, " n"]:
         """The number read at the last token: the reward."""
-        return self.logits[torch.arange(len(self.last), device=self.last.device), self.last, 0]
+        return self.logits[torch.arange(len(self.last_index), device=self.last_index.device), self.last_index, 0]
 
     def by_completion(self) -> list[tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]]:
         """Of each completion, on the CPU: the logits at its tokens that count, and at its last token."""
         logits, mask = self.logits.cpu(), self.mask.cpu()
-        return [(logits[i][mask[i]], logits[i, last]) for i, last in enumerate(self.last.tolist())]
+        return [(logits[i][mask[i]], logits[i, last]) for i, last in enumerate(self.last_index.tolist())]
 
 
 class HeadScorer(nn.Module):
@@ -294,6 +294,6 @@ def takes_shared_rows(model: PreTrainedModel) -> bool:
 
     def at_last(rows: Rows) -> Float[Tensor, "n k"]:
         readings = scorer(rows)
-        return readings.logits[torch.arange(len(readings.last)), readings.last]
+        return readings.logits[torch.arange(len(readings.last_index)), readings.last_index]
 
     return architecture.takes_shared_rows(model, at_last)

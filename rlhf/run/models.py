@@ -55,7 +55,7 @@ class Models:
             )
         model.to(self.accelerator.device)
         samples_from_shared_prompt = shares_prompts(model)
-        self.settle(model, takes_shared_rows)
+        self.place(model, takes_shared_rows)
         kind = type(model).__name__
         window = attention_window(model)
         if not samples_from_shared_prompt:
@@ -66,7 +66,7 @@ class Models:
             )
         return model, tokenizer
 
-    def settle(self, model: PreTrainedModel, takes_shared_rows: Callable[[PreTrainedModel], bool]) -> None:
+    def place(self, model: PreTrainedModel, takes_shared_rows: Callable[[PreTrainedModel], bool]) -> None:
         """Put the model to train on its device, and find out which rows it takes: shared and packed ones, or a row for
         each completion.
 

@@ -161,7 +161,7 @@ class Session(Opening):
         for text in self._advice(metrics):
             self.advise(step, text)
 
-    def evaluated(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
+    def log_evaluation(self, step: int, results: Sequence[Mapping[str, Any]]) -> None:
         for result in results:
             record: dict[str, Any] = {"step": step, **result}
             _refuse_not_finite(record)
@@ -183,7 +183,7 @@ class Session(Opening):
             if of == data:
                 records[:] = [record for record in records if record["step"] <= step]
 
-    def samples(self, step: int, samples: Sequence[Mapping[str, Any]], *, right: int | None = None) -> None:
+    def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]], *, right: int | None = None) -> None:
         """Write some completions down, and show one: the next of them each time, since their prompts may stay the same.
 
         Args:

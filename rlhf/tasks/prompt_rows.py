@@ -8,7 +8,7 @@ from typing import Any
 from rlhf.data.columns import QUESTION, is_missing, kind_of, refuse_unused
 from rlhf.data.messages import CONTEXT, CONVERSATIONS, with_context
 from rlhf.data.prompts import PROMPTS, asked, prompt_cell
-from rlhf.data.rows import Row, settle, sift_rows
+from rlhf.data.rows import Row, refuse_many_unusable, sift_rows
 from rlhf.errors import MAX_UNUSABLE, UserError
 from rlhf.tasks.matching import Match
 from rlhf.tasks.problem import Message, Problem
@@ -35,7 +35,7 @@ def read_problems(rows: Iterable[tuple[str, Any]], names: Names, match: Match, *
         UserError: more than 5 % cannot be used, or contradict each other.
     """
     sifted = sift_rows(rows, lambda row: parse_problem(row, names, match))
-    settle([sifted], say=say)
+    refuse_many_unusable([sifted], say=say)
     problems = [replace(problem, where=where) for where, problem in sifted.kept]
     columns = dict.fromkeys(name for problem in problems for name in problem.columns)
     empty = dict.fromkeys(columns)

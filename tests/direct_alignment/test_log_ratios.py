@@ -9,7 +9,7 @@ from torch import nn
 from direct_alignment.data import (
     Example,
     Preferences,
-    class_weights,
+    class_imbalance,
     digest,
     to_examples,
     with_mismatched,
@@ -228,6 +228,6 @@ def test_batches_shuffle_by_seed_and_pass_over_everything() -> None:
 )
 def test_class_weights(labels: list[bool], up: float, down: float, words: str) -> None:
     made = [Example(Group([1], [[2]]), (label,)) for label in labels]
-    said = class_weights(made, {"desirable_weight": up, "undesirable_weight": down})
+    said = class_imbalance(made, {"desirable_weight": up, "undesirable_weight": down})
     assert words in said
     assert bool(said) == bool(words)

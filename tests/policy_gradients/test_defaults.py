@@ -62,10 +62,10 @@ def test_how_often_the_policy_is_updated() -> None:
     )
     recipe = resolve(config)
     assert recipe.critic == critic
-    assert (recipe.updates, recipe.critic_alone, recipe.policy_updates) == (6, 4, 36)
+    assert (recipe.updates, recipe.critic_warmup_steps, recipe.policy_updates) == (6, 4, 36)
     without = resolve(PolicyGradientConfig(algorithm="grpo", max_steps=10))
     assert without.critic is None
-    assert (without.critic_alone, without.policy_updates) == (0, 10)
+    assert (without.critic_warmup_steps, without.policy_updates) == (0, 10)
 
 
 def test_what_the_user_says_stays() -> None:

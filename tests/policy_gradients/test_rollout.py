@@ -54,7 +54,7 @@ def test_tensors_at_a_micro_batch_are_those_of_its_completions(token_budget: int
     part = numbered().part(slice(1, 3))
     seen = []
     for rows in micro_batches(part.groups, token_budget=token_budget):
-        tokens = part.at(rows)
+        tokens = part.tokens_of(rows)
         for i, targets in enumerate(rows.labels):
             first = int(tokens.logp_sampler[i, 0])
             completion = [tokens for group in GROUPS for tokens in group.completions][first // 10]
@@ -98,7 +98,7 @@ def test_what_is_not_known_yet() -> None:
     )
     (part,) = batch.parts(1, passes=1)
     (rows,) = micro_batches(GROUPS, token_budget=10**6)
-    tokens = part.at(rows)
+    tokens = part.tokens_of(rows)
     assert tokens.logp_old is None
     assert tokens.logp_ref is None
     assert not torch.cat([tokens.value, tokens.adv, tokens.target, batch.penalty]).any()

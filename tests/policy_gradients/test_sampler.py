@@ -208,7 +208,7 @@ def test_the_mask_ends_with_the_completion() -> None:
     it = sampler_of(group_size=3)
     lengths = (1, 3, 2)
     sampled = SampledCompletions([[9] * n for n in lengths], [[-1.0] * n for n in lengths], [False] * 3)
-    batch = it.batch(it.rewarded([(0, PROBLEM, [1])], [sampled]))
+    batch = it.batch(it.reward_rollouts([(0, PROBLEM, [1])], [sampled]))
     assert batch.mask.tolist() == [[True, False, False], [True] * 3, [True, True, False]]
     assert batch.logp_sampler.tolist() == [[-1, 0, 0], [-1, -1, -1], [-1, -1, 0]]
 
@@ -219,7 +219,7 @@ def test_the_overlong_penalty_grows_within_the_buffer() -> None:
         it = sampler_of(max_new_tokens=10, truncated=how, overlong_buffer=0.5)
         lengths = (5, 7, 10)
         sampled = SampledCompletions([[9] * n for n in lengths], [[0.0] * n for n in lengths], [False, False, True])
-        (made,) = it.rewarded([(0, PROBLEM, [1])], [sampled])
+        (made,) = it.reward_rollouts([(0, PROBLEM, [1])], [sampled])
         assert made.reward == pytest.approx([-c for c in charged])
 
 
@@ -377,11 +377,11 @@ def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
     again.load_state(state)
     for _ in range(3):
         assert again.next_batch().rollouts == it.next_batch().rollouts
-    assert again.number == it.number == 24
+    assert again.next_problem == it.next_problem == 24
     again.load_state({"any_contrast": True})
-    assert (again.number, again.any_mixed, again.waiting) == (0, True, [])
+    assert (again.next_problem, again.any_mixed, again.waiting) == (0, True, [])
     again.load_state({})
-    assert (again.number, again.any_mixed, again.waiting) == (0, False, [])
+    assert (again.next_problem, again.any_mixed, again.waiting) == (0, False, [])
 
 
 def test_one_mixed_group_in_any_batch_is_enough(model, accelerator, monkeypatch) -> None:

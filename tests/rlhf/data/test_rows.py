@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.data.rows import TooLong, load_rows, refuse_larger_step, settle, sift, sift_rows, usable
+from rlhf.data.rows import TooLong, load_rows, refuse_larger_step, refuse_many_unusable, sift, sift_rows, usable
 from rlhf.errors import UserError
 
 
@@ -158,9 +158,9 @@ def test_stages_count_together() -> None:
         second = sift(chosen, lambda a: parse({"a": -1 if a in (0, 1, 50, 51) else a}), what="rankings")
         assert len(second.refused) == refused
         with pytest.raises(UserError, match=rf"4 of 100 rows and {refused} of {len(chosen)} rankings cannot be used"):
-            settle([first, second], say=print)
+            refuse_many_unusable([first, second], say=print)
     third, said = sift(first.kept, lambda a: a), list[str]()
-    settle([first, third], say=said.append)
+    refuse_many_unusable([first, third], say=said.append)
     assert said[0].startswith("data: 4 of 100 rows are left out")
 
 

@@ -54,7 +54,7 @@ def train(
         before(session)
 
         def evaluate(step: int) -> None:
-            session.evaluated(step, [{"data": "toy", "metric": "weight", "value": float(model.weight), "n": 1}])
+            session.log_evaluation(step, [{"data": "toy", "metric": "weight", "value": float(model.weight), "n": 1}])
             each(-step)
 
         _, state = session.begin()
@@ -276,7 +276,7 @@ def test_a_fork_is_another_run_from_there(whole: Path, tmp_path: Path) -> None:
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     def nan(session: Session) -> None:
-        session.evaluated = lambda step, results: Session.evaluated(
+        session.log_evaluation = lambda step, results: Session.log_evaluation(
             session, step, [{**results[0], "value": float("nan")}]
         )
 
@@ -315,8 +315,8 @@ def test_the_sample_on_the_console_goes_round_and_says_how_many_are_right(tmp_pa
 
     def show(session: Session) -> None:
         for step in (1, 2, 4, 6):
-            session.samples(step, samples, right=2)
-        session.samples(7, samples)
+            session.log_samples(step, samples, right=2)
+        session.log_samples(7, samples)
 
     train(it, before=show)
     lines = [line for line in capfd.readouterr().out.splitlines() if "→" in line]
