@@ -5,8 +5,11 @@ position it was drawn at. The held-out set of a task is the same for every run.
 """
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import chdir, contextmanager, redirect_stdout
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import rlhf.tasks.step_arithmetic  # noqa: F401 - registers step_arithmetic
@@ -34,6 +37,7 @@ CHUNK = 512
 KEPT = 8  # data sets in memory, of one task
 REASONING_GYM = "rlhf.tasks.reasoning_gym"  # what the guarded process imports
 HINTS = {"composite": "For several tasks at once, see `tasks`."}
+RUN_CODE = frozenset({"codeio"})  # tasks that make a problem by running the programs of their data
 PATIENCE = 500  # draws without a new held-out problem, after which a task has no more of them
 
 
@@ -41,7 +45,7 @@ class ProceduralTask:
     """A procedural task by name, e.g. ProceduralTask("spell_backward", {"max_word_len": 10}).
 
     Answers are judged by a verifier of our own (rlhf/tasks/verifiers.py), by reasoning-gym's where that only compares
-    texts, and else by reasoning-gym's in a process without rights (rlhf/tasks/verifier_process.py), within two seconds.
+    texts, and else by reasoning-gym's in a process without rights (rlhf/tasks/verifier_process.py), within 1.5 s.
     What that calls right has to hold a condition of ours besides, of some tasks (rlhf/tasks/conditions.py).
 
     Args:
@@ -76,7 +80,8 @@ class ProceduralTask:
         self._verifier = OWN.get(name, dataset.score_answer)
         if self.verified_by == "guarded":
             verifier_process.start(REASONING_GYM)  # it gets ready while the problems below are made
-        self.ends = _has_an_end(dataset)
+        with _nothing_left(name):
+            self.ends = _has_an_end(dataset)
         if self.ends:
             self._made.clear()
         self._guarded: VerifiedTask | None = None
@@ -158,7 +163,8 @@ class ProceduralTask:
         """
         place = index % CHUNK if self.ends else index
         try:
-            return _problem(self._dataset(seed=seed + index - place)[place])
+            with _nothing_left(self.name):
+                return _problem(self._dataset(seed=seed + index - place)[place])
         except IndexError:  # word_ladder finds no further pair of words, and then believes to be shorter
             self._made.pop(seed + index - place, None)
             return None
@@ -178,6 +184,17 @@ class ProceduralTask:
                     f"task_config: '{self.name}' does not take {self.parameters}: {error}", hint=HINTS.get(self.name)
                 ) from error
         return self._made[seed]
+
+
+@contextmanager
+def _nothing_left(name: str) -> Generator[None]:
+    """What the programs of a task's data print or write while a problem is made is thrown away: they write files into
+    the current folder."""
+    if name not in RUN_CODE:
+        yield
+        return
+    with TemporaryDirectory() as folder, chdir(folder), redirect_stdout(io.StringIO()):
+        yield
 
 
 def _has_an_end(dataset: Any) -> bool:

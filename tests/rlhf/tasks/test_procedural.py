@@ -5,13 +5,14 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.tasks import names
+from rlhf.tasks import names, procedural
 from rlhf.tasks.extraction import extract_answer
 from rlhf.tasks.names import refuse_unknown_task, task_names
 from rlhf.tasks.problem import Verdict, is_held_out
@@ -253,6 +254,29 @@ def test_a_problem_that_a_task_cannot_make_is_passed_over(monkeypatch: pytest.Mo
     ):
         with pytest.raises(UserError, match=r"cannot make problem .*TypeError: Object of type int64"):
             ask()
+
+
+def test_programs_that_make_problems_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As codeio's do: some write files into the current folder, and those that fail are printed."""
+    dataset = DATASETS["spell_backward"][0]
+    make = dataset.__getitem__
+
+    def get(self: Any, index: int) -> dict[str, Any]:
+        Path("simulation.txt").write_text("data")
+        print("Error executing code")
+        return make(self, index)
+
+    monkeypatch.setattr(dataset, "__getitem__", get)
+    monkeypatch.setattr(procedural, "RUN_CODE", {"spell_backward"})
+    monkeypatch.chdir(tmp_path)
+    task = ProceduralTask("spell_backward", answer_in="text")
+    assert task.train_problems(seed=0, first=0, count=2)
+    assert task.held_out_problems(2)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+    assert Path.cwd() == tmp_path
 
 
 def test_a_task_too_small_to_hold_problems_out() -> None:
