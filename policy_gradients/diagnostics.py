@@ -84,7 +84,7 @@ ON_POLICY = (
     "a batch has one optimizer step, taken by the policy that sampled it, so the ratio is 1 and the clip never acts; "
     "--steps_per_batch 4 shows them"
 )
-NO_LOSS = "the mean of centred advantages while the ratio is 1: its value is 0, its gradient is not"
+NO_LOSS = "the mean of centered advantages while the ratio is 1: its value is 0, its gradient is not"
 STILL_ON_POLICY = {
     "policy/ratio_min": ON_POLICY,
     "policy/ratio_max": ON_POLICY,

@@ -55,9 +55,10 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     task = training_task(tasks, config)
     refuse_unrewarded(tasks, config)
     held_out = HeldOut(tasks, config)
-    title, headline = config.algorithm.upper(), ["reward/exact" if task.verifies else "reward/mean", "length/mean"]
-    described, advice = describe_metrics(config, verifies=task.verifies), Adviser().check
-    with open_session(command, described, title=title, headline=headline, advice=advice) as session:
+    title = config.algorithm.upper()
+    headline = ["reward/exact" if task.verifies else "reward/mean", "length/mean"]
+    described = describe_metrics(config, verifies=task.verifies)
+    with open_session(command, described, title=title, headline=headline, advice=Adviser().check) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
         reward = make_reward(task, config)
@@ -65,7 +66,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe)
         sampler.refuse_unreadable([*held_out.all(), *sampler.first_problems()])
         reference = Reference.load(session, model, recipe) if config.kl_coef else None
-        layout = session.layout
+        layout = session.layout  # how groups are laid in rows and micro-batches
         critic = None
         if recipe.critic:
             critic = CriticLearner(model, recipe.critic, recipe, accelerator, layout, session.path)

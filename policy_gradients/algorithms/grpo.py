@@ -6,7 +6,7 @@ PPO without a critic: the baseline is the mean reward of the completions of the 
     ratio  = pi(token) / pi_old(token)
     loss   = mean over sequences of (1/|o_i|) sum over tokens of
                  -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv) + kl_coef * k3
-    k3     = r - 1 - log(r), r = ref(token) / pi(token)          estimates KL(pi || ref)
+    k3     = ref/pi - 1 - log(ref/pi) of the token               estimates KL(pi || ref)
 
 Choices here. The standard deviation divides by g - 1; a group of equal rewards has advantage 0 exactly. With one
 optimizer step per batch the ratio is 1 and the clip does nothing. The paper's kl_coef is 0.04; configs/grpo.yaml sets

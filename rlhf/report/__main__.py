@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rlhf.report",
         description="One run: write its report. Several runs: compare them; seeds of one config become one line.",
     )
-    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run directory, such as runs/grpo")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run directory, such as runs/grpo-seed0")
     parser.add_argument(
         "--output",
         type=user_path,

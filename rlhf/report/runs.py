@@ -130,7 +130,7 @@ def read_run(path: Path) -> Run:
     path = Path(path)
     if not path.exists():
         raise UserError(
-            f"{path}: no such run directory", hint="name a directory that a trainer wrote, such as runs/grpo"
+            f"{path}: no such run directory", hint="name a directory that a trainer wrote, such as runs/grpo-seed0"
         )
     if not path.is_dir():
         raise UserError(f"{path} is a file, not a run directory", hint=f"try its folder: {path.parent}")
