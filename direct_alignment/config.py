@@ -157,7 +157,9 @@ def read(argv: Sequence[str]) -> Command[DirectAlignmentConfig]:
     notes = []
     for key, value in command.left_out.items():
         if key == "task":
-            notes.append(f"task {value}, of pairs of the model's own, is not evaluated; --task NAME evaluates one")
+            notes.append(
+                f"the task {value} belongs to pairs that the model samples, and is left out; --task NAME evaluates one"
+            )
         elif key in LOSS_KEYS and named:
             notes.append(f"{key} {value} is not {command.config.loss}'s: left out")
     return replace(command, notes=tuple(notes))

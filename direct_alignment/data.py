@@ -117,7 +117,7 @@ def _own_pairs(
 ) -> tuple[list[Ranking], list[Ranking]]:
     """Pairs of the model's own completions, of training problems and of held-out ones."""
     data = config.data
-    say(f"data: sampling {data.candidates} completions of {data.problems} problems, or taking them from the cache")
+    say(f"data: sampling {data.candidates} completions of {data.problems} problems, unless the cache has them")
 
     def pairs(problems: list, seed: int) -> list[Ranking]:
         candidates = sample_candidates(

@@ -101,7 +101,7 @@ def record(estimate: Estimate, *, data: str, metric: str) -> dict[str, Any]:
 
 def in_brackets(known: Mapping[str, Any]) -> str:
     """The interval of an eval.jsonl record as text, with a blank before it; nothing where there is none."""
-    return f" [{known['low']:.3f}, {known['high']:.3f}]" if known.get("low") is not None else ""
+    return f" [{known['low']:z.3f}, {known['high']:z.3f}]" if known.get("low") is not None else ""
 
 
 def over_seeds_text(estimate: Estimate, *, digits: int = 3, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:

@@ -34,6 +34,10 @@ def split_by_question[T](
             room -= len(by_question[text])
     if not chosen:
         number = "1 question is" if len(by_question) == 1 else f"{len(by_question)} questions are"
-        raise UserError(f"data: {number} too few to keep {held_out} {name} examples apart from the others")
+        examples = sum(map(len, by_question.values()))
+        raise UserError(
+            f"data: {number} too few to keep {name} examples apart: at most a fifth of {examples}, by whole questions",
+            hint="Five questions with equally many examples are enough.",
+        )
     train = [item for text, items in by_question.items() if text not in chosen for item in items]
     return train, [item for text in order if text in chosen for item in by_question[text]]

@@ -142,7 +142,7 @@ def _evaluation(records: Iterable[Mapping[str, Any]]) -> str:
         return "Nothing was measured."
 
     def cell(record: Mapping[str, Any]) -> str:
-        return f"{record['value']:.3f}{in_brackets(record)}" if isinstance(record.get("value"), int | float) else "-"
+        return f"{record['value']:z.3f}{in_brackets(record)}" if isinstance(record.get("value"), int | float) else "-"
 
     rows = [
         (data, metric, cell(own[0]) if len(own) > 1 else "-", cell(own[-1]), str(own[-1].get("n", "-")))

@@ -173,7 +173,7 @@ class Session(Opening):
                 drawn = [f"{key} {record[key]:g}" for key in ("temperature", "top_k", "top_p") if key in record]
                 self.console.say(
                     f"held-out after step {step}: {record['data']} {record['metric']} "
-                    f"{record['value']:.3f}{in_brackets(record)} (n = {record['n']}{failed})"
+                    f"{record['value']:z.3f}{in_brackets(record)} (n = {record['n']}{failed})"
                     + "".join(f", {it}" for it in drawn)
                 )
 
@@ -288,8 +288,8 @@ def _refuse_not_finite(record: Mapping[str, Any]) -> None:
 def before_and_after(records: Sequence[Mapping[str, Any]]) -> str:
     """The first and the last evaluation of a metric; just the one if there is no other."""
     after = records[-1]
-    before = f"{records[0]['value']:.3f} -> " if len(records) > 1 else ""
-    return f"{before}{after['value']:.3f}{in_brackets(after)}, n = {after['n']}"
+    before = f"{records[0]['value']:z.3f} -> " if len(records) > 1 else ""
+    return f"{before}{after['value']:z.3f}{in_brackets(after)}, n = {after['n']}"
 
 
 @contextmanager

@@ -201,7 +201,7 @@ def test_own_pairs_are_of_training_and_of_held_out_problems(monkeypatch: pytest.
         assert (int(chosen[-1]) % 2, int(rejected[-1]) % 2) == (1, 0)
         asked_as = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": example.question}]
         assert example.group.prompt == encode_prompt(TOKENIZER, asked_as)
-    assert said[0] == "data: sampling 4 completions of 6 problems, or taking them from the cache"
+    assert said[0] == "data: sampling 4 completions of 6 problems, unless the cache has them"
     assert [e.group for e in own_pairs(monkeypatch)[0].train] == [e.group for e in data.train]
     few, _, _ = own_pairs(monkeypatch, max_samples=3)
     assert [e.group for e in few.train] == [e.group for e in data.train[:3]]

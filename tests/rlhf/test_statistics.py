@@ -259,6 +259,7 @@ def test_a_record_leaves_out_an_interval_that_is_not_known():
     full = record(Estimate(0.5, 0.4, 0.6, 9), data="d", metric="m")
     assert full == {"data": "d", "metric": "m", "value": 0.5, "n": 9, "low": 0.4, "high": 0.6}
     assert in_brackets(full) == " [0.400, 0.600]"
+    assert in_brackets({"low": -1e-9, "high": -0.0}) == " [0.000, 0.000]", "no minus before zero"
     assert in_brackets({"value": 0.5}) == in_brackets({"low": None, "high": None}) == ""
 
 
