@@ -37,9 +37,14 @@ def text_of(answer: Answer | str) -> str:
 
 
 def sampled_answer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> Answer:
-    """Of sampled tokens: it has ended if its last one is an end token."""
+    """Of sampled tokens: it has ended if its last one is an end token.
+
+    Embeddings often have more rows than the tokenizer has tokens. Ids with such a row among them are of no vocabulary:
+    whoever reads the answer reads its text.
+    """
     ended = bool(tokens) and tokens[-1] in end_tokens(tokenizer)
-    return Answer(decode(tokenizer, tokens), tuple(tokens), ended, vocabulary_of(tokenizer))
+    known = all(token < len(tokenizer) for token in tokens)
+    return Answer(decode(tokenizer, tokens), tuple(tokens), ended, vocabulary_of(tokenizer) if known else "")
 
 
 def encode_answer(

@@ -30,10 +30,13 @@ def remember_ends_of_model(
     Args:
         config: what config.json says, without the defaults of its class, which mean nothing to other tokenizers. Of
             its ids only control tokens are taken: new models are saved with such defaults.
-        generation: generation_config.json, if there is one; not one that was copied from config.json.
+        generation: generation_config.json, if there is one. Where it was made from config.json, the same holds of it.
     """
     control = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    named = [] if generation is None or generation._from_model_config else _ids(generation.eos_token_id)
+    named: list[int] = []
+    if generation is not None:
+        said, copied = _ids(generation.eos_token_id), generation._from_model_config
+        named += [i for i in said if i in control or not copied]
     for part in (config, config.get("text_config") or {}):
         named += [i for i in _ids(part.get("eos_token_id")) if i in control]
     words = len(tokenizer)

@@ -112,3 +112,12 @@ def test_columns_of_a_file():
 def test_odd_columns(columns, words):
     with pytest.raises(ValueError, match=words):
         from_columns(columns, ["a", "b"])
+
+
+def test_a_sampled_id_that_is_no_token_leaves_the_text(tokenizer) -> None:
+    """Embeddings often have more rows than the tokenizer has tokens, and a row is sampled now and then."""
+    text = whole(tokenizer, "It is 4")
+    answer = sampled_answer(tokenizer, [*text[:-1], len(tokenizer) + 3, text[-1]])
+    assert (answer.text, answer.ended, len(answer.tokens)) == ("It is 4", True, len(text) + 1)
+    assert encode_answer(tokenizer, ASKED, answer).completion == text
+    assert from_columns(to_columns([answer]), [answer.text])[0].vocabulary == ""

@@ -93,6 +93,13 @@ def test_ends_of_config_are_heard_if_they_are_control_tokens(folder: Path) -> No
         assert ends(load_tokenizer(str(folder))) == wanted
 
 
+def test_ends_that_were_said_of_a_copied_generation_config_are_heard(folder: Path) -> None:
+    """A model whose generation config was made from config.json keeps that mark when an end is added and saved."""
+    write(folder / "config.json", eos_token_id=2)
+    write(folder / "generation_config.json", eos_token_id=[2, 3], _from_model_config=True)
+    assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|over|>"]
+
+
 def test_ids_beyond_the_vocabulary_are_no_ends(folder: Path) -> None:
     GenerationConfig(eos_token_id=[3, 100_000, -1]).save_pretrained(folder)
     assert ends(load_tokenizer(str(folder))) == ["<|eos|>", "<|over|>"]
