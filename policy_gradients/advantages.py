@@ -4,7 +4,8 @@ Shapes: reward (b, g), the g completions of each of b prompts, over all processe
 is spread over tokens as (n, 1), never as (n,), which would broadcast over the wrong axis whenever n == t. With a critic
 there is one advantage for each token: `gae`, (n, t).
 
-The settings of an advantage are its keyword-only parameters: see policy_gradients/algorithm.py.
+What an advantage takes beside the reward, by the needs of its algorithm, is listed in policy_gradients/credit.py. Its
+settings are its keyword-only parameters: see policy_gradients/algorithm.py.
 """
 
 from typing import Annotated, Literal

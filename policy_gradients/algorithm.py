@@ -36,7 +36,7 @@ from rlhf.aggregate import Aggregate, aggregates
 
 @dataclass(frozen=True)
 class Algorithm:
-    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with a critic, per token: see `gae`
+    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with some needs from more: see credit.py
     ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # logp, logp_old, mask -> (n, t); None: on-policy only
     surrogate: Callable[..., Tensor]  # logp, ratio, adv, mask -> loss (n, t)
     aggregate: Aggregate  # loss (n, t) -> a number

@@ -3,6 +3,13 @@
 Three ways, by what the algorithm needs. Without a critic all tokens of a completion have one advantage, found within
 its group (`needs: groups`) or against the mean of earlier batches (`needs: baseline`). With a critic each token has its
 own, by generalized advantage estimation.
+
+What an advantage takes, in this order:
+
+    reward                       (b, g), the rewards of all completions of all processes
+    reward, mean_so_far          with `baseline`: the running mean of the rewards of earlier batches
+    reward, length               with `lengths`: (b, g), the tokens of each completion that count in the loss
+    reward, value, mask          with `critic`: (n, t), of each token
 """
 
 from collections.abc import Mapping
@@ -10,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policy_gradients.defaults import Recipe
@@ -44,18 +51,15 @@ class Credit:
             return self._per_token(batch)
         # A completion that the loss leaves out pays its penalty all the same: its reward is in the baseline of others.
         reward = batch.reward - masked_sum(batch.penalty, batch.generated).view_as(batch.reward)
+        length = batch.mask.sum(1).view_as(batch.reward)
         # Over all processes: an advantage may look at the whole batch.
-        adv = self._per_completion(gather_rows(reward, self.accelerator))
+        reward, length = (gather_rows(rows, self.accelerator) for rows in (reward, length))
+        adv = per_completion(self.recipe, reward, length, mean_so_far=self.baseline.value or 0.0)
+        if "baseline" in self.recipe.needs:
+            self.baseline.update(float(reward.mean()))
         adv = local_rows(adv, self.accelerator).reshape(-1, 1)
         batch.adv = adv.expand_as(batch.logp_sampler)
         return {}
-
-    def _per_completion(self, reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-        if "baseline" not in self.recipe.needs:
-            return self.recipe.advantage(reward)
-        adv = self.recipe.advantage(reward, self.baseline.value or 0.0)
-        self.baseline.update(float(reward.mean()))
-        return adv
 
     def _per_token(self, batch: Batch) -> dict[str, float]:
         mask = batch.mask
@@ -72,6 +76,17 @@ class Credit:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.baseline.value = state.get("baseline")
+
+
+def per_completion(
+    recipe: Recipe, reward: Float[Tensor, "b g"], length: Int[Tensor, "b g"], *, mean_so_far: float
+) -> Float[Tensor, "b g"]:
+    """The advantage of each completion, from its reward and what else the algorithm needs."""
+    if "baseline" in recipe.needs:
+        return recipe.advantage(reward, mean_so_far)
+    if "lengths" in recipe.needs:
+        return recipe.advantage(reward, length)
+    return recipe.advantage(reward)
 
 
 def token_rewards(

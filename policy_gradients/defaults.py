@@ -22,7 +22,7 @@ class Recipe:
     config: PolicyGradientConfig  # the resolved config: the published value in place of every null
     needs: frozenset[Need]
     settings: dict[str, Any]  # of the advantage and the surrogate, by name
-    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g); with a critic, per token; settings bound
+    advantage: Callable[..., Tensor]  # reward (b, g) -> adv (b, g), with some needs from more; settings bound
     ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # logp, logp_old, mask -> (n, t)
     surrogate: Callable[..., Tensor]  # logp, ratio, adv, mask -> loss (n, t); settings bound
     aggregate: Aggregate

@@ -26,8 +26,8 @@ from rlhf.config.declarations import (
 from rlhf.errors import UserError
 
 # groups: at least 2 completions of a prompt. baseline: a running mean of rewards. critic: a value for each token.
-# binary: rewards that are 0 or 1.
-Need = Literal["groups", "baseline", "critic", "binary"]
+# binary: rewards that are 0 or 1. lengths: the tokens of each completion. What each hands to the advantage: credit.py.
+Need = Literal["groups", "baseline", "critic", "binary", "lengths"]
 
 # As a loss, k1 has an expected gradient of zero; as a reward, k3 has one that vanishes near the reference.
 ESTIMATOR = {"reward": "k1", "loss": "k3"}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policy_gradients.algorithm import load
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.credit import per_completion
 from policy_gradients.defaults import resolve
 from rlhf.aggregate import Totals, aggregates, sequence_sum
 from rlhf.groups import Group, micro_batches
@@ -178,9 +179,9 @@ def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tens
     if "critic" in recipe.needs:  # one for each token; here of any kind
         adv = torch.sin(torch.arange(8.0 * reward.numel())).view(-1, 8)
     else:
-        mean_so_far = [0.3] if "baseline" in recipe.needs else []
         reward = (reward > 0.6).float() if "binary" in recipe.needs else reward
-        adv = recipe.advantage(reward, *mean_so_far).reshape(-1, 1).expand(-1, 8)
+        length = torch.tensor([[len(completion) for completion in group.completions] for group in groups])
+        adv = per_completion(recipe, reward, length, mean_so_far=0.3).reshape(-1, 1).expand(-1, 8)
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     totals = Totals(sequences=reward.numel(), tokens=tokens, max_new_tokens=8)
     model.zero_grad()
@@ -357,11 +358,11 @@ def test_importance_weights_make_another_policys_samples_count(seed: int) -> Non
 def expected_ascent(name: str, policy: Enumerated, reward: Tensor, *, g: int) -> Tensor:
     """The expected gradient of a group of g, every one of the 15^g groups with its probability."""
     recipe = RECIPES[name]
-    logp = masked_sum(policy.logp(), policy.mask)
+    logp, length = masked_sum(policy.logp(), policy.mask), policy.mask.sum(1)
     total = torch.zeros(())
     for group in itertools.product(range(15), repeat=g):
         picked = list(group)
-        adv = recipe.advantage(reward[None, picked])[0]
+        adv = per_completion(recipe, reward[None, picked], length[None, picked], mean_so_far=0.0)[0]
         total = total + logp[picked].sum().exp().detach() * (adv * logp[picked]).sum() / g
     return policy.gradient(total)
 
@@ -389,6 +390,77 @@ def test_maxrl_is_the_gradient_of_log_success_cut_after_g_less_one_terms(g: int)
     p = (policy.probability() * success).sum()
     exact = policy.gradient(-sum((1 - p) ** k / k for k in range(1, g)))
     torch.testing.assert_close(expected_ascent("maxrl", policy, success, g=g), exact, atol=1e-12, rtol=1e-9)
+
+
+def test_opo_by_hand() -> None:
+    """3 tokens with reward 1, 1 token with reward 0: b = 3/4, so adv = 1/4 and -3/4; d loss / d logp = -adv / 2."""
+    opo = RECIPES["opo"]
+    length = torch.tensor([3, 1])
+    mask = torch.arange(3) < length[:, None]
+    logp = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -9.0, -9.0]], requires_grad=True)
+    adv = per_completion(opo, torch.tensor([[1.0, 0.0]]), length[None], mean_so_far=9.0).reshape(-1, 1)
+    value = opo.aggregate(opo.surrogate(logp, None, adv, mask), mask, Totals(2, 4, 8))
+    value.backward()
+    assert value.item() == pytest.approx((0.25 * 6 - 0.75 * 4) / 2)
+    assert logp.grad is not None
+    assert logp.grad.tolist() == [[-0.125] * 3, [0.375, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_opos_baseline_is_that_of_the_least_variance(seed: int) -> None:
+    """A policy of three equally likely tokens after each prefix: the gradient of a token's log-probability has the
+    squared norm (2/3)^2 + 2 (1/3)^2 = 2/3, those of different prefixes are orthogonal, so |grad log pi(o)|^2 = 2/3 l.
+    Every outcome as often as it is likely, 27 in all, is a group whose b is E[l r] / E[l].
+
+    The variance of (r - b) grad log pi, summed over parameters, is a parabola of b. Divided by the length, the same
+    gradients have 2/3 / l, and the least variance lies at E[r / l] / E[1 / l].
+    """
+    policy = Enumerated(seed)
+    policy.theta = torch.zeros_like(policy.theta, requires_grad=True)
+    p, length = policy.probability().detach(), policy.mask.sum(1)
+    score = torch.stack([policy.gradient(masked_sum(policy.logp(), policy.mask)[i]).flatten() for i in range(15)])
+    torch.testing.assert_close(score.square().sum(1), 2 / 3 * length)
+
+    def variance(baseline: float, gradients: Tensor) -> float:
+        sampled = (policy.reward - baseline)[:, None] * gradients
+        return float((p[:, None] * (sampled - p @ sampled).square()).sum())
+
+    def best(gradients: Tensor) -> float:
+        low, middle, high = (variance(b, gradients) for b in (-1.0, 0.0, 1.0))
+        return (low - high) / (2 * (low + high - 2 * middle))
+
+    group = torch.arange(15).repeat_interleave((27 * p).round().long())
+    reward = policy.reward[group]
+    adv = per_completion(RECIPES["opo"], reward[None], length[group][None], mean_so_far=0.0)[0]
+    baseline = (reward - adv)[0].item()
+    torch.testing.assert_close(reward - adv, torch.full((27,), baseline, dtype=torch.float64))
+    assert best(score) == pytest.approx(baseline)
+    assert variance(baseline, score) < variance(reward.mean().item(), score)
+    assert best(score / length[:, None]) == pytest.approx(float((p * policy.reward / length).sum() / (p / length).sum()))
+
+
+def test_opo_counts_tokens_and_not_completions() -> None:
+    """The advantages of a group's tokens add up to 0; those of completions of equal length are RLOO's (g - 1) / g."""
+    opo, reward = RECIPES["opo"], torch.tensor([[1.0, 0.0, 0.5, 0.25], [0.7, 0.7, 0.7, 0.7]])
+    length = torch.tensor([[7, 1, 2, 30], [3, 1, 4, 1]])
+    adv = per_completion(opo, reward, length, mean_so_far=0.0)
+    torch.testing.assert_close((length * adv).sum(1), torch.zeros(2), atol=1e-5, rtol=0)
+    assert adv[0].sum().abs() > 0.5
+    assert adv[1].tolist() == [0] * 4, "equal rewards, exactly"
+    equal = per_completion(opo, reward, torch.full((2, 4), 5), mean_so_far=0.0)
+    torch.testing.assert_close(equal, RECIPES["rloo"].advantage(reward) * 3 / 4)
+
+
+def test_opos_bias_falls_as_the_group_grows() -> None:
+    """The baseline contains the completion itself. Between expected and exact gradient lies more than a factor."""
+    policy = Enumerated(4)
+    exact = policy.gradient((policy.probability() * policy.reward).sum())
+    off = []
+    for g in (2, 3):
+        found = expected_ascent("opo", policy, policy.reward, g=g)
+        scaled = (found * exact).sum() / found.square().sum() * found  # as near as a factor brings it
+        off.append(float((scaled - exact).norm() / exact.norm()))
+    assert 0.01 < off[1] < off[0]
 
 
 def test_dr_grpo_does_not_care_how_length_is_split() -> None:

@@ -122,6 +122,18 @@ def test_every_token_of_a_completion_has_its_advantage() -> None:
     assert not batch.target.any()
 
 
+def test_tokens_that_count_weigh_a_reward() -> None:
+    """OPO: tokens 1 and 3 with rewards 1 and 0 have the baseline 1/4. Of the other prompt one completion counts, with
+    reward 4; none of a group that the loss leaves out."""
+    credit = Credit(resolve(PolicyGradientConfig(algorithm="opo")), Accelerator(cpu=True))
+    batch = batch_of_two_prompts()
+    assert credit.assign(batch) == {}
+    assert batch.adv.tolist() == [[0.75] * 3, [-0.25] * 3, [-2] * 3, [0] * 3]
+    batch.mask = torch.zeros_like(batch.mask)
+    credit.assign(batch)
+    assert batch.adv.isfinite().all()
+
+
 def test_a_completion_that_the_loss_leaves_out_pays_its_penalty() -> None:
     """A quarter per generated token: the rewards are 1 - 0.25, 0 - 0.75, 2 - 0.5, 4 - 0.25."""
     credit = Credit(resolve(PolicyGradientConfig(algorithm="rloo")), Accelerator(cpu=True))

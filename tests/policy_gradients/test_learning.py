@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.credit import token_rewards
+from policy_gradients.credit import per_completion, token_rewards
 from policy_gradients.defaults import resolve
 from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
@@ -39,9 +39,10 @@ def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
             rewards = token_rewards(reward.flatten(), torch.zeros_like(value), old.mask)
             adv = recipe.advantage(rewards, value, old.mask)
         else:
-            mean_so_far = [sum(means) / max(1, len(means))] if "baseline" in recipe.needs else []
             success = (reward > sum(means[-1:])).float() if "binary" in recipe.needs else reward
-            adv = recipe.advantage(success, *mean_so_far).reshape(-1, 1).expand(-1, old.logp.shape[1])
+            length = old.mask.sum(1).view_as(reward)
+            adv = per_completion(recipe, success, length, mean_so_far=sum(means) / max(1, len(means)))
+            adv = adv.reshape(-1, 1).expand(-1, old.logp.shape[1])
         means.append(reward.mean().item())
         totals = Totals(sequences=32, tokens=int(old.mask.sum()), max_new_tokens=NEW_TOKENS)
         for _ in range(epochs):
