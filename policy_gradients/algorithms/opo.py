@@ -10,16 +10,16 @@ completions.
 The variance of (r - b) * grad log pi(o) is least at b = E[|grad log pi(o)|^2 * r] / E[|grad log pi(o)|^2]. If the
 gradients of tokens are orthogonal and of one size, |grad log pi(o)|^2 is proportional to the length, and b is as above.
 
-Choices here. The sum over tokens, since log pi(o) is one: the baseline is optimal for denominators that a step's
-completions share, so for token_mean and fixed_length too. Under sequence_mean |grad|^2 is proportional to 1 / l, and
-the best weights would be 1 / l_i. Exactly on-policy, as in the paper: no ratio, so a batch serves one optimizer step. No
-standard deviation, no KL, no entropy bonus. Only tokens that the loss counts are tokens of a completion: one that it
-leaves out (`truncated: mask`) has no gradient, hence no weight.
+Choices here. The sum over tokens, since log pi(o) is one: b is optimal where all completions of a step share the
+denominator, so for token_mean and fixed_length too. sequence_mean divides the gradient of a completion by its length:
+then b is not optimal, and any baseline biases the gradient. Exactly on-policy, as in the paper: no ratio, so a batch
+serves one optimizer step. No standard deviation, no KL, no entropy bonus. The length is that in the loss: a completion
+that the loss leaves out (`truncated: mask`) has no gradient, hence no weight.
 
 What to know. The advantages of a prompt's tokens add up to 0, those of its completions do not: where long completions
-are wrong, b is lower than the mean, and a right short one gains more. With equal lengths it is RLOO's gradient times (g
-- 1) / g. As in Dr. GRPO the baseline contains the completion itself; with unequal lengths that bias is no mere factor,
-and falls as g grows.
+are wrong, b is below the mean reward, and a short right one gains more. With equal lengths this is RLOO's gradient
+times (g - 1) / g. As in Dr. GRPO the baseline contains the completion itself; with unequal lengths the bias is no mere
+factor, and falls as g grows.
 """
 
 from jaxtyping import Float, Int
