@@ -38,7 +38,8 @@ from transformers import {auto}, AutoTokenizer
 model = {auto}.from_pretrained("{place}")
 tokenizer = AutoTokenizer.from_pretrained("{place}")
 messages = [{{"role": "user", "content": "What is 2 + 2?"}}, {{"role": "assistant", "content": "4"}}]
-conversation = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()  # up to the end token of the answer
+conversation = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 print(model(**conversation).logits)  # {meaning}
 """
 

@@ -1,8 +1,10 @@
 """What a finished run leaves: the model in its own precision, LoRA's adapter, and a card that says what ran."""
 
 import json
+import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,10 @@ from rlhf.config.command import read_command
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.models.loading import find_model
 from rlhf.models.saving import own_dtype
+from rlhf.models.tokenizer import load_tokenizer
 from rlhf.run.directory import why_not_ours
 from rlhf.run.model_card import base_on_the_hub, model_card
+from rlhf.text.chat import encode_conversation
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -150,6 +154,18 @@ def test_the_usage_on_a_card_runs(runs: Path, capsys: pytest.CaptureFixture[str]
         usage = text.split("```python\n")[1].split("```")[0].replace("PATH_OR_HUB_ID", str(runs / kind / "final"))
         exec(compile(usage.replace("max_new_tokens=256", "max_new_tokens=3"), "card", "exec"), {})
         assert capsys.readouterr().out
+
+
+def test_the_card_of_a_reward_model_scores_at_the_end_of_the_answer(runs: Path, tmp_path: Path) -> None:
+    """Where it was trained: many templates have a line break behind the end token."""
+    final = shutil.copytree(runs / "preference" / "final", tmp_path / "final")
+    template = final / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if not add_generation_prompt %}{{ '\\n' }}{% endif %}")
+    usage = (final / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    told: dict[str, Any] = {}
+    exec(compile(usage.replace("PATH_OR_HUB_ID", str(final)), "card", "exec"), told)
+    wanted = encode_conversation(load_tokenizer(str(final)), told["messages"])
+    assert told["conversation"]["input_ids"][0].tolist() == wanted.prompt + wanted.completion
 
 
 def test_what_the_hub_reads(tmp_path: Path) -> None:
