@@ -242,7 +242,7 @@ def test_pairs_of_a_file_do_not_evaluate_the_task_of_the_config() -> None:
     own = read(["--profile", "laptop", "--data.path", "mine.jsonl", "--loss", "kto"])
     assert own.config.task is None
     (note,) = own.notes
-    assert note.startswith('task "step_arithmetic" (')
+    assert note.startswith('the task "step_arithmetic" (')
     assert "--task NAME evaluates one" in note
     asked = ["--profile", "laptop", "--data.path", "mine.jsonl", "--task", "spell_backward"]
     assert read(asked).config.task == "spell_backward"
