@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from direct_alignment.config import DirectAlignmentConfig, read
-from rlhf.run.from_python import Model, Rows, as_path, call
+from rlhf.run.from_python import Model, Rows, call, data_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +47,5 @@ def run(
     from direct_alignment.train import train
 
     given = dict(settings) if loss is None else {"loss": loss, **settings}
-    if pairs is not None:
-        given["data"] = {**settings.get("data", {}), "path": as_path(pairs, key="pairs")}
+    given |= data_of(pairs, settings, key="pairs")
     return call(read, train, look, DirectAlignmentConfig, given, model=model, tokenizer=tokenizer, quiet=quiet)

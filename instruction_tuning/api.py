@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from instruction_tuning.config import InstructionTuningConfig
-from rlhf.run.from_python import Model, Rows, as_path, call
+from rlhf.run.from_python import Model, Rows, call, data_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +46,5 @@ def run(
     from instruction_tuning.train import read, train
 
     given = dict(settings)
-    if conversations is not None:
-        given["data"] = {**settings.get("data", {}), "path": as_path(conversations, key="conversations")}
+    given |= data_of(conversations, settings, key="conversations")
     return call(read, train, look, InstructionTuningConfig, given, model=model, tokenizer=tokenizer, quiet=quiet)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reward_models.config import OutcomeConfig, PreferenceConfig, ProcessConfig
 from rlhf.errors import UserError, nearest
-from rlhf.run.from_python import Model, Rows, as_path, call
+from rlhf.run.from_python import Model, Rows, call, data_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +59,5 @@ def run(
     module, config_class = COMMANDS[kind]
     command: Any = import_module(module)
     given = dict(settings)
-    if rows is not None:
-        given["data"] = {**settings.get("data", {}), "path": as_path(rows, key="rows")}
+    given |= data_of(rows, settings, key="rows")
     return call(command.read, command.train, look, config_class, given, model=model, tokenizer=tokenizer, quiet=quiet)

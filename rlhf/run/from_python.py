@@ -138,6 +138,11 @@ def as_path(rows: "Rows", *, key: str) -> str:
     return str(file)
 
 
+def data_of(rows: "Rows | None", settings: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """The settings of `data`, with the rows that were handed over as its path; none where there are no such rows."""
+    return {} if rows is None else {"data": {**settings.get("data", {}), "path": as_path(rows, key=key)}}
+
+
 def named_functions(
     given: "Callable[..., Any] | str | Sequence[Any] | Mapping[Any, float]",
 ) -> tuple[dict[str, float], dict[str, Callable[..., Any]]]:
