@@ -15,7 +15,7 @@ from direct_alignment.log_ratios import compare, count, mismatched, score_all
 from direct_alignment.loss import Loss
 from direct_alignment.reference import Reference
 from rlhf.distributed import gather, local_shard
-from rlhf.evaluation import evaluate_task
+from rlhf.evaluate.task import evaluate_task
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
 from rlhf.random_keys import of_samples

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from instruction_tuning.config import InstructionTuningConfig
 from instruction_tuning.data import Source
 from rlhf.distributed import all_reduce_sum, local_shard
-from rlhf.evaluation import evaluate_task
+from rlhf.evaluate.task import evaluate_task
 from rlhf.groups import Layout
 from rlhf.logprobs import Scorer, score
 from rlhf.sampling import refuse_long_prompts

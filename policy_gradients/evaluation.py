@@ -4,7 +4,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.rewards import RewardFunction
-from rlhf.evaluation import evaluate_task
+from rlhf.evaluate.task import evaluate_task
 from rlhf.run.session import Session
 from rlhf.tasks.problem import Problem, Task
 

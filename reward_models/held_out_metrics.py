@@ -11,7 +11,6 @@ from torch import Tensor
 from reward_models.examples import Example
 from reward_models.metrics import (
     auc,
-    best_of_curve,
     calibration_error,
     estimate,
     f1_by_class,
@@ -22,6 +21,7 @@ from reward_models.metrics import (
     share,
 )
 from reward_models.steps import first_error
+from rlhf.evaluate.best_of import best_of_curve
 from rlhf.models.reward_model import aggregate_log, log_not_wrong
 from rlhf.text.steps import CLASS_NAMES, CLASSES, RIGHT, WRONG
 

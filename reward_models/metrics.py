@@ -1,11 +1,11 @@
-"""How good a reward model is: accuracy, AUC, F1, calibration, best-of-n, each with a 95 % interval over questions.
+"""How good a reward model is: accuracy, AUC, F1, calibration, each with a 95 % interval over questions.
 
 Answers to one question are not independent, so the unit of every interval is the question (see `rlhf.statistics`).
 Arrays are numpy, one entry an item; `question` numbers the question an item belongs to.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from math import comb, isnan, sqrt
+from collections.abc import Callable, Sequence
+from math import isnan, sqrt
 from typing import Any
 
 import numpy as np
@@ -95,41 +95,3 @@ def length_correlation(score: Array, length: Array) -> float:
     middle = (len(score) + 1) / 2
     a, b = ranks(score) - middle, ranks(length) - middle
     return float(a @ b / sqrt((a @ a) * (b @ b)))
-
-
-def best_of(score: Array, right: Array, n: int) -> float:
-    """E[right(the best-scored of n answers drawn without replacement)] over all subsets of n, exactly.
-
-    With the N answers ordered by falling score, the one at place i (from 0) is the best of a random subset with
-    probability C(N-1-i, n-1) / C(N, n). Answers of equal score share their mean, the mean over their orders. Only equal
-    scores are ties, however close others are: probabilities of many steps are all close to 0.
-    """
-    order = np.argsort(-score, kind="stable")
-    values = right[order].astype(float)
-    ordered = score[order]
-    for s in np.unique(ordered):
-        values[ordered == s] = values[ordered == s].mean()
-    size = len(score)
-    weights = [comb(size - 1 - i, n - 1) / comb(size, n) for i in range(size)]
-    return float(np.dot(weights, values))
-
-
-def best_of_curve(
-    scores: Mapping[str, Array], right: Array, question: Array, *, data: str
-) -> dict[str, list[dict[str, Any]]]:
-    """Best-of-n accuracy for n = 1, 2, 4, ... by each way to score, up to the median number of answers to a question;
-    questions with fewer answers than the largest n are left out."""
-    items = [np.flatnonzero(question == q) for q in np.unique(question)]
-    most = int(np.median([len(own) for own in items]))
-    sizes = [2**i for i in range(most.bit_length())]
-    items = [own for own in items if len(own) >= sizes[-1]]
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for name, score in scores.items():
-        suffix = "" if name == "model" else f"_{name}"
-        curves[name] = []
-        for n in sizes:
-            values = np.array([best_of(score[own], right[own], n) for own in items])
-            curves[name].append(
-                share(values, np.arange(len(items)), data=data, metric=f"best_of_{n}{suffix}") | {"of": n}
-            )
-    return curves

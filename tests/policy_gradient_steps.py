@@ -20,7 +20,7 @@ from policy_gradients.rollout import Batch, Rollout
 from policy_gradients.sampler import Sampler
 from policy_gradients.train import DEFAULT, train
 from rlhf.config.command import read_command
-from rlhf.evaluation import proportion
+from rlhf.evaluate.task import proportion
 from rlhf.models.policy import load_policy
 from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Verdict

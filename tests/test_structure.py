@@ -26,6 +26,7 @@ ROOMS = {
     "data": {"front", "config", "text"},
     "models": {"front", "config", "data", "text"},
     "tasks": {"front", "config", "data", "text"},
+    "evaluate": {"front", "config", "data", "models", "tasks", "text"},
     "report": {"front", "config"},
     "publish": {"front", "config"},
     "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},

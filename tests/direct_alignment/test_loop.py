@@ -13,11 +13,11 @@ from steps_by_hand import Step, check_gradient, save_tiny, token_logp
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-import rlhf.evaluation
+import rlhf.evaluate.task
 from direct_alignment import online
 from direct_alignment.data import Example
 from rlhf.embedded.make import character_tokenizer
-from rlhf.evaluation import proportion
+from rlhf.evaluate.task import proportion
 from rlhf.groups import Group
 from rlhf.models.policy import load_policy
 from rlhf.run.tracking import read_records
@@ -54,7 +54,7 @@ def test_the_task_is_asked_as_the_config_says(train, monkeypatch: pytest.MonkeyP
         asked.append({"task": task, "problems": problems, **named})
         return proportion(1, 4, data=task.name, metric="accuracy_greedy" if named["greedy"] else "accuracy")
 
-    replace_everywhere(monkeypatch, rlhf.evaluation.evaluate_task, evaluate_task)
+    replace_everywhere(monkeypatch, rlhf.evaluate.task.evaluate_task, evaluate_task)
     train(
         *("--quiet", "--loss", "dpo", "--eval_every", "2", "--eval_problems", "3", "--system_prompt", "Be brief."),
         *("--task", "spell_backward", "--task_config", "{min_word_len: 3, max_word_len: 4}", "--answer_in", "text"),
@@ -79,7 +79,7 @@ def test_samples_of_a_task_are_judged(train, monkeypatch: pytest.MonkeyPatch, tm
         return Verdict(float(len(asked) % 2), 1.0, 0.5)
 
     result = proportion(1, 4, data="d", metric="m")
-    replace_everywhere(monkeypatch, rlhf.evaluation.evaluate_task, lambda *_, **__: result)
+    replace_everywhere(monkeypatch, rlhf.evaluate.task.evaluate_task, lambda *_, **__: result)
     monkeypatch.setattr(ProceduralTask, "verify", verify)
     train("--quiet", "--loss", "simpo", "--task", "spell_backward", "--eval_problems", "5")
     samples = read_records(tmp_path / "run" / "samples.jsonl")
@@ -109,7 +109,7 @@ def test_new_pairs_are_sampled_every_so_many_steps(
 
     replace_everywhere(monkeypatch, online.fresh_pairs, fresh_pairs)
     result = proportion(1, 4, data="d", metric="m")
-    replace_everywhere(monkeypatch, rlhf.evaluation.evaluate_task, lambda *_, **__: result)
+    replace_everywhere(monkeypatch, rlhf.evaluate.task.evaluate_task, lambda *_, **__: result)
     extra = ["--loss", "dpo", "--beta", str(BETA), "--online_every", "2", "--max_steps", "4"]
     train("--quiet", *extra, "--task", "spell_backward", "--eval_problems", "2")
     assert asked == [0, 2]

@@ -9,7 +9,7 @@ from policy_gradient_steps import SETTINGS, G
 from steps_by_hand import check_log
 
 from policy_gradients.diagnostics import OF_VERDICTS
-from rlhf.evaluation import proportion
+from rlhf.evaluate.task import proportion
 from rlhf.run.tracking import read_records
 
 

@@ -15,7 +15,7 @@ from steps_by_hand import check_gradient, k3, token_logp
 
 from policy_gradients.sampler import Sampler
 from rlhf.errors import UserError
-from rlhf.evaluation import proportion
+from rlhf.evaluate.task import proportion
 from rlhf.tasks.problem import Verdict
 from rlhf.tasks.procedural import ProceduralTask
 

@@ -14,7 +14,7 @@ from policy_gradients.algorithm import load
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.train import DEFAULT, train
 from rlhf.config.command import read_command
-from rlhf.evaluation import proportion
+from rlhf.evaluate.task import proportion
 from rlhf.models.policy import load_policy
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """Metrics against counts by hand and enumeration."""
 
 import math
-from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ from scipy.stats import rankdata, spearmanr
 
 from reward_models.metrics import (
     auc,
-    best_of,
-    best_of_curve,
     calibration_error,
     estimate,
     f1_by_class,
@@ -73,68 +70,14 @@ def test_calibration_by_hand():
     assert reliability(np.array([1.0]), np.array([1]))[0]["predicted"] == 1.0
 
 
-def by_enumeration(score, right, n: int) -> float:
-    """Over all subsets of n in all their orders: the first of the highest score is taken."""
-    taken = []
-    for subset in combinations(range(len(score)), n):
-        for order in permutations(subset):
-            taken.append(right[max(order, key=lambda i: score[i])])
-    return float(np.mean(taken))
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize(
-    "score",
-    [
-        [0.3, 0.9, 0.9, 0.1, 0.5],
-        [0.9, 0.9, 0.3, 0.3, 0.3],
-        [1.0, 1.0, 1.0, 1.0, 1.0],
-        [-5.0, -1.0, -2.0, -1.0, -9.0],
-        [3e-7, 9e-7, 9e-7, 1e-7, 5e-7],  # close, and not tied
-        [0.5, 0.5 + 1e-16, 0.5 + 3e-16, 0.5 - 3e-16, 0.5],
-        [-400.0, -401.0, -400.0 + 1e-9, -900.0, -400.0],
-    ],
-)
-def test_best_of_is_the_mean_over_all_subsets_and_orders(score: list[float], n: int):
-    right = np.array([1, 0, 1, 1, 0])
-    assert best_of(np.array(score), right, n) == pytest.approx(by_enumeration(score, right, n))
-
-
-def test_scores_that_are_close_are_no_ties():
-    """A product of many steps: 1e-30 is ten times 1e-31, and its solution the better one."""
-    assert best_of(np.array([1e-31, 1e-30]), np.array([False, True]), 2) == 1.0
-    assert best_of(np.array([1e-30, 1e-30]), np.array([False, True]), 2) == 0.5
-
-
-def test_best_of_does_not_depend_on_the_order_of_answers_or_on_a_rising_scale():
-    rng = np.random.default_rng(0)
-    score, right = rng.integers(0, 4, 9).astype(float), rng.random(9) < 0.4
-    for n in (1, 3, 9):
-        expected = best_of(score, right, n)
-        order = rng.permutation(9)
-        assert best_of(score[order], right[order], n) == pytest.approx(expected)
-        assert best_of(np.exp(3 * score) - 7, right, n) == pytest.approx(expected)
-
-
-def test_best_of_one_is_sampling_once_and_random_stays_there():
-    rng = np.random.default_rng(0)
-    right, question = rng.random(80) < 0.3, np.repeat(np.arange(10), 8)
-    curves = best_of_curve({"model": right * 1.0, "random": np.zeros(80)}, right, question, data="d")
-    assert [r["of"] for r in curves["model"]] == [1, 2, 4, 8]
-    assert curves["model"][0]["value"] == pytest.approx(right.mean())
-    assert [r["value"] for r in curves["random"]] == [pytest.approx(right.mean())] * 4
-    assert curves["model"][3]["value"] == np.mean([right[question == q].any() for q in range(10)])
-
-
 def test_records_name_their_data_and_metric():
     values, question = np.array([1.0, 0.0, 1.0]), np.array([0, 1, 2])
     for record in (
         estimate(lambda i: float(values[i].mean()), question, data="d", metric="m"),
         share(values, question, data="d", metric="m"),
-        *best_of_curve({"model": values}, values > 0, question, data="d")["model"],
     ):
         assert record["data"] == "d"
-        assert record["metric"] in ("m", "best_of_1")
+        assert record["metric"] == "m"
         assert record["n"] == 3
 
 
@@ -143,23 +86,6 @@ def test_shares_are_over_questions():
     found = share(np.array(values), question, data="d", metric="m")
     expected = wilson_of(2 / 3, 3)
     assert (found["low"], found["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
-
-
-def test_curves_go_up_to_the_median_number_of_answers():
-    """Of 1, 4, 5, 5 and 9 answers the median is 5: n = 1, 2, 4, and the question with one answer is left out."""
-    sizes = [1, 4, 5, 5, 9]
-    question = np.repeat(np.arange(5), sizes)
-    right = np.concatenate([[True], *[np.arange(n) < 2 for n in sizes[1:]]])
-    score = {"model": right * 1.0, "length": -(right * 1.0)}
-    curves = best_of_curve(score, right, question, data="d")
-    assert [(r["of"], r["metric"], r["n"]) for r in curves["model"]] == [
-        (1, "best_of_1", 4), (2, "best_of_2", 4), (4, "best_of_4", 4),
-    ]  # fmt: skip
-    assert [r["metric"] for r in curves["length"]] == ["best_of_1_length", "best_of_2_length", "best_of_4_length"]
-    assert curves["model"][0]["value"] == pytest.approx((2 / 4 + 2 / 5 + 2 / 5 + 2 / 9) / 4)
-    assert curves["model"][2]["value"] == pytest.approx(
-        np.mean([best_of(score["model"][question == q], right[question == q], 4) for q in range(1, 5)])
-    )
 
 
 def test_auc_does_not_depend_on_order_or_scale():

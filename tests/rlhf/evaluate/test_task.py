@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from rlhf import evaluation
 from rlhf.embedded.make import character_tokenizer, new_model
-from rlhf.evaluation import evaluate_task, proportion
+from rlhf.evaluate import task as evaluation
+from rlhf.evaluate.task import evaluate_task, proportion
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import SampledCompletions
 from rlhf.statistics import record, t_interval
