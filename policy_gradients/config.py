@@ -8,6 +8,7 @@ from policy_gradients.algorithm_settings import as_fields, declared_settings, de
 from policy_gradients.algorithms import names
 from rlhf.config.paths import PathName
 from rlhf.config.schema import COLDEST, Section
+from rlhf.config.scoring import ScoringConfig
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
 
@@ -45,7 +46,7 @@ AlgorithmSettings: Any = create_model(
 )
 
 
-class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
+class PolicyGradientConfig(AlgorithmSettings, ScoringConfig):
     """Policy gradients"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -80,20 +81,6 @@ class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
         {},
         description="Reward components of your own: file.py:function or package.module:function, each with its weight; "
         "see policy_gradients/reward_functions.py.",
-    )
-
-    reward_model: PathName | list[PathName] | None = Field(
-        None, description="A run of reward_models whose score is a reward component, or several runs: an ensemble."
-    )
-    reward_model_combine: Literal["mean", "min", "mean_minus_variance", "mean_minus_std"] = Field(
-        "mean",
-        description="Score of an ensemble: the members' mean, their minimum, or the mean minus their disagreement.",
-    )
-    reward_model_variance_weight: float | None = Field(
-        None, ge=0, description="lambda of mean_minus_variance: mean - lambda * variance; null is 0.5."
-    )
-    reward_model_steps: Literal["min", "product", "last"] = Field(
-        "min", description="Score of a process model: how the scores of its steps become one."
     )
 
     # sampling
@@ -157,19 +144,10 @@ class PolicyGradientConfig(AlgorithmSettings, TrainerConfig):
     # evaluation
     eval_problems: int = Field(500, gt=0, le=10**6, description="Held-out problems of each task.")
 
-    @property
-    def reward_models(self) -> list[str]:
-        """The runs that `reward_model` names: none, one or several."""
-        return [self.reward_model] if isinstance(self.reward_model, str) else self.reward_model or []
-
     @model_validator(mode="after")
     def _fits_together(self) -> "PolicyGradientConfig":
         if self.algorithm not in names():
             raise ValueError(f"algorithm: there is no '{self.algorithm}': {nearest(self.algorithm, names())}")
-        if self.reward_model_combine != "mean" and len(self.reward_models) < 2:
-            raise ValueError(f"reward_model_combine: {self.reward_model_combine} needs several reward models")
-        if self.reward_model_variance_weight is not None and self.reward_model_combine != "mean_minus_variance":
-            raise ValueError("reward_model_variance_weight: only reward_model_combine mean_minus_variance has it")
         if self.prompts_per_step % self.steps_per_batch:
             raise ValueError(
                 f"prompts_per_step {self.prompts_per_step} cannot be cut into steps_per_batch {self.steps_per_batch}"

@@ -106,19 +106,9 @@ def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
     """
     if not config.reward_models:
         return None
-    from rlhf.distributed import device_of
-    from rlhf.models.policy import choose_precision
     from rlhf.models.reward_model import RewardModel
 
-    model = RewardModel(
-        config.reward_models,
-        combine=config.reward_model_combine,
-        variance_weight=config.reward_model_variance_weight,
-        steps=config.reward_model_steps,
-        token_budget=config.token_budget,
-        device=config.device,
-        precision=choose_precision(config.precision, device_of(config.device)),
-    )
+    model = RewardModel.of(config)
     return lambda answered: model.score([(messages_for(it, config.system_prompt), answers) for it, answers in answered])
 
 

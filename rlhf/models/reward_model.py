@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.config.scoring import ScoringConfig
 from rlhf.data.answers import Answer, encode_answer, text_of
 from rlhf.data.ranking_groups import shared_prompt
-from rlhf.distributed import open_device
+from rlhf.distributed import device_of, open_device
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.heads import HeadScorer, load_trained, read, takes_shared_rows
+from rlhf.models.policy import choose_precision
 from rlhf.text.chat import Message, encode_prompt
 from rlhf.text.steps import NEUTRAL, RIGHT, encode_steps, join_steps, separator_token, split_steps
 
@@ -64,6 +66,19 @@ class RewardModel:
         opened = open_device(device)
         self.members = [_Member(name, steps, token_budget, opened, precision) for name in names]
         self.combine, self.variance_weight = combine, 0.5 if variance_weight is None else variance_weight
+
+    @classmethod
+    def of(cls, config: ScoringConfig) -> "RewardModel":
+        """The reward model that the config of a run names, on the device of the run."""
+        return cls(
+            config.reward_models,
+            combine=config.reward_model_combine,
+            variance_weight=config.reward_model_variance_weight,
+            steps=config.reward_model_steps,
+            token_budget=config.token_budget,
+            device=config.device,
+            precision=choose_precision(config.precision, device_of(config.device)),
+        )
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[float]]:
         """Rewards of the answers to each prompt."""
