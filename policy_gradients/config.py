@@ -9,6 +9,7 @@ from policy_gradients.algorithms import names
 from rlhf.config.paths import PathName
 from rlhf.config.schema import COLDEST, Section
 from rlhf.config.scoring import ScoringConfig
+from rlhf.config.tasks import TasksConfig
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
 
@@ -20,11 +21,6 @@ class RewardWeights(Section):
     format: float = Field(0.0, description="Weight of having the form that was asked for.")
     partial: float = Field(0.0, description="Weight of the task's own score, which may give partial credit.")
     model: float = Field(1.0, description="Weight of the reward_model's score, where there is one.")
-
-
-class TaskShare(Section):
-    weight: float = Field(1.0, gt=0, description="Share of the prompts, relative to the weights of the other tasks.")
-    config: dict[str, Any] = Field({}, description="Parameters of the task.")
 
 
 class CriticConfig(Section):
@@ -46,7 +42,7 @@ AlgorithmSettings: Any = create_model(
 )
 
 
-class PolicyGradientConfig(AlgorithmSettings, ScoringConfig):
+class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     """Policy gradients"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -54,7 +50,7 @@ class PolicyGradientConfig(AlgorithmSettings, ScoringConfig):
         *("max_new_tokens", "lr", "lora_rank", "kl_coef", "eval_every", "seed", "output_dir"),
     )
     topics: ClassVar[dict[str, str]] = {
-        "task": "Task and reward",
+        "reward_weights": "Reward",
         "prompts_per_step": "Sampling",
         "epochs_per_batch": "Updates",
         "aggregation": "The algorithm; null is its published value",
@@ -65,15 +61,7 @@ class PolicyGradientConfig(AlgorithmSettings, ScoringConfig):
 
     algorithm: str = Field("grpo", description=f"One of {', '.join(names())}.")
 
-    # the task and the reward
-    task: str = Field("spell_backward", description="A task of reasoning-gym, step_arithmetic, or prompts: your own.")
-    task_config: dict[str, Any] = Field({}, description="Parameters of the task.")
-    tasks: dict[str, TaskShare] = Field({}, description="A mixture of tasks by name, instead of task and task_config.")
-    answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
-        "think_tags",
-        description="Where the answer stands: <think>..</think><answer>..</answer>, <answer> alone, or all of it.",
-    )
-    system_prompt: str | None = Field(None, description="System message before the question.")
+    # the reward
     reward_weights: RewardWeights = Field(
         RewardWeights(), description="The reward is the weighted sum of these components."
     )

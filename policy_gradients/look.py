@@ -8,8 +8,7 @@ from rlhf.tasks.names import refuse_unknown_task
 
 def look(config: PolicyGradientConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
-    shares = {name: share.config for name, share in config.tasks.items()}
-    for task, parameters in (shares or {config.task: config.task_config}).items():
+    for task, parameters in config.parameters_of_tasks.items():
         refuse_unknown_task(task, parameters)
     for spec in config.reward_functions:
         load_function(spec)

@@ -44,9 +44,9 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     from policy_gradients.reference import Reference
     from policy_gradients.rewards import make_reward, refuse_unrewarded
     from policy_gradients.sampler import Sampler
-    from policy_gradients.tasks import open_tasks, training_task
     from policy_gradients.update import PolicyLearner
     from rlhf.run.session import open_session
+    from rlhf.tasks.of_config import open_tasks, training_task
 
     recipe = resolve(command.config)  # the algorithm, with every setting that the config leaves open filled in
     config = recipe.config

@@ -10,12 +10,13 @@ import pytest
 
 from direct_alignment.data import to_example
 from instruction_tuning.config import InstructionTuningConfig
-from instruction_tuning.data import parse_row, to_groups
+from instruction_tuning.data import to_groups
 from policy_gradients.reward_loading import load_function
 from reward_models.config import OutcomeConfig, PreferenceConfig, ProcessConfig
 from reward_models.outcome_data import outcome_examples
 from reward_models.preference_data import preference_examples
 from reward_models.process_data import process_examples
+from rlhf.data.conversations import parse_row
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
 from rlhf.data.rows import load_rows, usable
 from rlhf.errors import UserError

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from instruction_tuning.config import DataConfig, InstructionTuningConfig
-from instruction_tuning.data import Demonstrations, Dialogue, Rows, parse_row, to_groups
+from instruction_tuning.data import Demonstrations, Rows, to_groups
+from rlhf.data.conversations import Dialogue, parse_row
 from rlhf.data.rows import TooLong
 from rlhf.embedded.make import END, character_tokenizer
 from rlhf.errors import UserError

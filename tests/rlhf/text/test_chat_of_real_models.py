@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from direct_alignment.data import to_example
 from instruction_tuning.config import InstructionTuningConfig
-from instruction_tuning.data import Dialogue, to_groups
+from instruction_tuning.data import to_groups
 from rlhf.data.answers import encode_answer
+from rlhf.data.conversations import Dialogue
 from rlhf.data.preferences import Ranking
 from rlhf.data.ranking_groups import to_group
 from rlhf.errors import UnusableError
