@@ -6,6 +6,8 @@ independent, so they are one cluster, and clusters are what counts:
     t_interval    a mean                       Student's t with the standard error over clusters
     wilson        a share, or a mean in [0, 1]  Wilson's score interval at the effective number of items
     bootstrap     any statistic                 percentiles over clusters drawn anew
+    paired        a difference, of one method   Bonett and Price's, or Student's t over the items' differences
+                  from another on the same items
 
 Without clusters, each item is one. Where an interval cannot be known there is none (None): one cluster alone says
 nothing about the others.
@@ -71,6 +73,24 @@ def wilson_of(share: float, n: float) -> Estimate:
     half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     low, high = ((middle + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
     return Estimate(share, min(max(0.0, low), share), max(min(1.0, high), share), round(n))  # rounding alone
+
+
+def paired(after: ArrayLike, before: ArrayLike) -> Estimate:
+    """The mean of `after - before` over independent items that both were measured on, with its interval.
+
+    Of values in [0, 1], Bonett and Price's (2012, "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data"): one item more is counted in which the one is better by 1, and one in which the
+    other is. So the interval has a width also where all items agree, which Student's has not. Of any other values,
+    Student's over the differences.
+    """
+    a, b = np.asarray(after, dtype=float), np.asarray(before, dtype=float)
+    difference = a - b
+    if min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1:
+        return t_interval(difference)
+    n, value = len(difference) + 2, float(difference.mean())
+    middle = float(difference.sum()) / n
+    half = Z * math.sqrt((float((difference**2).sum() + 2) / n - middle**2) / n)
+    return Estimate(value, max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value)), len(difference))
 
 
 def bootstrap(statistic: Callable[[Array], float], cluster: ArrayLike) -> Estimate:

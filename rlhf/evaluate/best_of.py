@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.statistics import record, t_interval, wilson
-
-type Array = np.ndarray
+from rlhf.statistics import Array, record, t_interval, wilson
 
 
 def pass_at_k(m: int, c: int, k: int) -> float:

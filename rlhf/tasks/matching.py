@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlhf.tasks.numbers import read_number
+from rlhf.tasks.numbers import read_number, write_number
 from rlhf.tasks.verifier_process import VerifiedTask, verifier_process
 
 MATHS = "rlhf.tasks.math_answers"  # what the guarded process imports
@@ -14,11 +14,13 @@ class Match:
     """Args:
     reference: what is compared of a reference answer; ValueError where it is none.
     score: (answer, reference) -> (1 or 0, why there is no verdict or ""); None: nothing is compared.
+    written: an answer in the one form of all answers that say the same, as far as that is known without a reference.
     """
 
     name: str
     reference: Callable[[str], str]
     score: Callable[[str, str], tuple[float, str]] | None
+    written: Callable[[str], str] = str.strip
 
     @property
     def verifies(self) -> bool:
@@ -35,6 +37,11 @@ def _number(text: str) -> str:
     if read_number(answer) is None:
         raise ValueError(f"the answer '{answer[:40]}' is not a number")
     return answer
+
+
+def _as_number(answer: str) -> str:
+    number = read_number(answer)
+    return answer.strip() if number is None else write_number(number)
 
 
 def _same_number(answer: str, reference: str) -> tuple[float, str]:
@@ -58,8 +65,8 @@ def _same_mathematics(answer: str, reference: str) -> tuple[float, str]:
 
 
 MATCHES = {
-    "number": Match("number", _number, _same_number),
-    "text": Match("text", str.strip, _same_text),
+    "number": Match("number", _number, _same_number, _as_number),
+    "text": Match("text", str.strip, _same_text, _plain),
     "math": Match("math", str.strip, _same_mathematics),
     "none": Match("none", str.strip, None),
 }

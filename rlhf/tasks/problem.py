@@ -60,6 +60,8 @@ class Verdict:
     format: float  # 1 if the completion has the form that was asked for
     partial: float  # reasoning-gym's score in [0, 1]; some tasks score wrong answers 0.05 or more
     failed: str = ""  # why the verifier gave no verdict ("time out", "ValueError: ..."), which counts as wrong
+    # The answer that was read, in the form in which answers are counted for a majority vote; None if there is none.
+    answer: str | None = field(default=None, compare=False)
 
 
 def refuse_unverified(task: "Task", what: str) -> None:

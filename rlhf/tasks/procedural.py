@@ -128,7 +128,8 @@ class ProceduralTask:
         score, failed = self.score(problem, answer) if answer is not None else (0.0, "")
         # Not `>= 1`: rounding lets partial credit end just above 1 (spell_backward: the answer and a letter too many).
         exact = float(score == 1.0)
-        return Verdict(exact=exact, format=float(well_formed), partial=min(max(score, 0.0), 1.0), failed=failed)
+        partial = min(max(score, 0.0), 1.0)
+        return Verdict(exact=exact, format=float(well_formed), partial=partial, failed=failed, answer=answer)
 
     def score(self, problem: Problem, answer: str) -> tuple[float, str]:
         """The verifier's score of an answer, and "" or why there is none; the score is 0 then."""

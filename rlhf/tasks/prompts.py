@@ -62,7 +62,8 @@ class Prompts:
             return None
         answer, well_formed = extract_answer(completion, self.answer_in)
         right, failed = self.match.score(answer, problem.answer) if answer is not None else (0.0, "")
-        return Verdict(exact=right, format=float(well_formed), partial=right, failed=failed)
+        written = None if answer is None else self.match.written(answer)
+        return Verdict(exact=right, format=float(well_formed), partial=right, failed=failed, answer=written)
 
 
 # ---------------------------------------------------------------------------------------------------------- opening

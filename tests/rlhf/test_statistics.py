@@ -14,6 +14,7 @@ from rlhf.statistics import (
     bootstrap,
     in_brackets,
     over_seeds_text,
+    paired,
     record,
     t_interval,
     wilson,
@@ -250,6 +251,47 @@ def test_a_bootstrap_over_clusters_holds_its_level(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------ text
+
+
+def test_paired_difference_by_hand():
+    """Of 10 problems 4 are won and 1 is lost. With one more of each, p+ = 5/12 and p- = 2/12:
+    3/12 ± z √((7/12 - (3/12)²) / 12), and the value is 3/10."""
+    before, after = [0, 0, 0, 0, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 1, 1, 1, 0, 0]
+    found = paired(after, before)
+    half_width = Z * math.sqrt((7 / 12 - 1 / 16) / 12)
+    assert found == pytest.approx((0.3, 0.25 - half_width, 0.25 + half_width, 10))
+    back = paired(before, after)
+    assert (back.low, back.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+def test_methods_that_agree_everywhere_are_not_known_to_be_equal():
+    for values in ([1.0] * 20, [0.0] * 20, [0.25, 0.75]):
+        found = paired(values, values)
+        assert found.value == 0.0
+        assert found.low == pytest.approx(-found.high)
+        assert half(found) == pytest.approx(Z * math.sqrt(2) / (len(values) + 2))
+
+
+def test_paired_difference_of_rewards_is_students():
+    after, before = np.array([2.0, 5.0, -1.0]), np.array([1.0, 1.5, 0.0])
+    assert paired(after, before) == t_interval(after - before)
+
+
+@pytest.mark.parametrize(("n", "p", "gain"), [(20, 0.3, 0.0), (50, 0.3, 0.1), (50, 0.9, 0.08), (200, 0.97, 0.01)])
+def test_paired_intervals_hold_95_percent(n: int, p: float, gain: float):
+    """Answers are right with p before; of these 2 % go wrong, and as many wrong ones come right that the difference is
+    `gain`. For one answer to each problem, and for the mean of 4."""
+    rng = np.random.default_rng(0)
+    lost = 0.02
+    won = gain + lost * p  # of all problems
+    for answers in (1, 4):
+        held = []
+        for _ in range(1000):
+            right = rng.random((n, answers)) < p
+            after = np.where(right, rng.random(right.shape) >= lost, rng.random(right.shape) < won / (1 - p))
+            found = paired(after.mean(1), right.mean(1))
+            held.append(found.low <= gain <= found.high)
+        assert np.mean(held) >= 0.94
 
 
 def test_a_record_leaves_out_an_interval_that_is_not_known():

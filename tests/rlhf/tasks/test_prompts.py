@@ -190,6 +190,18 @@ def test_answers_are_compared(tmp_path: Path, match: str, answer: str, right: st
 
 
 @pytest.mark.parametrize(
+    ("match", "said", "other"),
+    [("number", "It costs $1,000.00", "1000"), ("text", " New  York", "new york"), ("math", "\\frac12 ", "\\frac12")],
+)
+def test_answers_that_say_the_same_vote_for_the_same(tmp_path: Path, match: str, said: str, other: str) -> None:
+    task = prompts(write(tmp_path / "p.jsonl", [{"prompt": f"{i}?", "answer": 1000} for i in range(9)]), match=match)
+    (problem,) = task.held_out_problems(1)
+    votes = [task.verify(problem, text).answer for text in (said, other, "something else", "")]
+    assert votes[0] == votes[1] == other
+    assert votes[2:] == ["something else", None]
+
+
+@pytest.mark.parametrize(
     "odd", ["\\boxed{" * 3000, "__import__('os').system('touch {file}')", "$9^{9^{9^9}}$", "\ud83d", "1/0", "[" * 9000]
 )
 def test_mathematics_of_a_model_runs_nothing_and_ends(tmp_path: Path, odd: str) -> None:
