@@ -1,11 +1,11 @@
 """Advantages: how much better a completion was than expected.
 
 Shapes: reward (b, g), the g completions of each of b prompts, over all processes. The advantage has the same shape and
-is spread over tokens as (n, 1), never as (n,), which would broadcast over the wrong axis whenever n == t. With a critic
-there is one advantage for each token: `gae`, (n, t).
+is spread over tokens as (n, 1), never as (n,), which would broadcast over the wrong axis whenever n == t. Where rewards
+are those of tokens, there is one advantage for each token, (n, t): `gae`, `reward_to_go`.
 
-What an advantage takes beside the reward, by the needs of its algorithm, is listed in policy_gradients/credit.py. Its
-settings are its keyword-only parameters: see policy_gradients/algorithm.py.
+What an advantage may take beside the reward, by the needs of its algorithm, is listed in policy_gradients/credit.py.
+Its settings are its keyword-only parameters: see policy_gradients/algorithm.py.
 """
 
 from typing import Annotated, Literal
@@ -128,6 +128,22 @@ def gae(
         next_value = value[:, t]
         adv[:, t] = next_adv
     return adv
+
+
+def reward_to_go(reward: Float[Tensor, "n t"], *, gamma: Gamma) -> Float[Tensor, "n t"]:
+    """sum over k >= 0 of gamma^k * r_(t+k), for each token; rewards behind the end are 0.
+
+    It is `gae` with gae_lambda 1 and a critic that says 0.
+
+    >>> reward_to_go(torch.tensor([[0.0, 0.0, 1.0]]), gamma=0.5)
+    tensor([[0.2500, 0.5000, 1.0000]])
+    """
+    out = torch.zeros_like(reward)
+    following = reward.new_zeros(len(reward))
+    for t in reversed(range(reward.shape[1])):
+        following = reward[:, t] + gamma * following
+        out[:, t] = following
+    return out
 
 
 def _equal(reward: Float[Tensor, "b g"]) -> Bool[Tensor, "b 1"]:

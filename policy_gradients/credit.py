@@ -1,18 +1,26 @@
 """Credit assignment: from the rewards of completions to the advantages of tokens.
 
-Three ways, by what the algorithm needs. Without a critic all tokens of a completion have one advantage, found within
-its group (`needs: groups`) or against the mean of earlier batches (`needs: baseline`). With a critic each token has its
-own, by generalized advantage estimation.
+Of completions: all tokens of a completion have one advantage, found within its group (`needs: groups`), against the
+mean of earlier batches (`baseline`), or against the greedy completion (`greedy`). An advantage takes what its
+parameters name:
 
-What an advantage takes, in this order:
+    reward           (b, g), the rewards of all completions of all processes
+    mean_so_far      a number, with `baseline`: the running mean of the rewards of earlier batches
+    length           (b, g), with `lengths`: the tokens of each completion that count in the loss
+    greedy_reward    (b, 1), with `greedy`: the reward of the greedy completion of each prompt
+    components       (b, g, k), with `components`: the parts of each reward, and weights (k), what each counts
 
-    reward                       (b, g), the rewards of all completions of all processes
-    reward, mean_so_far          with `baseline`: the running mean of the rewards of earlier batches
-    reward, length               with `lengths`: (b, g), the tokens of each completion that count in the loss
-    reward, value, mask          with `critic`: (n, t), of each token
+Of tokens (`token_rewards`): each token has its own, from the rewards of the tokens that follow it.
+
+    reward           (n, t): the completion's reward at its last token, minus the KL penalty of each token
+    value, mask      (n, t), with `critic`
+
+With `whitened`, advantages are normalized over all tokens of the batch afterwards.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +28,23 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policy_gradients.advantages import reward_to_go
 from policy_gradients.defaults import Recipe
 from policy_gradients.rollout import Batch
 from rlhf.distributed import all_reduce_sum, gather_rows, local_rows
 from rlhf.tensors import masked_sum
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is known of the completions of a batch, of all processes."""
+
+    reward: Float[Tensor, "b g"]
+    length: Int[Tensor, "b g"]
+    mean_so_far: float = 0.0
+    greedy_reward: Float[Tensor, "b 1"] | None = None
+    components: Float[Tensor, "b g k"] | None = None
+    weights: Float[Tensor, " k"] | None = None
 
 
 class RunningMean:
@@ -47,28 +68,45 @@ class Credit:
 
     def assign(self, batch: Batch) -> dict[str, float]:
         """Fill in the advantages of a batch, and with a critic the targets of its values. Returns metrics."""
-        if "critic" in self.recipe.needs:
-            return self._per_token(batch)
+        needs = self.recipe.needs
+        metrics = {}
+        if "token_rewards" in needs:
+            reward = token_rewards(batch.reward.flatten(), batch.penalty, batch.mask)
+            batch.adv = call_by_name(self.recipe.advantage, reward=reward, value=batch.value, mask=batch.mask)
+            if "critic" in needs:
+                metrics = self._teach_critic(batch, reward)
+        else:
+            batch.adv = self._of_completions(batch)
+        if "whitened" in needs:
+            batch.adv = whiten(batch.adv, batch.mask, self.accelerator)
+        return metrics
+
+    def _of_completions(self, batch: Batch) -> Float[Tensor, "n t"]:
         # A completion that the loss leaves out pays its penalty all the same: its reward is in the baseline of others.
         reward = batch.reward - masked_sum(batch.penalty, batch.generated).view_as(batch.reward)
         length = batch.mask.sum(1).view_as(batch.reward)
-        # Over all processes: an advantage may look at the whole batch.
-        reward, length = (gather_rows(rows, self.accelerator) for rows in (reward, length))
-        adv = per_completion(self.recipe, reward, length, mean_so_far=self.baseline.value or 0.0)
-        if "baseline" in self.recipe.needs:
-            self.baseline.update(float(reward.mean()))
-        adv = local_rows(adv, self.accelerator).reshape(-1, 1)
-        batch.adv = adv.expand_as(batch.logp_sampler)
-        return {}
 
-    def _per_token(self, batch: Batch) -> dict[str, float]:
-        mask = batch.mask
-        reward = token_rewards(batch.reward.flatten(), batch.penalty, mask)
-        adv = self.recipe.advantage(reward, batch.value, mask)
-        batch.target = adv + batch.value
-        batch.adv = whiten(adv, mask, self.accelerator)
+        def whole(rows: Tensor | None) -> Tensor | None:
+            """Over all processes: an advantage may look at the whole batch."""
+            return None if rows is None else gather_rows(rows, self.accelerator)
+
+        outcomes = Outcomes(
+            reward=gather_rows(reward, self.accelerator),
+            length=gather_rows(length, self.accelerator),
+            mean_so_far=self.baseline.value or 0.0,
+            greedy_reward=whole(batch.greedy_reward),
+            components=whole(batch.components),
+            weights=batch.weights,
+        )
+        adv = per_completion(self.recipe, outcomes)
+        if "baseline" in self.recipe.needs:
+            self.baseline.update(float(outcomes.reward.mean()))
+        return local_rows(adv, self.accelerator).reshape(-1, 1).expand_as(batch.logp_sampler)
+
+    def _teach_critic(self, batch: Batch, reward: Float[Tensor, "n t"]) -> dict[str, float]:
+        batch.target = batch.adv + batch.value
         outcome = reward_to_go(reward, gamma=self.recipe.settings["gamma"])
-        explained = explained_variance(batch.value, outcome, mask, self.accelerator)
+        explained = explained_variance(batch.value, outcome, batch.mask, self.accelerator)
         return {"critic/explained_variance": explained}
 
     def state(self) -> dict[str, Any]:
@@ -78,15 +116,15 @@ class Credit:
         self.baseline.value = state.get("baseline")
 
 
-def per_completion(
-    recipe: Recipe, reward: Float[Tensor, "b g"], length: Int[Tensor, "b g"], *, mean_so_far: float
-) -> Float[Tensor, "b g"]:
-    """The advantage of each completion, from its reward and what else the algorithm needs."""
-    if "baseline" in recipe.needs:
-        return recipe.advantage(reward, mean_so_far)
-    if "lengths" in recipe.needs:
-        return recipe.advantage(reward, length)
-    return recipe.advantage(reward)
+def per_completion(recipe: Recipe, outcomes: Outcomes) -> Float[Tensor, "b g"]:
+    """The advantage of each completion."""
+    return call_by_name(recipe.advantage, **vars(outcomes))
+
+
+def call_by_name(function: Callable[..., Tensor], **known: Any) -> Tensor:
+    """What a function makes of the quantities that its parameters name."""
+    parameters = inspect.signature(function).parameters.values()
+    return function(*(known[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD))
 
 
 def token_rewards(
@@ -111,20 +149,6 @@ def whiten(x: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"], accelerator: Acce
     mean = first / max(1, count)  # no token counts if all completions were cut and are left out
     std = max(0.0, second / max(1, count) - mean**2) ** 0.5
     return torch.where(mask, (x - mean) / (std + 1e-8), 0.0)
-
-
-def reward_to_go(reward: Float[Tensor, "n t"], *, gamma: float) -> Float[Tensor, "n t"]:
-    """sum over k >= 0 of gamma^k * r_(t+k): the value of each token if no other future were possible.
-
-    >>> reward_to_go(torch.tensor([[0.0, 0.0, 1.0]]), gamma=0.5)
-    tensor([[0.2500, 0.5000, 1.0000]])
-    """
-    out = torch.zeros_like(reward)
-    following = reward.new_zeros(len(reward))
-    for t in reversed(range(reward.shape[1])):
-        following = reward[:, t] + gamma * following
-        out[:, t] = following
-    return out
 
 
 def explained_variance(

@@ -72,7 +72,7 @@ def resolve(config: PolicyGradientConfig) -> Recipe:
         ratio=algorithm.ratio,
         surrogate=partial(algorithm.surrogate, **{name: value[name] for name in keyword_only(algorithm.surrogate)}),
         aggregate=aggregates[value["aggregation"]],
-        kl=Penalty(value["kl_coef"], value["kl_in"]),
+        kl=Penalty(value["kl_coef"], value["kl_in"], value["kl_estimator"]),
         kl_estimate=estimators[value["kl_estimator"]],
         sampling=Sampling(value["resample_rounds"], value["truncated"], value["overlong_buffer"]),
         critic=resolved.critic,

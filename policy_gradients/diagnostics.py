@@ -30,6 +30,7 @@ METRICS: dict[str, dict[str, Any]] = {
         "description": "Share of completions whose verifier failed or took too long; they count as wrong",
         "unit": "",
     },
+    "reward/greedy": {"description": "Mean reward of the greedy completions, where they are a baseline", "unit": ""},
     "reward/std": {"description": "Standard deviation of the rewards of the batch", "unit": ""},
     "groups/contrast": {
         "description": "Share of groups whose rewards differ; the others have advantage 0",
@@ -125,6 +126,8 @@ def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
         "groups/solved": (sum(min(own) == 1 for own in exact), len(exact)),
         "groups/failed": (sum(max(own) == 0 for own in exact), len(exact)),
     }
+    if batch.greedy_reward is not None:
+        found["reward/greedy"] = (float(batch.greedy_reward.sum()), b)
     sums, counts = (all_reduce_sum([pair[i] for pair in found.values()], accelerator) for i in (0, 1))
     metrics = {key: total / count for key, total, count in zip(found, sums, counts, strict=True) if count}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5

@@ -25,9 +25,11 @@ from rlhf.config.declarations import (
 )
 from rlhf.errors import UserError
 
-# groups: at least 2 completions of a prompt. baseline: a running mean of rewards. critic: a value for each token.
-# binary: rewards that are 0 or 1. lengths: the tokens of each completion. What each hands to the advantage: credit.py.
-Need = Literal["groups", "baseline", "critic", "binary", "lengths"]
+# groups: at least 2 completions of a prompt. baseline: a running mean of rewards. greedy: a greedy completion of each
+# prompt. lengths: the tokens of each completion. components: the parts of each reward. binary: rewards that are 0 or 1.
+# token_rewards: rewards of tokens, not of completions. critic: a value for each token. whitened: advantages that are
+# normalized over the tokens of the batch. What each hands to the advantage: credit.py.
+Need = Literal["groups", "baseline", "greedy", "lengths", "components", "binary", "token_rewards", "critic", "whitened"]
 
 # As a loss, k1 has an expected gradient of zero; as a reward, k3 has one that vanishes near the reference.
 ESTIMATOR = {"reward": "k1", "loss": "k3"}
@@ -39,6 +41,7 @@ class Penalty:
 
     kl_coef: float = 0.0  # 0: no penalty, and no reference model is loaded
     kl_in: Literal["loss", "reward"] = "loss"
+    kl_estimator: Literal["k1", "k2", "k3"] | None = None  # None: that of ESTIMATOR
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Published:
     @property
     def values(self) -> dict[str, Any]:
         """The published value of every config key that the algorithm has an opinion on."""
-        return {**self.settings, **asdict(self.kl), **asdict(self.sampling)}
+        kl = {key: value for key, value in asdict(self.kl).items() if value is not None}
+        return {**self.settings, **kl, **asdict(self.sampling)}
 
 
 @cache
@@ -138,8 +142,9 @@ def fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
     algorithm = published(config.algorithm)
     _refuse_settings_of_others(config, algorithm)
     filled = {key: value for key, value in algorithm.values.items() if getattr(config, key) is None}
-    if config.kl_estimator is None:
-        filled["kl_estimator"] = ESTIMATOR[config.kl_in or algorithm.kl.kl_in]
+    kl_in = config.kl_in or algorithm.kl.kl_in
+    if config.kl_estimator is None and (kl_in != algorithm.kl.kl_in or algorithm.kl.kl_estimator is None):
+        filled["kl_estimator"] = ESTIMATOR[kl_in]
     if config.critic is None and "critic" in algorithm.needs:
         filled["critic"] = CriticConfig()
     if config.aggregation is None:
@@ -184,6 +189,11 @@ def _contradictions(
             f"{impure[0]}: {name} needs rewards that are 1 or 0, so exact success and nothing else",
             "The other components are measured all the same, whatever their weight.",
         )
+    if "components" in algorithm.needs and (lost := _penalties(config)):
+        yield (
+            f"{lost[0]}: {name} normalizes the components of the reward apart, and this penalty is none of them",
+            "Write it as a function (reward_functions), or put the KL in the loss.",
+        )
     if config.tasks and (given.task != type(given).model_fields["task"].default or given.task_config):
         yield "tasks: give a mixture (tasks) or one task (task and task_config), not both", None
 
@@ -202,6 +212,15 @@ def _contradictions_of_kl(config: PolicyGradientConfig) -> Iterator[tuple[str, s
         yield "sync_reference_every: there is no reference without a kl_coef above 0", None
 
 
+def _penalties(config: PolicyGradientConfig) -> list[str]:
+    """The settings that take something off a reward beside its components."""
+    penalties = {
+        "truncated: penalize": config.truncated == "penalize",
+        "kl_in: reward": bool(config.kl_coef) and config.kl_in == "reward",
+    }
+    return [name for name, is_set in penalties.items() if is_set]
+
+
 def _other_than_success(config: PolicyGradientConfig) -> list[str]:
     """The settings that make a reward something else than 1 for a right answer and 0 for a wrong one."""
     weights = config.reward_weights
@@ -211,7 +230,5 @@ def _other_than_success(config: PolicyGradientConfig) -> list[str]:
         "reward_weights.exact": weights.exact not in (None, 1),
         "reward_model": bool(config.reward_models),
         "reward_functions": bool(config.reward_functions),
-        "truncated: penalize": config.truncated == "penalize",
-        "kl_in: reward": bool(config.kl_coef) and config.kl_in == "reward",
     }
-    return [name for name, is_set in other.items() if is_set]
+    return [name for name, is_set in other.items() if is_set] + _penalties(config)

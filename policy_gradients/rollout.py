@@ -28,6 +28,7 @@ class Rollout:
     texts: list[str]
     components: list[dict[str, float]]  # of each completion's reward, unweighted
     reward: list[float]
+    greedy: "Rollout | None" = None  # the prompt with its greedy completion, where an algorithm compares with it
 
     @property
     def is_mixed(self) -> bool:
@@ -71,6 +72,9 @@ class Batch:
     logp_sampler: Float[Tensor, "n t"]  # the sampler's log-probabilities, nats; zero behind the end
     mask: Bool[Tensor, "n t"]  # True = the token counts in the loss
     drawn: int = 0  # prompts that were sampled to make the batch, over all processes
+    greedy_reward: Float[Tensor, "b 1"] | None = None  # of the greedy completions; None: the algorithm needs none
+    components: Float[Tensor, "b g k"] | None = None  # of the reward, unweighted; None: the algorithm needs none
+    weights: Float[Tensor, " k"] | None = None  # of the components
 
     logp_old: Float[Tensor, "n t"] | None = None  # of the policy before the first update; None: the update finds it
     logp_ref: Float[Tensor, "n t"] | None = None  # of the reference; None: there is none
@@ -104,6 +108,9 @@ class Batch:
         g = self.reward.shape[1]
         n = slice(prompts.start * g, prompts.stop * g)
 
+        def rows(x: Tensor | None, which: slice) -> Tensor | None:
+            return None if x is None else x[which]
+
         part = Batch(
             rollouts=self.rollouts[prompts],
             groups=self.groups[prompts],
@@ -112,8 +119,11 @@ class Batch:
             truncated=self.truncated[n],
             logp_sampler=self.logp_sampler[n],
             mask=self.mask[n],
-            logp_old=None if self.logp_old is None else self.logp_old[n],
-            logp_ref=None if self.logp_ref is None else self.logp_ref[n],
+            greedy_reward=rows(self.greedy_reward, prompts),
+            components=rows(self.components, prompts),
+            weights=self.weights,
+            logp_old=rows(self.logp_old, n),
+            logp_ref=rows(self.logp_ref, n),
         )
         part.value = self.value[n]
         part.penalty = self.penalty[n]

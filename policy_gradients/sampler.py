@@ -1,7 +1,7 @@
 """The sampler: draws prompts, samples completions, rewards them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Sampler:
         self.accelerator = accelerator
         self.config = recipe.config
         self.settings = recipe.sampling
+        self.needs = recipe.needs
         self.end_tokens = end_tokens(tokenizer)
         self.next_problem = 0  # of the next problem in the training stream
         self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
@@ -138,7 +139,7 @@ class Sampler:
         device = self.accelerator.device
         groups = [Group(it.prompt, it.sampled.tokens, self._loss_mask(it.sampled)) for it in rollouts]
         logp = [torch.tensor(logp) for it in rollouts for logp in it.sampled.logp]
-        return Batch(
+        batch = Batch(
             rollouts=rollouts,
             groups=groups,
             reward=torch.tensor([it.reward for it in rollouts], device=device),
@@ -147,6 +148,14 @@ class Sampler:
             logp_sampler=pad_sequence(logp, batch_first=True).to(device),
             mask=loss_mask(groups).to(device),
         )
+        if "greedy" in self.needs:
+            batch.greedy_reward = torch.tensor([it.greedy.reward for it in rollouts if it.greedy], device=device)
+        if "components" in self.needs:
+            weights = self.reward.weights
+            values = [[[own.get(name, 0.0) for name in weights] for own in it.components] for it in rollouts]
+            batch.components = torch.tensor(values, device=device)
+            batch.weights = torch.tensor(list(weights.values()), device=device)
+        return batch
 
     def _loss_mask(self, sampled: SampledCompletions) -> Sequence[Sequence[bool]]:
         """Which tokens are in the loss; (): all are."""
@@ -164,22 +173,37 @@ class Sampler:
         problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
         own = local_shard(list(zip(numbers, problems, strict=True)), self.accelerator)
         prompted = [(number, problem, self._prompt(problem)) for number, problem in own]
+        sampled = self._sample(prompted, completions=config.group_size, temperature=config.temperature)
+        rollouts = self.reward_rollouts(prompted, sampled)
+        if "greedy" in self.needs:
+            rollouts = self._beside(rollouts, prompted, self._sample(prompted, completions=1, temperature=0))
+        return rollouts
+
+    def _sample(
+        self, prompted: Sequence[Prompted], *, completions: int, temperature: float
+    ) -> list[SampledCompletions]:
+        config = self.config
         with self.accelerator.autocast():
             sampled = sample(
                 self.model,
                 [prompt for _, _, prompt in prompted],
-                completions=config.group_size,
+                completions=completions,
                 max_new_tokens=config.max_new_tokens,
                 end_tokens=self.end_tokens,
                 keys=[of_training(config.seed, number) for number, _, _ in prompted],
-                temperature=config.temperature,
+                temperature=temperature,
                 top_k=config.top_k,
                 top_p=config.top_p,
                 batch=config.sampling_batch,
             )
-        if config.stop_at == "answer":
-            sampled = [self._up_to_the_answer(each) for each in sampled]
-        return self.reward_rollouts(prompted, sampled)
+        return [self._up_to_the_answer(each) for each in sampled] if config.stop_at == "answer" else sampled
+
+    def _beside(
+        self, rollouts: Sequence[Rollout], prompted: Sequence[Prompted], greedy: Sequence[SampledCompletions]
+    ) -> list[Rollout]:
+        """The rollouts, each with the greedy completion of its prompt."""
+        rewarded = self.reward_rollouts(prompted, greedy)
+        return [replace(rollout, greedy=own) for rollout, own in zip(rollouts, rewarded, strict=True)]
 
     def _prompt(self, problem: Problem) -> list[int]:
         return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
@@ -207,17 +231,24 @@ class Sampler:
 
     def to_state(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
         """The rollouts of all processes as JSON: what cannot be computed again."""
-        return [{"number": it.number, **asdict(it.sampled)} for it in gather(rollouts, self.accelerator)]
+        return [
+            {"number": it.number, **asdict(it.sampled), **({"greedy": asdict(it.greedy.sampled)} if it.greedy else {})}
+            for it in gather(rollouts, self.accelerator)
+        ]
 
     def from_state(self, state: list[dict[str, Any]]) -> list[Rollout]:
         prompted: list[Prompted] = []
         sampled: list[SampledCompletions] = []
+        greedy: list[SampledCompletions] = []
         for saved in local_shard(state, self.accelerator):
             number = saved["number"]
             (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
             prompted.append((number, problem, self._prompt(problem)))
             sampled.append(SampledCompletions(saved["tokens"], saved["logp"], saved["truncated"]))
-        return self.reward_rollouts(prompted, sampled)
+            if "greedy" in saved:
+                greedy.append(SampledCompletions(**saved["greedy"]))
+        rollouts = self.reward_rollouts(prompted, sampled)
+        return self._beside(rollouts, prompted, greedy) if greedy else rollouts
 
 
 def _nothing_to_learn(uniform: Sequence[Rollout]) -> UserError:

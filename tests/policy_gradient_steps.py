@@ -21,6 +21,7 @@ from policy_gradients.sampler import Sampler
 from policy_gradients.train import DEFAULT, train
 from rlhf.config.command import read_command
 from rlhf.evaluate.task import proportion
+from rlhf.groups import Group
 from rlhf.models.policy import load_policy
 from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Verdict
@@ -50,10 +51,13 @@ class Run:
         return [step for step in self.steps if (type(step.module).__name__ == "Critic") == (kind == "critic")]
 
 
-def drawn(model: nn.Module, prompts: Sequence, *, completions: int, end_tokens: Sequence[int], keys, **_) -> list:
+def drawn(
+    model: nn.Module, prompts: Sequence, *, completions: int, end_tokens: Sequence[int], keys, temperature: float, **_
+) -> list:
     made = []
     for prompt, key in zip(prompts, keys, strict=True):
-        generator = torch.Generator().manual_seed(zlib.crc32(repr(list(key)).encode()))
+        drawn_by = list(key) if temperature else [*key, "greedy"]
+        generator = torch.Generator().manual_seed(zlib.crc32(repr(drawn_by).encode()))
         sampled = SampledCompletions([], [], [])
         for _ in range(completions):
             size = int(torch.randint(1, LONGEST + 1, (1,), generator=generator))
@@ -156,4 +160,17 @@ def linear(peak: float, warmup: int, total: int) -> list[float]:
     return [peak * min((k + 1) / warmup, (total - k) / (total - warmup) if k >= warmup else 1) for k in range(total)]
 
 
-# --------------------------------------------------------------------------------------------------------- the loops
+def batch_of_two_prompts() -> Batch:
+    """Two completions of each; the third is cut and does not count in the loss."""
+    length = torch.tensor([1, 3, 2, 1])
+    generated = torch.arange(3) < length[:, None]
+    counts = torch.tensor([True, True, False, True])
+    return Batch(
+        rollouts=[],
+        groups=[Group([1], [[2], [3, 4, 5]]), Group([1], [[2, 3], [4]])],
+        reward=torch.tensor([[1.0, 0.0], [2.0, 4.0]]),
+        length=length,
+        truncated=~counts,
+        logp_sampler=torch.zeros(4, 3),
+        mask=generated & counts[:, None],
+    )

@@ -35,6 +35,6 @@ ppo = Algorithm(
     ratio=token_ratio,
     surrogate=partial(clipped, clip_low=0.2, clip_high=0.2),
     aggregate=token_mean,
-    needs=frozenset({"critic"}),
+    needs=frozenset({"token_rewards", "critic", "whitened"}),
     kl=Penalty(kl_coef=0.02, kl_in="reward"),
 )

@@ -5,8 +5,14 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from policy_gradients.advantages import center, gae, group_normalize, mean_normalize, minus_baseline
-from policy_gradients.credit import reward_to_go
+from policy_gradients.advantages import (
+    center,
+    gae,
+    group_normalize,
+    mean_normalize,
+    minus_baseline,
+    reward_to_go,
+)
 from policy_gradients.surrogates import clipped, reinforce
 
 

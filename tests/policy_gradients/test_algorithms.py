@@ -1,66 +1,27 @@
 """Whole algorithms: against exact gradients of policies whose outcomes are enumerated, and cut into micro-batches."""
 
-import itertools
 import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from enumerated_policy import RECIPES, Enumerated, expected_ascent
 from tiny_models import tiny_model
 from torch import Tensor, nn
 
 from policy_gradients.algorithm import load
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.credit import per_completion
+from policy_gradients.credit import Outcomes, per_completion
 from policy_gradients.defaults import resolve
-from rlhf.aggregate import Totals, aggregates, sequence_sum
+from rlhf.aggregate import Totals, aggregates
 from rlhf.groups import Group, micro_batches
 from rlhf.kl import k1, k3
 from rlhf.logprobs import Scorer
 from rlhf.tensors import masked_sum
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {name: resolve(PolicyGradientConfig(algorithm=name)) for name in names()}
-
-
-class Enumerated:
-    """A policy over completions of at most 3 tokens of {a, b, end}: logits for each of the 7 prefixes without an end.
-
-    end; a end, b end; and 4 prefixes of two letters with any third token: 1 + 2 + 12 = 15 completions of 1-3 tokens.
-    """
-
-    def __init__(self, seed: int):
-        letters = "ab"
-        self.prefixes = ["", *letters, *map("".join, itertools.product(letters, repeat=2))]
-        self.outcomes = ["e", "ae", "be", *(p + last for p in self.prefixes[3:] for last in "abe")]
-        generator = torch.Generator().manual_seed(seed)
-        self.theta = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-        self.reward = torch.randn(15, generator=generator, dtype=torch.float64)
-        self.mask = torch.tensor([[i < len(o) for i in range(3)] for o in self.outcomes])
-
-    def logp(self) -> Tensor:
-        table = self.theta.log_softmax(-1)
-        rows = torch.full((15, 3), float("nan"), dtype=torch.float64)  # behind the end: whatever
-        for i, outcome in enumerate(self.outcomes):
-            for j, token in enumerate(outcome):
-                rows[i, j] = table[self.prefixes.index(outcome[:j]), "abe".index(token)]
-        return rows
-
-    def probability(self) -> Tensor:
-        return masked_sum(self.logp(), self.mask).exp()
-
-    def gradient(self, value: Tensor) -> Tensor:
-        return torch.autograd.grad(value, self.theta)[0]
-
-    def ascent(self, adv: Tensor, *, aggregate=sequence_sum, name: str = "reinforce") -> Tensor:
-        """The expected step: every outcome once, its advantage weighed by 15 times its probability."""
-        weighed = (15 * self.probability().detach() * adv)[:, None]
-        recipe, logp = RECIPES[name], self.logp()
-        ratio = recipe.ratio(logp, logp.detach(), self.mask) if recipe.ratio else None
-        loss = recipe.surrogate(logp, ratio, weighed, self.mask)
-        return -self.gradient(aggregate(loss, self.mask, Totals(15, int(self.mask.sum()), 3)))
 
 
 def test_the_enumeration_is_whole() -> None:
@@ -176,12 +137,20 @@ REWARD = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 0.0]])
 def step_gradient(model: nn.Module, name: str, groups: list[Group], reward: Tensor, **layout) -> list[Tensor]:
     """The gradient of one optimizer step, as the training loop computes it, off-policy and with a KL term."""
     recipe = RECIPES[name]
-    if "critic" in recipe.needs:  # one for each token; here of any kind
+    if "token_rewards" in recipe.needs:  # one advantage for each token; here of any kind
         adv = torch.sin(torch.arange(8.0 * reward.numel())).view(-1, 8)
     else:
         reward = (reward > 0.6).float() if "binary" in recipe.needs else reward
         length = torch.tensor([[len(completion) for completion in group.completions] for group in groups])
-        adv = per_completion(recipe, reward, length, mean_so_far=0.3).reshape(-1, 1).expand(-1, 8)
+        outcomes = Outcomes(
+            reward,
+            length,
+            mean_so_far=0.3,
+            greedy_reward=reward[:, :1],
+            components=torch.stack([reward, reward.square()], -1),
+            weights=torch.tensor([1.0, 0.5]),
+        )
+        adv = per_completion(recipe, outcomes).reshape(-1, 1).expand(-1, 8)
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     totals = Totals(sequences=reward.numel(), tokens=tokens, max_new_tokens=8)
     model.zero_grad()
@@ -355,18 +324,6 @@ def test_importance_weights_make_another_policys_samples_count(seed: int) -> Non
 # ------------------------------------------------------------------------- exact expectations over groups
 
 
-def expected_ascent(name: str, policy: Enumerated, reward: Tensor, *, g: int) -> Tensor:
-    """The expected gradient of a group of g, every one of the 15^g groups with its probability."""
-    recipe = RECIPES[name]
-    logp, length = masked_sum(policy.logp(), policy.mask), policy.mask.sum(1)
-    total = torch.zeros(())
-    for group in itertools.product(range(15), repeat=g):
-        picked = list(group)
-        adv = per_completion(recipe, reward[None, picked], length[None, picked], mean_so_far=0.0)[0]
-        total = total + logp[picked].sum().exp().detach() * (adv * logp[picked]).sum() / g
-    return policy.gradient(total)
-
-
 @pytest.mark.parametrize("g", [2, 3])
 def test_rloo_is_the_gradient_of_the_expected_reward(g: int) -> None:
     """Leave-one-out is unbiased for any g; the mean of the whole group is off by (g - 1) / g, GRPO's std by more."""
@@ -398,7 +355,7 @@ def test_opo_by_hand() -> None:
     length = torch.tensor([3, 1])
     mask = torch.arange(3) < length[:, None]
     logp = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -9.0, -9.0]], requires_grad=True)
-    adv = per_completion(opo, torch.tensor([[1.0, 0.0]]), length[None], mean_so_far=9.0).reshape(-1, 1)
+    adv = per_completion(opo, Outcomes(torch.tensor([[1.0, 0.0]]), length[None], mean_so_far=9.0)).reshape(-1, 1)
     value = opo.aggregate(opo.surrogate(logp, None, adv, mask), mask, Totals(2, 4, 8))
     value.backward()
     assert value.item() == pytest.approx((0.25 * 6 - 0.75 * 4) / 2)
@@ -431,7 +388,7 @@ def test_opos_baseline_is_that_of_the_least_variance(seed: int) -> None:
 
     group = torch.arange(15).repeat_interleave((27 * p).round().long())
     reward = policy.reward[group]
-    adv = per_completion(RECIPES["opo"], reward[None], length[group][None], mean_so_far=0.0)[0]
+    adv = per_completion(RECIPES["opo"], Outcomes(reward[None], length[group][None]))[0]
     baseline = (reward - adv)[0].item()
     torch.testing.assert_close(reward - adv, torch.full((27,), baseline, dtype=torch.float64))
     assert best(score) == pytest.approx(baseline)
@@ -446,11 +403,11 @@ def test_opo_counts_tokens_and_not_completions() -> None:
     """The advantages of a group's tokens add up to 0; those of completions of equal length are RLOO's (g - 1) / g."""
     opo, reward = RECIPES["opo"], torch.tensor([[1.0, 0.0, 0.5, 0.25], [0.7, 0.7, 0.7, 0.7]])
     length = torch.tensor([[7, 1, 2, 30], [3, 1, 4, 1]])
-    adv = per_completion(opo, reward, length, mean_so_far=0.0)
+    adv = per_completion(opo, Outcomes(reward, length))
     torch.testing.assert_close((length * adv).sum(1), torch.zeros(2), atol=1e-5, rtol=0)
     assert adv[0].sum().item() == pytest.approx(1.75 - 4 * 15.5 / 40)
     assert adv[1].tolist() == [0] * 4, "equal rewards, exactly"
-    equal = per_completion(opo, reward, torch.full((2, 4), 5), mean_so_far=0.0)
+    equal = per_completion(opo, Outcomes(reward, torch.full((2, 4), 5)))
     torch.testing.assert_close(equal, RECIPES["rloo"].advantage(reward) * 3 / 4)
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from policy_gradient_steps import batch_of_two_prompts
 from torch import Tensor
 
+from policy_gradients.advantages import reward_to_go
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.credit import Credit, RunningMean, explained_variance, reward_to_go, token_rewards, whiten
+from policy_gradients.credit import Credit, RunningMean, explained_variance, token_rewards, whiten
 from policy_gradients.defaults import resolve
-from policy_gradients.rollout import Batch
-from rlhf.groups import Group
 
 MASK = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
 
@@ -95,22 +95,6 @@ def test_running_mean_is_nine_tenths_of_the_old_and_a_tenth_of_the_new() -> None
     assert baseline.value == 2.0
     baseline.update(3.0)
     assert baseline.value == pytest.approx(2.1)
-
-
-def batch_of_two_prompts() -> Batch:
-    """Two completions of each; the third is cut and does not count in the loss."""
-    length = torch.tensor([1, 3, 2, 1])
-    generated = torch.arange(3) < length[:, None]
-    counts = torch.tensor([True, True, False, True])
-    return Batch(
-        rollouts=[],
-        groups=[Group([1], [[2], [3, 4, 5]]), Group([1], [[2, 3], [4]])],
-        reward=torch.tensor([[1.0, 0.0], [2.0, 4.0]]),
-        length=length,
-        truncated=~counts,
-        logp_sampler=torch.zeros(4, 3),
-        mask=generated & counts[:, None],
-    )
 
 
 def test_every_token_of_a_completion_has_its_advantage() -> None:

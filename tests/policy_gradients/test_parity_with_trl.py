@@ -26,6 +26,7 @@ from tiny_models import tiny_model
 from torch import Tensor, nn
 
 from policy_gradients.advantages import center, group_normalize, leave_one_out
+from policy_gradients.algorithms.gdpo import normalize_apart
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.defaults import resolve
 from rlhf.aggregate import Totals
@@ -65,7 +66,7 @@ def shift(scale: float) -> Tensor:
 
 
 def trainer_of(kind: str, path: Path, *, reward: Tensor = REWARD, reference: nn.Module | None = None, **settings: Any):
-    """A GRPOTrainer or an RLOOTrainer whose completions are those above."""
+    """A GRPOTrainer or an RLOOTrainer of the completions above; `reward` is (b, g), or (b, g, k) of k functions."""
     import trl
     from datasets import Dataset
 
@@ -77,9 +78,10 @@ def trainer_of(kind: str, path: Path, *, reward: Tensor = REWARD, reference: nn.
         output_dir=str(path), per_device_train_batch_size=8, num_generations=4, max_completion_length=NEW_TOKENS,
         temperature=TEMPERATURE, use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False, **settings,
     )  # fmt: skip
+    values = reward.view(8, -1).T.tolist()
     trainer = getattr(trl, f"{kind}Trainer")(
         model=model,
-        reward_funcs=lambda **_: reward.flatten().tolist(),
+        reward_funcs=[lambda own=own, **_: own for own in values],
         args=arguments,
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
         processing_class=TOKENIZER,
@@ -305,6 +307,14 @@ def test_advantages(scale: str, reward: Tensor, tmp_path: Path) -> None:
     equal = (reward == reward[:, :1]).all(1)
     assert not ours[equal].any()
     torch.testing.assert_close(ours, theirs, atol=1e-3 if equal.any() else 1e-6, rtol=1e-5)
+
+
+def test_components_normalized_apart(tmp_path: Path) -> None:
+    components = torch.stack([REWARD, torch.tensor([[0.0, 2.0, 0.0, 1.0], [5.0, 5.0, 5.0, 5.0]])], -1)
+    settings = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.3]}
+    trainer = trainer_of("GRPO", tmp_path, reward=components, beta=0.0, **settings)
+    theirs = inputs_of(trainer)["advantages"].view_as(REWARD)
+    torch.testing.assert_close(normalize_apart(components, torch.tensor([1.0, 0.3])), theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_leave_one_out(tmp_path: Path) -> None:

@@ -62,11 +62,25 @@ def test_completions_belong_to_the_problems_number(model, accelerator) -> None:
     assert [it.sampled.tokens for it in one_by_one] == [it.sampled.tokens for it in together]
 
 
-def test_waiting_batches_come_back_as_they_were(model, accelerator) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", "remax"])
+def test_waiting_batches_come_back_as_they_were(model, accelerator, algorithm: str) -> None:
     """What a checkpoint keeps of rollouts that are to be trained on later."""
-    it = sampler(model, accelerator)
+    it = sampler(model, accelerator, algorithm=algorithm)
     rollouts, _ = it.draw(3)
     assert it.from_state(json.loads(json.dumps(it.to_state(rollouts)))) == rollouts
+    assert all((rollout.greedy is not None) == (algorithm == "remax") for rollout in rollouts)
+
+
+def test_a_greedy_completion_has_the_likeliest_tokens(model, accelerator) -> None:
+    """One beside the sampled ones of each prompt, which stay as they are without it."""
+    rollouts, _ = sampler(model, accelerator, algorithm="remax").draw(0)
+    plain, _ = sampler(model, accelerator).draw(0)
+    assert [it.sampled for it in rollouts] == [it.sampled for it in plain]
+    for rollout in rollouts:
+        assert rollout.greedy is not None
+        (tokens,) = rollout.greedy.sampled.tokens
+        logits = model(input_ids=torch.tensor([[*rollout.prompt, *tokens]])).logits[0, len(rollout.prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == tokens
 
 
 def test_cut_completions_can_be_left_out_of_the_loss(model, accelerator) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policy_gradients import algorithms
 from policy_gradients.algorithm import load
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.train import DEFAULT, train
@@ -118,18 +117,6 @@ def test_the_baseline_is_the_mean_of_earlier_batches(tmp_path: Path, monkeypatch
     assert first["reward/mean"] != second["reward/mean"]
     mean = first["reward/mean"]
     assert seen == [0, pytest.approx(mean), pytest.approx(0.9 * mean + 0.1 * second["reward/mean"])]
-
-
-def test_the_worked_example_is_an_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/examples/reinforce_plus_plus.py, found by its file: trained by name, with several updates."""
-    monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(ROOT / "docs" / "examples")])
-    extra = ["--steps_per_batch", "2", "--group_size", "1", "--max_steps", "2"]
-    first, second = records(tmp_path / "run", "--algorithm", "reinforce_plus_plus", *extra)
-    assert first["optim/grad_norm"] > 0
-    assert second["policy/ratio_max"] >= 1
-    rewards = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
-    adv = load("reinforce_plus_plus").advantage(rewards)
-    assert adv[0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
 
 
 @pytest.mark.usefixtures("_other_reference")
