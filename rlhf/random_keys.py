@@ -5,6 +5,7 @@ number first, and pads it with zeros to four: (0, 2), (0, 2, 0) and (2**33,) are
 told apart by words in fixed places:
 
     training            seed    number   0  0
+    selection           seed    round    1  0        no completions: lots that order equal rewards
     evaluation          ones    ones     i  0        the same in every run, so that policies meet the same draws
     samples to look at  ones    ones     i  1        likewise
     candidates          ones    ones     i  2  seed  hash of the question
@@ -23,6 +24,11 @@ type Key = tuple[int, ...]
 def of_training(seed: int, number: int) -> Key:
     """For problem `number` of the training stream, whatever process samples it."""
     return (seed, number)
+
+
+def of_selection(seed: int, number: int) -> Key:
+    """For the lots of round `number` of rejection sampling: which completions of equal reward are selected."""
+    return (seed, number, 1)
 
 
 def of_evaluation(i: int) -> Key:

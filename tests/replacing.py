@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning")
+PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling")
 
 
 def replace_everywhere(patch: pytest.MonkeyPatch, function: Callable[..., Any], new: Callable[..., Any]) -> None:

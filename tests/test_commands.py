@@ -25,6 +25,7 @@ MODULES = [
         for name in ("train_preference_rm", "train_orm", "train_prm", "evaluate", "score", "sample")
     ),
     *(f"direct_alignment.{name}" for name in ("train", "compare", "sample_pairs")),
+    "rejection_sampling.train",
 ]
 
 
