@@ -9,6 +9,7 @@ told apart by words in fixed places:
     evaluation          ones    ones     i  0        the same in every run, so that policies meet the same draws
     samples to look at  ones    ones     i  1        likewise
     candidates          ones    ones     i  2  seed  hash of the question
+    prompts of a user   ones    ones     0  3  seed  hash of the prompt
 
 `ones` is 2**32 - 1, which is neither the seed nor the number of anything.
 """
@@ -16,7 +17,7 @@ told apart by words in fixed places:
 import hashlib
 
 NOT_TRAINING = 2**64 - 1  # two words of ones
-_EVALUATION, _SAMPLES, _CANDIDATES = range(3)
+_EVALUATION, _SAMPLES, _CANDIDATES, _PROMPTS = range(4)
 
 type Key = tuple[int, ...]
 
@@ -44,5 +45,13 @@ def of_samples(i: int) -> Key:
 def of_candidates(seed: int, i: int, question: str) -> Key:
     """For the candidates of problem i. By the question too, so that training and held-out problems, which are both
     counted from 0, have other numbers."""
-    digest = hashlib.sha256(question.encode()).digest()
-    return (NOT_TRAINING, i, _CANDIDATES, seed, int.from_bytes(digest[:8], "little"))
+    return (NOT_TRAINING, i, _CANDIDATES, seed, _hash(question))
+
+
+def of_prompt(seed: int, prompt: str) -> Key:
+    """For the answers to a prompt that somebody gives, wherever it stands in a file or a conversation."""
+    return (NOT_TRAINING, 0, _PROMPTS, seed, _hash(prompt))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

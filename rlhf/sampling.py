@@ -9,7 +9,7 @@ A completion depends only on its key (say seed, step and number of the prompt): 
 numbers. It does not depend on the batch, the process or earlier samples, and no generator state has to be saved.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from weakref import WeakKeyDictionary
@@ -41,6 +41,7 @@ def sample(
     top_p: float = 1.0,
     batch: int = 256,
     choose: Choose | None = None,
+    on_token: Callable[[int], None] | None = None,
 ) -> list[SampledCompletions]:
     """Sample `completions` continuations of each prompt.
 
@@ -53,17 +54,22 @@ def sample(
         top_k, top_p: 0 and 1.0 switch them off, so that the policy that samples is the policy that is optimized.
         batch: completions decoded together. Prompts of similar length share a batch.
         choose: replaces `SoftmaxChooser(temperature, top_k, top_p)`.
+        on_token: called with each token of the only completion when it is chosen; what it raises ends the sampling.
 
     Raises:
         UserError: a prompt with max_new_tokens is longer than the model can read.
     """
     refuse_long_prompts(model, prompts, max_new_tokens)
     choose = choose or SoftmaxChooser(temperature, top_k, top_p)
+    if on_token is not None:
+        assert len(prompts) == completions == 1, "tokens are told of one completion"
+        choose = TellingChooser(choose, on_token)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     longest = max(map(len, prompts), default=0) + max_new_tokens
     window = attention_window(model)
     if shares_prompts(model) and (window is None or longest <= window):
-        decode = decode_replayed if next(model.parameters()).is_cuda else decode_shared
+        replayed = next(model.parameters()).is_cuda and on_token is None  # a captured step tells nobody
+        decode = decode_replayed if replayed else decode_shared
         together = [order]
     else:
         # Only prompts of one length, since a state-space layer would read padding.
@@ -115,6 +121,21 @@ class SoftmaxChooser:
         uniform = uniform.clamp(max=1 - 2**-24)  # a double next to 1 becomes 1.0 in fp32, beyond the last token
         token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
         return token, p.gather(-1, token[:, None]).squeeze(-1).log()
+
+
+@dataclass(frozen=True)
+class TellingChooser:
+    """Tells each token that is chosen for the first completion."""
+
+    choose: Choose
+    tell: Callable[[int], None]
+
+    def __call__(
+        self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
+    ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+        token, logp = self.choose(state, head, uniform)
+        self.tell(int(token[0]))
+        return token, logp
 
 
 def refuse_long_prompts(

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rlhf.config.keys import Key, Layer, unflatten
 from rlhf.config.profiles import PROFILES
-from rlhf.config.schema import Config
+from rlhf.config.schema import Section
 from rlhf.config.words import accepts, as_text, listed
 from rlhf.errors import UserError, nearest
 
@@ -24,7 +24,7 @@ def refuse_unknown(keys: dict[str, Key], layers: Iterable[Layer]) -> None:
         raise UserError(listed(lines, "keys are unknown"), "--help explains every key")
 
 
-def validate[ConfigT: Config](config_class: type[ConfigT], settings: Layer, keys: dict[str, Key]) -> ConfigT:
+def validate[ConfigT: Section](config_class: type[ConfigT], settings: Layer, keys: dict[str, Key]) -> ConfigT:
     """The config.
 
     Raises:

@@ -6,13 +6,12 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.data.answers import Answer, sampled_answer, text_of
+from rlhf.data.answers import Answer, text_of
 from rlhf.distributed import gather, local_shard
+from rlhf.generate.answers import sample_answers
 from rlhf.random_keys import of_evaluation
-from rlhf.sampling import sample
 from rlhf.statistics import record, t_interval, wilson_of
 from rlhf.tasks.problem import Problem, Task, messages_for
-from rlhf.text.chat import encode_prompt, end_tokens, length_up_to
 
 # Problems with completions of each -> one number for each completion.
 type Reward = Callable[[Sequence[tuple[Problem, Sequence[Answer]]]], list[float]]
@@ -48,21 +47,19 @@ def evaluate_task(
     """
     indexed = local_shard(list(enumerate(problems)), accelerator)
     with accelerator.autocast():
-        sampled = sample(
+        answered = sample_answers(
             model,
-            [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for _, problem in indexed],
+            tokenizer,
+            [messages_for(problem, system_prompt) for _, problem in indexed],
             completions=1,
-            max_new_tokens=max_new_tokens,
-            end_tokens=end_tokens(tokenizer),
             keys=[of_evaluation(i) for i, _ in indexed],
+            max_new_tokens=max_new_tokens,
+            stop_at=stop_at,
             temperature=0.0 if greedy else temperature,
             top_k=0 if greedy else top_k,
             top_p=1.0 if greedy else top_p,
         )
-    completions = [of.tokens[0] for of in sampled]
-    if stop_at == "answer":
-        completions = [tokens[: length_up_to(tokenizer, tokens, "</answer>")] for tokens in completions]
-    answers = [sampled_answer(tokenizer, tokens) for tokens in completions]
+    answers = [answer for (answer,) in answered]
     asked = [problem for _, problem in indexed]
     unverified = 0
     if task.verifies:

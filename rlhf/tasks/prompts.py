@@ -105,6 +105,20 @@ def open_prompts(parameters: Mapping[str, Any], *, answer_in: str, name: str = N
     return Prompts(train, held_out, match=match, answer_in=answer_in, name=name)
 
 
+def open_for_evaluation(parameters: Mapping[str, Any], *, answer_in: str, say: Say = print) -> Prompts:
+    """The task of a file all of whose prompts are held out: for models that were not trained on it.
+
+    Raises:
+        UserError: as `open_prompts`.
+    """
+    given = checked(parameters, NAME)
+    rows = load_rows(given["path"], split=given["split"])
+    match = _match(given, rows)
+    problems = read_problems(rows, Names(given["prompt"], given["answer"]), match, say=say)
+    _refuse_unreadable(match, problems)
+    return Prompts([], problems, match=match, answer_in=answer_in)
+
+
 def _match(given: Mapping[str, Any], rows: Sequence[tuple[str, Any]]) -> Match:
     """The match that is asked for. Where there are answers, it has to be said: they could be of any kind."""
     if given["match"] is not None:

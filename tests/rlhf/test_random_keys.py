@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from rlhf.random_keys import Key, of_candidates, of_evaluation, of_samples, of_training
+from rlhf.random_keys import Key, of_candidates, of_evaluation, of_prompt, of_samples, of_training
 
 
 def state(key: Key) -> tuple[int, ...]:
@@ -26,8 +26,9 @@ def test_no_two_purposes_share_a_stream() -> None:
         *map(of_evaluation, numbers),
         *map(of_samples, numbers),
         *itertools.starmap(of_candidates, itertools.product(seeds, numbers, questions)),
+        *itertools.starmap(of_prompt, itertools.product(seeds, questions)),
     ]
-    assert len(set(map(state, keys))) == len(keys) == 5 * 42 + 2 * 42 + 5 * 42 * 4
+    assert len(set(map(state, keys))) == len(keys) == 5 * 42 + 2 * 42 + 5 * 42 * 4 + 5 * 4
 
 
 def test_the_numbers_of_training_and_evaluation_stay_what_they_were() -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.evaluate import task as evaluation
 from rlhf.evaluate.task import evaluate_task, proportion
+from rlhf.generate import answers
 from rlhf.random_keys import of_evaluation
 from rlhf.sampling import SampledCompletions
 from rlhf.statistics import record, t_interval
@@ -59,7 +60,7 @@ def test_accuracy_counts_exact_answers(model, monkeypatch) -> None:
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return [SampledCompletions([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
     for greedy, metric in ((True, "accuracy_greedy"), (False, "accuracy")):
         result = evaluate_task(
             model, tokenizer, task, problems, Accelerator(cpu=True), max_new_tokens=9, greedy=greedy, system_prompt="s"
@@ -78,7 +79,7 @@ def test_the_policy_that_is_trained_is_the_one_that_is_evaluated(model, monkeypa
         asked.update(options)
         return [SampledCompletions([[1]], [[0.0]], [False]) for _ in prompts]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
 
     def evaluated(*, greedy: bool = False, **drawn) -> dict:
         accelerator, problems = Accelerator(cpu=True), task.held_out_problems(2)
@@ -141,7 +142,7 @@ def recorded(model, monkeypatch, texts: list[str], verdicts: list[Verdict], **op
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return [SampledCompletions([tokens], [[0.0] * len(tokens)], [False]) for tokens in ids]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
     settings = {"max_new_tokens": 9, "greedy": False} | options
     problems = task.held_out_problems(len(texts))
     result = evaluate_task(model, tokenizer, task, problems, Accelerator(cpu=True), **settings)
@@ -215,7 +216,7 @@ def test_each_process_judges_its_share_and_all_know_the_whole(model, monkeypatch
             SampledCompletions([tokenizer.encode(text, add_special_tokens=False)], [[0.0]], [False]) for text in texts
         ]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
     problems = task.held_out_problems(4)
     record = evaluate_task(model, tokenizer, task, problems, Accelerator(cpu=True), max_new_tokens=9, greedy=False)
     assert (record["value"], record["n"]) == (0.75, 4)
@@ -240,7 +241,7 @@ def test_sampling_is_in_the_precision_of_training(model, monkeypatch) -> None:
         assert inside
         return [SampledCompletions([[1]], [[0.0]], [False]) for _ in prompts]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
     task = Recorder([RIGHT])
     arguments = (model, character_tokenizer(), task, task.held_out_problems(1), Cast(cpu=True))
     assert evaluate_task(*arguments, max_new_tokens=4, greedy=True)["n"] == 1
@@ -269,7 +270,7 @@ def test_without_answers_the_mean_reward_is_measured(model, monkeypatch) -> None
         asked.extend((problem.question, [answer.text for answer in answers]) for problem, answers in answered)
         return [float(len(answer.text)) for _, answers in answered for answer in answers]
 
-    monkeypatch.setattr(evaluation, "sample", answer)
+    monkeypatch.setattr(answers, "sample", answer)
     task = Unverified([])
     arguments = (model, tokenizer, task, task.held_out_problems(3), Accelerator(cpu=True))
     for greedy, metric in ((False, "reward"), (True, "reward_greedy")):

@@ -1,0 +1,96 @@
+"""Complete prompts: uv run python -m rlhf.generate runs/grpo-seed0 --prompts mine.jsonl --output answers.jsonl
+
+Rows keep their columns and get a `completion`, or with --samples several `completions`, as reward_models.score and the
+trainers read them. A completion depends on the model, its settings, the seed and its prompt, not on the rows beside it.
+What has been sampled is kept in the cache, so a command that was stopped goes on where it was.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf.config.options import Parser, seed, whole
+from rlhf.config.paths import user_path
+from rlhf.errors import UserError, run_main
+from rlhf.generate.settings import add_settings, given_settings, settings_for
+
+if TYPE_CHECKING:
+    from rlhf.data.answers import Answer
+    from rlhf.data.rows import Row
+
+WRITTEN = ("completion", "completions", "ended", "tokens", "vocabulary")  # columns
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    o = read_options(arguments)
+    settings = settings_for([o.model], given_settings(o))[o.model]
+    look(o)
+
+    from rlhf.data.files import write_jsonl
+    from rlhf.data.rows import load_rows, usable
+    from rlhf.generate.conversations import parse_prompt
+    from rlhf.generate.in_chunks import answers_in_chunks
+    from rlhf.generate.speaker import Speaker
+    from rlhf.tasks.problem import with_system
+
+    rows = usable(load_rows(o.prompts, split=o.split), lambda row: (row, parse_prompt(row)), say=print)
+    refuse_columns(row for row, _ in rows)
+    templates = {"chat_template": o.chat_template, "chat_template_kwargs": o.chat_template_kwargs}
+    speaker = Speaker.open(o.model, settings, device=o.device, **templates)
+    print(f"{o.model}: {settings.in_words}", flush=True)
+    conversations = [with_system(messages, settings.system_prompt) for _, messages in rows]
+    answers = answers_in_chunks(speaker, conversations, completions=o.samples, seed=o.seed, say=print)
+    write_jsonl(o.output, [to_row(row, own) for (row, _), own in zip(rows, answers, strict=True)])
+    cut = sum(not answer.ended for own in answers for answer in own)
+    print(f"{len(rows) * o.samples} completions of {len(rows)} prompts, {cut} of them cut off: {o.output}")
+    return 0
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m rlhf.generate", description="Complete a file of prompts.")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="embedded, a run, a folder or a Hub id")
+    add("--prompts", required=True, metavar="FILE", help="file, folder or Hub set with prompts; see docs/data.md")
+    add("--split", default="train", help="of a folder or Hub set (default: train)")
+    add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
+    add("--samples", type=whole(1), default=1, metavar="K", help="completions of each prompt (default: 1)")
+    add("--seed", type=seed, default=0, help="of the sampling (default: 0)")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add_settings(parser, leave_out=["answer_in"])
+    return parser.parse_args(arguments)
+
+
+def look(o: argparse.Namespace) -> None:
+    """What needs no PyTorch is refused before it is loaded."""
+    from rlhf.data.files import refuse_output
+    from rlhf.data.rows import refuse_missing
+    from rlhf.models.names import find_folder, find_template
+
+    refuse_output(o.output, reads=o.prompts)
+    refuse_missing(o.prompts)
+    find_folder(o.model, key="MODEL")
+    if o.chat_template:
+        find_template(o.chat_template)
+
+
+def refuse_columns(rows: "Iterable[Row]") -> None:
+    """Raises: UserError, if a row has a column that would be written over."""
+    for row in rows:
+        if taken := [name for name in WRITTEN if name in row]:
+            raise UserError(
+                f"--prompts: the rows have {' and '.join(taken)} already, which would be written over",
+                hint="Leave the columns out of the file, or give them another name.",
+            )
+
+
+def to_row(row: "Row", answers: "Sequence[Answer]") -> dict[str, Any]:
+    """The row with its completion or completions, and how these were sampled."""
+    from rlhf.data.answers import to_columns
+
+    texts = [answer.text for answer in answers]
+    return {**row, **({"completion": texts[0]} if len(texts) == 1 else {"completions": texts}), **to_columns(answers)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, debug="--debug" in sys.argv))
