@@ -78,6 +78,13 @@ TRAINERS = {
         "direct_alignment.train",
         ["--loss", "kto", "--online_every", "3", "--sync_reference_every", "2", *DPO],
     ),
+    "rejection sampling, rounds from the start": (
+        "rejection_sampling.train",
+        [
+            *("--train_from", "start", "--prompts_per_round", "12", "--group_size", "4", "--steps_per_round", "2"),
+            *("--batch_size", "4", "--max_steps", "6", "--max_new_tokens", "64", "--eval_problems", "4"),
+        ],
+    ),
     "SFT": (
         "instruction_tuning.train",
         [

@@ -56,6 +56,13 @@ RUNS = {
     "ORM": ("reward_models.train_orm", RM),
     "PRM": ("reward_models.train_prm", RM),
     "SFT": ("instruction_tuning.train", SFT),
+    "rejection sampling": (
+        "rejection_sampling.train",
+        [
+            *("--prompts_per_round", "20", "--group_size", "4", "--steps_per_round", "2", "--max_steps", "4"),
+            *("--batch_size", "8", "--eval_problems", "4"),
+        ],
+    ),
 }
 
 

@@ -1,16 +1,17 @@
 """What can be set for rejection sampling. Light: `--help` and errors in a config come before PyTorch is loaded."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rlhf.config.schema import COLDEST
 from rlhf.config.scoring import ScoringConfig
+from rlhf.config.tasks import TasksConfig
 
 Selection = Literal["top_per_prompt", "top_k_overall", "random_per_prompt", "random_k_overall"]
 
 
-class RejectionSamplingConfig(ScoringConfig):
+class RejectionSamplingConfig(TasksConfig, ScoringConfig):
     """Rejection sampling"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -20,7 +21,6 @@ class RejectionSamplingConfig(ScoringConfig):
     )
     topics: ClassVar[dict[str, str]] = {
         "selection": "Selection",
-        "task": "Task",
         "prompts_per_round": "Sampling",
         "steps_per_round": "Rounds and updates",
         "eval_every": "Evaluation",
@@ -44,15 +44,6 @@ class RejectionSamplingConfig(ScoringConfig):
         "random control selects as many as are left by it.",
     )
     distinct: bool = Field(False, description="Select a completion once, however often it was sampled for its prompt.")
-
-    # the task
-    task: str = Field("spell_backward", description="A task of reasoning-gym, step_arithmetic, or prompts: your own.")
-    task_config: dict[str, Any] = Field({}, description="Parameters of the task.")
-    answer_in: Literal["think_tags", "answer_tag", "last_number", "text"] = Field(
-        "think_tags",
-        description="Where the answer stands: <think>..</think><answer>..</answer>, <answer> alone, or all of it.",
-    )
-    system_prompt: str | None = Field(None, description="System message before the question.")
 
     # sampling
     prompts_per_round: int = Field(500, gt=0, le=10**6, description="Prompts of a round, the next of the stream.")

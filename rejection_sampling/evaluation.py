@@ -1,6 +1,7 @@
 """Held-out evaluation of the policy, sampled as in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,22 +14,26 @@ from rlhf.tasks.problem import Problem, Task
 
 
 class HeldOut:
-    """The held-out problems of the task, of which no round has any."""
+    """The held-out problems of each task, of which no round has any."""
 
-    def __init__(self, task: Task, config: RejectionSamplingConfig, reward_model: Score | None):
-        self.task, self.config, self.reward_model = task, config, reward_model
-        self.problems = task.held_out_problems(config.eval_problems)
+    def __init__(self, tasks: Mapping[str, Task], config: RejectionSamplingConfig, reward_model: Score | None):
+        self.tasks, self.config, self.reward_model = tasks, config, reward_model
+        self.problems = {name: task.held_out_problems(config.eval_problems) for name, task in tasks.items()}
+
+    def all(self) -> list[Problem]:
+        return [problem for problems in self.problems.values() for problem in problems]
 
     def evaluate(self, session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
         """Accuracy, or the mean reward where there are no reference answers. Sampled; before the first step and after
         the last also greedily."""
         config = self.config
-        for greedy in [False, True] if session.is_edge(step) else [False]:
+        ways = [False, True] if session.is_edge(step) else [False]
+        for greedy, (name, problems) in product(ways, self.problems.items()):
             result = evaluate_task(
                 model,
                 tokenizer,
-                self.task,
-                self.problems,
+                self.tasks[name],
+                problems,
                 session.accelerator,
                 reward=self._rewards,
                 greedy=greedy,

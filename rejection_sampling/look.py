@@ -1,4 +1,4 @@
-"""What a config names, looked at before PyTorch is loaded: models and the task."""
+"""What a config names, looked at before PyTorch is loaded: models and tasks."""
 
 from rejection_sampling.config import RejectionSamplingConfig
 from rlhf.models.names import find_folder, refuse_missing_model
@@ -7,7 +7,8 @@ from rlhf.tasks.names import refuse_unknown_task
 
 def look(config: RejectionSamplingConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
-    refuse_unknown_task(config.task, config.task_config)
+    for task, parameters in config.parameters_of_tasks.items():
+        refuse_unknown_task(task, parameters)
     refuse_missing_model(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")

@@ -43,22 +43,23 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
     from rlhf.logprobs import Scorer
     from rlhf.optimizer import backward, in_turn, optimizer_step
     from rlhf.run.session import open_session
+    from rlhf.tasks.of_config import open_tasks, training_task
     from rlhf.tasks.problem import refuse_unverified
-    from rlhf.tasks.registry import open_task
 
     config = command.config
-    task = open_task(config.task, config.task_config, answer_in=config.answer_in)
-    if not config.reward_models:
-        refuse_unverified(task, "selecting without a reward_model")
+    tasks = open_tasks(config)
+    task = training_task(tasks, config)
+    for one in () if config.reward_models else tasks.values():
+        refuse_unverified(one, "selecting without a reward_model")
     metrics, advice = describe_metrics(verifies=task.verifies), Adviser(config).check
     with open_session(command, metrics, title=config.selection, headline=["loss"], advice=advice) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
         reward_model = load_reward_model(config)
-        held_out = HeldOut(task, config, reward_model)
+        held_out = HeldOut(tasks, config, reward_model)
         model, tokenizer = session.load_policy()
         rounds = Rounds(session, model, tokenizer, task, reward_model)
-        rounds.refuse_unreadable([*held_out.problems, *rounds.problems(0)])
+        rounds.refuse_unreadable([*held_out.all(), *rounds.problems(0)])
         scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
         start = StartingPoint(model, optimizer) if config.train_from == "start" else None
 
@@ -115,7 +116,7 @@ def plan(config: RejectionSamplingConfig) -> "Plan":
         f"{rounds} round{'s' * (rounds > 1)} of {config.prompts_per_round} prompts x {config.group_size} completions "
         f"of up to {config.max_new_tokens} tokens, {config.max_steps} steps of {config.batch_size} of those selected"
     )
-    return Plan(f"{config.selection} on {config.task}", size, memory)
+    return Plan(f"{config.selection} on {' + '.join(config.parameters_of_tasks)}", size, memory)
 
 
 def read(argv: Sequence[str]) -> Command[RejectionSamplingConfig]:

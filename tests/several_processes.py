@@ -52,6 +52,14 @@ TRAINERS: dict[str, tuple[str, list[str]]] = {
         "policy_gradients.train",
         ["--algorithm", "dapo", "--resample_rounds", "2", "--kl_coef", "0.1", *POLICY],
     ),
+    "rejection": (
+        "rejection_sampling.train",
+        [
+            *("--eval_problems", "2", "--group_size", "4", "--prompts_per_round", "7", "--batch_size", "6"),
+            *("--steps_per_round", "2", "--token_budget", "400", "--max_new_tokens", "32"),
+            *("--task_config", "{min_word_len: 3, max_word_len: 4}"),
+        ],
+    ),
     "PPO": (
         "policy_gradients.train",
         ["--algorithm", "ppo", "--epochs_per_batch", "2", "--critic.warmup_batches", "0", *POLICY],
