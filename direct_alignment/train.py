@@ -102,13 +102,12 @@ def plan(config: DirectAlignmentConfig) -> "Plan":
     config, _, settings = resolve(config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     samples = max(config.eval_samples, config.eval_problems if config.task else 0)
-    at_once = min(256, samples)  # `rlhf.sampling.sample` decodes no more together
     kept = config.online_every or config.sync_reference_every
     memory = memory_needs(
         config,
         # A frozen one is loaded to fill the cache and, at evaluations, to measure KL: not while the policy trains.
         reference=None if config.reference == "none" else "always" if kept else "sampling",
-        sampled=(at_once, config.max_new_tokens) if at_once else (0, 0),
+        sampled=(samples, config.max_new_tokens),
     )
     task = f"{config.loss} ({values}) on {config.task or config.data.path}"
     return Plan(task, f"{config.max_steps} steps of {config.batch_size} pairs", memory)

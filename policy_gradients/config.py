@@ -82,7 +82,9 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     temperature: float = Field(1.0, ge=COLDEST, description="Temperature of sampling and of scoring.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this mass; 1 is off.")
     top_k: int = Field(0, ge=0, description="Sample from so many likeliest tokens; 0 is off.")
-    sampling_batch: int = Field(256, gt=0, description="Completions decoded together.")
+    sampling_batch: int | None = Field(
+        None, gt=0, description="Completions decoded together; null: 256, or what fits a quarter of a GPU's memory."
+    )
     resample_rounds: int | None = Field(
         None, ge=0, description="Rounds, at most, that replace groups that are all right or all wrong; 0 is off."
     )

@@ -122,13 +122,13 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     from rlhf.run.memory_plan import Plan, memory_needs
 
     config = resolve(config).config
-    at_once = min(config.sampling_batch, config.prompts_per_step * config.group_size)
     memory = memory_needs(
         config,
         reference="always" if config.kl_coef else None,
         own_critic=config.critic is not None and config.critic.backbone == "own",
         judges=config.reward_models,
-        sampled=(at_once, config.max_new_tokens),
+        sampled=(config.prompts_per_step * config.group_size, config.max_new_tokens),
+        at_once=config.sampling_batch,
     )
     batches = (
         f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "

@@ -24,7 +24,10 @@ def make_optimizer(
     new: Sequence[nn.Parameter] = (),
     new_factor: float = 1.0,
 ):
-    """AdamW; matrices decay, norms and biases do not. `new` weights learn at `new_factor` times the learning rate."""
+    """AdamW; matrices decay, norms and biases do not. `new` weights learn at `new_factor` times the learning rate.
+
+    Weights in bf16 get the AdamW that rounds at random and keeps its moments in 8 bits: see `rlhf.models.low_memory`.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     fresh = {id(p) for p in new} if new_factor != 1 else set()
     groups = [
@@ -36,8 +39,13 @@ def make_optimizer(
         for is_new in (False, True)
         for matrix in (True, False)
     ]
+    groups = [group for group in groups if group["params"]]
+    if any(p.dtype == torch.bfloat16 for p in trained):
+        from rlhf.models.low_memory import LowMemoryAdamW  # torchao takes a second to load
+
+        return LowMemoryAdamW(groups, lr=lr, betas=betas, eps=1e-8)
     fused = all(p.device.type in ("cpu", "cuda") for p in trained)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=fused)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, schedule: str) -> float:

@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
+
+
+def bytes_of_token(config: PreTrainedConfig, *, width: int) -> int:
+    """Of the keys and values of a token in all layers; `width`: bytes of a number."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * width * config.num_hidden_layers * heads * head
 
 
 class PrefixCache:

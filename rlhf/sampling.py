@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
 
 from rlhf.decoding import Choose, SampledCompletions, decode_replayed, decode_shared, until_end
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, refuse_long
+from rlhf.prefix_cache import bytes_of_token
 from rlhf.tensors import in_fp32
 
 
@@ -39,7 +40,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    batch: int = 256,
+    batch: int | None = None,
     choose: Choose | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> list[SampledCompletions]:
@@ -52,7 +53,7 @@ def sample(
         keys: one tuple of non-negative integers for each prompt; equal keys give equal random numbers.
         temperature: 0 takes the most likely token; its log-probability is still reported at temperature 1.
         top_k, top_p: 0 and 1.0 switch them off, so that the policy that samples is the policy that is optimized.
-        batch: completions decoded together. Prompts of similar length share a batch.
+        batch: completions decoded together, those of prompts of similar length; None: see `decoded_together`.
         choose: replaces `SoftmaxChooser(temperature, top_k, top_p)`.
         on_token: called with each token of the only completion when it is chosen; what it raises ends the sampling.
 
@@ -75,7 +76,7 @@ def sample(
         # Only prompts of one length, since a state-space layer would read padding.
         decode = _decode_separately
         together = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
-    at_once = max(1, batch // completions)
+    at_once = max(1, (batch or _decoded_together_by(model, max_new_tokens)) // completions)
     batches = [numbers[start : start + at_once] for numbers in together for start in range(0, len(numbers), at_once)]
     results: dict[int, SampledCompletions] = {}
     was_training = model.training
@@ -87,6 +88,36 @@ def sample(
         results.update(zip(numbers, decoded, strict=True))
     model.train(was_training)
     return [results[i] for i in range(len(prompts))]
+
+
+MOST_TOGETHER = 256
+SHARE_OF_MEMORY = 0.25  # that keys and values may take of a GPU's memory
+
+
+def decoded_together(config: PreTrainedConfig, length: int, *, memory: float, width: int) -> int:
+    """How many completions of `length` new tokens are decoded together: at most 256, and no more than a quarter of the
+    memory has room for.
+
+    It follows from the size of the memory, not from what is free at the time: a resumed run samples in the same
+    batches.
+
+    Args:
+        memory: of the GPU, bytes.
+        width: bytes of a stored number, 2 under autocast.
+    """
+    logits = 4 * 4 * config.vocab_size  # logits, their softmax, its running sum, a copy
+    room = SHARE_OF_MEMORY * memory // (length * bytes_of_token(config, width=width) + logits)
+    return max(1, int(min(MOST_TOGETHER, room)))
+
+
+def _decoded_together_by(model: PreTrainedModel, length: int) -> int:
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return MOST_TOGETHER
+    memory = torch.cuda.get_device_properties(device).total_memory
+    memory *= torch.cuda.get_per_process_memory_fraction(device)  # see memory_gb
+    width = 2 if torch.is_autocast_enabled("cuda") else 4
+    return decoded_together(model.config.get_text_config(), length, memory=memory, width=width)
 
 
 @dataclass(frozen=True)

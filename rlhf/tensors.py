@@ -83,7 +83,7 @@ class _TokenLogp(torch.autograd.Function):
         grad_logp = gradients[0]  # entropy is a diagnostic; its gradient is dropped
         hidden, head, target, log_z = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _chunks(len(target), len(head)):
                 logits = in_fp32(hidden[part], head.T).div_(ctx.temperature)
@@ -94,7 +94,7 @@ class _TokenLogp(torch.autograd.Function):
                     grad_hidden[part] = in_fp32(grad, head)
                 if grad_head is not None:
                     grad_head.addmm_(grad.T, hidden[part])
-        return grad_hidden, grad_head, None, None
+        return grad_hidden, None if grad_head is None else grad_head.to(head.dtype), None, None
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:

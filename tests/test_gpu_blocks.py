@@ -201,7 +201,8 @@ def test_three_steps(
     outcome = Caller(monkeypatch, capfd)._call(
         COMMANDS[name if family == "reward_models" else family],
         (
-            *("--config", config, "--profile", "gpu", "--device", "cpu", "--precision", "fp32", "--max_steps", "3"),
+            *("--config", config, "--profile", "gpu", "--device", "cpu", "--max_steps", "3"),
+            *("--precision", "bf16" if block.get("low_memory") else "fp32"),
             *("--output_dir", tmp_path / "run", "--quiet", *arguments),
         ),
     )

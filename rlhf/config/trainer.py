@@ -45,6 +45,11 @@ class TrainerConfig(Config):
         "all-linear", description="Linear layers that get adapters: all-linear, or names such as [q_proj, v_proj]."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory, slower.")
+    low_memory: bool = Field(
+        False,
+        description="Train all weights in 6 bytes each, not 16: bf16 weights with stochastic rounding, AdamW's moments "
+        "in 8 bits.",
+    )
 
     # the conversation
     chat_template: PathName | None = Field(
@@ -70,7 +75,10 @@ class TrainerConfig(Config):
 
     # the run
     memory_gb: float | None = Field(
-        None, gt=0, description="Memory of the card that --plan is to judge by: it says whether the run would fit."
+        None,
+        gt=0,
+        description="Memory that a run may take on a CUDA device: it gets no more, and samples in batches that fit. "
+        "--plan says whether it would fit.",
     )
     save_every: int = Field(50, gt=0, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, gt=0, description="How many checkpoints are kept.")
@@ -83,6 +91,16 @@ class TrainerConfig(Config):
     @property
     def chat(self) -> ChatSettings:
         return {"chat_template": self.chat_template, "chat_template_kwargs": self.chat_template_kwargs}
+
+    @model_validator(mode="after")
+    def _low_memory_trains_all_weights_in_bf16(self) -> "TrainerConfig":
+        if self.low_memory and self.lora_rank:
+            raise ValueError("low_memory trains all weights, and lora_rank few: --low_memory false, or --lora_rank 0")
+        if self.low_memory and self.precision == "fp32":
+            raise ValueError(
+                "low_memory computes in bf16, and precision is fp32: --low_memory false, or --precision bf16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reference_can_move(self) -> "TrainerConfig":

@@ -32,25 +32,29 @@ def store_in_bf16(model: nn.Module) -> None:
             if is_product or torch.equal(rounded.float(), weight.float()):
                 weight.data = rounded
                 if isinstance(module, nn.Embedding):
-                    module.register_forward_hook(_in_fp32)
+                    module.register_forward_hook(in_fp32_states)
 
 
 def forget_storage(model: nn.Module) -> None:
-    """Make an ordinary model of one with frozen weights, before it is handed on: embeddings give what they hold."""
+    """Make an ordinary model of one that is stored in bf16, before it is handed on: embeddings give what they hold."""
     for module in model.modules():
         for key, hook in list(module._forward_hooks.items()):
-            if hook is _in_fp32:
+            if hook is in_fp32_states:
                 del module._forward_hooks[key]
 
 
 def _heads(model: nn.Module) -> list[nn.Module]:
     """The layers on the last hidden states, which compute in fp32."""
     to_vocabulary = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    heads = [to_vocabulary, *(getattr(model, name, None) for name in HEADS)]
-    return [head for head in heads if head is not None]
+    return [*reward_heads(model), *([] if to_vocabulary is None else [to_vocabulary])]
 
 
-def _in_fp32(_module: nn.Module, _inputs: tuple[Tensor, ...], states: Tensor) -> Tensor:
+def reward_heads(model: nn.Module) -> list[nn.Module]:
+    return [head for name in HEADS if (head := getattr(model, name, None)) is not None]
+
+
+def in_fp32_states(_module: nn.Module, _inputs: tuple[Tensor, ...], states: Tensor) -> Tensor:
+    """A forward hook of embeddings that are stored in bf16."""
     return states.float()
 
 

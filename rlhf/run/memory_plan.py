@@ -1,5 +1,6 @@
 """`--plan`: what a run would load and where its memory would go, before anything is loaded."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,8 @@ from rlhf.models.known_sizes import KNOWN_SIZES
 from rlhf.models.loading import find_model, read_config
 from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_precision
+from rlhf.prefix_cache import bytes_of_token
+from rlhf.sampling import decoded_together
 from rlhf.tensors import LOGITS_AT_ONCE
 
 GB = 1e9
@@ -27,6 +30,21 @@ class Need:
     gigabytes: float
     why: str
     phase: Phase = "always"  # a run samples and trains in turns: never both at once
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """Bytes of a weight that is trained, of its gradient and of its two moments."""
+
+    weight: int
+    gradient: int
+    moments: int
+    stored: str
+    moments_in: str
+
+
+_ADAMW = _Learning(4, 4, 8, "fp32", "fp32")
+_LOW_MEMORY = _Learning(2, 2, 2, "bf16", "8 bits")  # see rlhf/models/low_memory.py
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,7 @@ def memory_needs(
     own_critic: bool = False,
     judges: Sequence[str] = (),
     sampled: tuple[int, int] = (0, 0),
+    at_once: int | None = None,
     vocabulary: bool = True,
 ) -> list[Need]:
     """Memory by purpose.
@@ -61,7 +80,8 @@ def memory_needs(
         reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
         judges: names of reward models.
-        sampled: completions decoded together, and new tokens of each.
+        sampled: completions, and new tokens of each.
+        at_once: completions decoded together; None: as `rlhf.sampling` chooses it.
         vocabulary: whether training computes logits over the vocabulary; a reward model's head has one number.
     """
     in_bf16 = choose_precision(settings.precision, device_of(settings.device)) == "bf16"
@@ -72,28 +92,37 @@ def memory_needs(
     lora = Lora.of(settings)
     trained = _lora_weights(model, lora) if lora else weights
 
+    learning = _LOW_MEMORY if settings.low_memory else _ADAMW
     needs = [Need("weights", (frozen * weights + 4 * trained) / GB, f"{weights / 1e6:,.0f} M frozen, in {stored}")]
     if not lora:
-        needs = [Need("weights", 4 * weights / GB, f"{weights / 1e6:,.0f} M in fp32")]
+        needs = [Need("weights", learning.weight * weights / GB, f"{weights / 1e6:,.0f} M in {learning.stored}")]
+    of = f"of {trained / 1e6:,.0f} M trained weights, {learning.stored}"
     needs += [
-        Need("gradients", 4 * trained / GB, f"of {trained / 1e6:,.0f} M trained weights, fp32", "training"),
-        Need("optimizer", 8 * trained / GB, "AdamW's two moments, fp32"),
+        Need("gradients", learning.gradient * trained / GB, of, "training"),
+        Need("optimizer", learning.moments * trained / GB, f"AdamW's two moments, {learning.moments_in}"),
         _activations(config, settings, in_bf16=in_bf16),
     ]
     if vocabulary:
         needs.append(Need("logits", 4 * 4 * LOGITS_AT_ONCE / GB, "made in chunks, never all at once", "training"))
-    if in_bf16 and not lora:
+        if settings.low_memory:
+            head = 4 * config.vocab_size * config.hidden_size / GB
+            needs.append(Need("gradient in fp32", head, "of the vocabulary projection, in a backward pass", "training"))
+    if in_bf16 and not lora and not settings.low_memory:
         needs.append(Need("autocast copies", 2 * weights / GB, "weights in bf16 while a pass lasts"))
     if reference and not lora:
         needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}", reference))
     if own_critic:
-        needs.append(Need("critic", 16 * weights / GB, "weights, gradients and moments, fp32; critic.backbone: policy"))
+        why = f"weights, gradients and moments, {learning.stored}; critic.backbone: policy"
+        needs.append(Need("critic", (learning.weight + learning.gradient + learning.moments) * weights / GB, why))
     for judge in judges:
         size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
         needs.append(Need("reward model", frozen * size / GB, f"{judge}, frozen, {stored}"))
     completions, length = sampled
     if completions:
-        cache = completions * length * _cached_bytes(config, width=2 if in_bf16 else 4)
+        width = 2 if in_bf16 else 4
+        at_once = at_once or decoded_together(config, length, memory=_memory(settings), width=width)
+        completions = min(completions, at_once)
+        cache = completions * length * bytes_of_token(config, width=width)
         logits = 4 * 4 * completions * config.vocab_size  # logits, their softmax, its running sum, a copy
         why = f"{completions} completions of {length} tokens at once"
         needs.append(Need("key-value cache", (cache + logits) / GB, why, "sampling"))
@@ -116,11 +145,12 @@ def _activations(config: PreTrainedConfig, settings: TrainerConfig, *, in_bf16: 
     return Need("activations", a_token * settings.token_budget / GB, why, "training")
 
 
-def _cached_bytes(config: PreTrainedConfig, *, width: int) -> int:
-    """Of the keys and values of a token in all layers."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * width * config.num_hidden_layers * heads * head
+def _memory(settings: TrainerConfig) -> float:
+    """Bytes of the card: what the run may take, else what is there, else no limit."""
+    if settings.memory_gb:
+        return settings.memory_gb * GB
+    device = device_of(settings.device)
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
 
 
 def _skeleton(model_name: str) -> PreTrainedModel:
@@ -158,7 +188,8 @@ def _verdict(config: TrainerConfig, plan: Plan, limit: float) -> str:
         return f"fits in {limit:g} GB"
     levers = []
     if not config.lora_rank:
-        levers.append("--lora_rank 32")
+        lora = "--lora_rank 32"
+        levers += [f"{lora} --low_memory false"] if config.low_memory else ["--low_memory true", lora]
     if not config.gradient_checkpointing:
         levers.append("--gradient_checkpointing true")
     sizes = {need.what: need.gigabytes for need in plan.memory}

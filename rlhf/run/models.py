@@ -82,8 +82,13 @@ class Models:
             self.console.say(
                 f"{type(model).__name__} cannot take shared-prefix rows nor packed ones: each completion gets its own"
             )
+        # Last, since what was tried above computes in fp32.
         if self.precision == "bf16":
-            store_in_bf16(model)  # last: what was tried above computes in fp32
+            store_in_bf16(model)
+        if self.config.low_memory:
+            from rlhf.models.low_memory import store_trained_in_bf16  # torchao takes a second to load
+
+            store_trained_in_bf16(model)
 
     def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
         """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""

@@ -56,6 +56,11 @@ class Opening(Models):
         self.path = Path(command.config.output_dir)
         self.device = device_of(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
+        if self.config.low_memory and self.precision != "bf16":
+            raise UserError(
+                f"low_memory: weights in bf16 are trained in bf16; precision auto is fp32 on this {self.device.type}",
+                hint="Leave low_memory out, train with --lora_rank 32, or ask for --precision bf16: slow here.",
+            )
         self.interrupted = Interrupted(ends_process=not command.called)
         self.dtype, self.base = torch.float32, ""  # what the model was stored in, and where it is
         self.watch = Stopwatch()
@@ -88,6 +93,9 @@ class Opening(Models):
         self.accelerator = make_accelerator(
             device=self.device.type, precision=self.precision, trackers=trackers, run_path=self.path
         )
+        if config.memory_gb and self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.accelerator.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, config.memory_gb * 1e9 / total))
         size, parts = config.shared_size
         refuse_uneven(size, getattr(config, size), self.accelerator, parts=getattr(config, parts) if parts else 1)
         main = self.accelerator.is_main_process

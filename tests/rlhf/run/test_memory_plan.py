@@ -1,5 +1,7 @@
 """What --plan says of memory, without a network and without loading a model."""
 
+from importlib import import_module
+
 import pytest
 
 from direct_alignment.config import read as read_alignment
@@ -69,13 +71,31 @@ def test_a_reward_model_has_no_logits_over_the_vocabulary() -> None:
     assert "logits" not in needs(plan)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fits"), [(["--lora_rank", "32", "--max_new_tokens", "128"], True), (["--lora_rank", "0"], False)]
-)
+def test_low_memory_takes_six_bytes_a_weight() -> None:
+    found = needs(plan_policy(grpo(low_memory=True)))
+    assert [found[what] for what in ("weights", "gradients", "optimizer")] == pytest.approx(3 * [2 * 1.7206], abs=0.01)
+    assert "autocast copies" not in found
+
+
+def test_completions_decoded_together_take_a_quarter_of_the_memory_at_most() -> None:
+    found = needs(plan_policy(grpo(memory_gb=16, prompts_per_step=64)))["key-value cache"]
+    assert 3.9 < found <= 4.0
+    assert needs(plan_policy(grpo(memory_gb=16, prompts_per_step=64, sampling_batch=200)))["key-value cache"] > 12
+
+
+@pytest.mark.parametrize("family", ["policy_gradients grpo", "policy_gradients ppo", "direct_alignment dpo"])
+def test_the_gpu_blocks_fit_16_gb_as_they_are(family: str) -> None:
+    package, name = family.split()
+    module = import_module(f"{package}.train")
+    command = module.read(["--config", name, "--profile", "gpu", "--device", "cpu", "--precision", "bf16"])
+    assert module.plan(command.config.model_copy(update={"memory_gb": 16.0})).peak_gb < 15
+
+
+@pytest.mark.parametrize(("arguments", "fits"), [([], True), (["--low_memory", "false", "--lora_rank", "0"], False)])
 def test_it_says_whether_a_card_is_large_enough(arguments: list[str], fits: bool) -> None:
     command = read_alignment(
         ["--loss", "dpo", "--profile", "gpu", "--device", "cpu", "--precision", "bf16", "--memory_gb", "16", *arguments]
     )
     said = show_plan(command, plan_alignment(command.config))
     assert ("fits in 16 GB" in said) == fits
-    assert ("does NOT fit in 16 GB; what would help: --lora_rank 32" in said) != fits
+    assert ("does NOT fit in 16 GB; what would help: --low_memory true, --lora_rank 32" in said) != fits
