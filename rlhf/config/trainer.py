@@ -98,7 +98,7 @@ class TrainerConfig(Config):
             raise ValueError("low_memory trains all weights, and lora_rank few: --low_memory false, or --lora_rank 0")
         if self.low_memory and self.precision == "fp32":
             raise ValueError(
-                "low_memory computes in bf16, and precision is fp32: --low_memory false, or --precision bf16"
+                "low_memory computes in bf16, not in precision fp32: --low_memory false, or --precision bf16"
             )
         return self
 
