@@ -8,8 +8,9 @@ learns   the laptop profile on this card, in fp32 and in bf16: held-out accuracy
 resume   a run that is stopped and resumed ends with the weights of one that was not, to the bit, with deterministic
          kernels
 
-Each run has a process of its own, so that its peak of memory is its own. Runs of `blocks` and `speed` end after their
-last step: nothing is evaluated or saved. `--tiny --device cpu` tries all of it with small models where there is no GPU.
+Each run has a process of its own, and its own peak of memory. Runs of `blocks` and `speed` end after their last step:
+nothing is evaluated or saved, unless `--evaluate`. With `--memory_gb 16` a run gets no more. `--tiny --device cpu`
+tries all of it with small models where there is no GPU.
 """
 
 import argparse
@@ -43,6 +44,8 @@ class Bench:
     device: str
     tiny: bool
     blocks: tuple[str, ...] = ()  # names of those to run; () is all
+    limit: tuple[str, ...] = ()  # --memory_gb N
+    evaluate: bool = False  # whether runs of `blocks` evaluate and save
     runs: dict[tuple[str, ...], Path] = field(default_factory=dict)  # directories of runs that were made already
 
     def model(self, name: str) -> Path:
@@ -136,7 +139,7 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
         if bench.blocks and block.name not in bench.blocks:
             continue
         arguments = ["--config", block.config, "--profile", "gpu", "--max_steps", str(STEPS)]
-        arguments += ["--model_name", str(bench.model(block.model))]
+        arguments += ["--model_name", str(bench.model(block.model)), *block.arguments, *bench.limit]
         if block.data:
             arguments += ["--data.path", str(bench.folder / block.data), "--data.held_out", "20"]
         if block.module.startswith("reward_models"):
@@ -148,7 +151,7 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
             planned = in_process(lambda arguments=arguments, block=block: {"gb": _planned(block.module, arguments)})[
                 "gb"
             ]
-            steps = records(bench.run(block.module, arguments))
+            steps = records(bench.run(block.module, arguments, whole=bench.evaluate))
         except RuntimeError as error:
             rows.append({"block": block.name, "model": block.model, "failed": str(error)})
             continue
@@ -307,6 +310,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Proof on a GPU, without a network.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--block", nargs="+", default=(), choices=[block.name for block in BLOCKS], metavar="NAME")
+    parser.add_argument("--memory_gb", type=float, help="what a run may take of the GPU's memory")
+    parser.add_argument("--evaluate", action="store_true", help="runs of blocks are whole: evaluated and saved")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small models and batches: to try the benchmark itself")
     parser.add_argument("--json", type=Path, help="write all measurements there")
@@ -316,7 +321,8 @@ def main() -> int:
     _show(result)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RLHF_CACHE"] = f"{folder}/cache"
-        bench = Bench(Path(folder), options.device, options.tiny, tuple(options.block))
+        limit = ("--memory_gb", str(options.memory_gb)) if options.memory_gb else ()
+        bench = Bench(Path(folder), options.device, options.tiny, tuple(options.block), limit, options.evaluate)
         write_rows(bench.folder, letters=64 if options.tiny else 1500)
         for part in options.only:
             print(f"# {part}", flush=True)

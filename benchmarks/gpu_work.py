@@ -40,6 +40,21 @@ BLOCKS = (
     Block(
         "ORM", "reward_models.train_orm", "reward_models/configs/orm.yaml", "Qwen/Qwen3-0.6B", data="solutions.jsonl"
     ),
+    Block(
+        "preference RM 1.7B",
+        "reward_models.train_preference_rm",
+        "reward_models/configs/preference_rm.yaml",
+        "Qwen/Qwen3-1.7B",
+        arguments=("--low_memory", "true"),
+        data="pairs.jsonl",
+    ),
+    Block(
+        "GRPO, all weights",
+        "policy_gradients.train",
+        "policy_gradients/configs/grpo.yaml",
+        "Qwen/Qwen3-1.7B",
+        arguments=("--lora_rank", "0", "--low_memory", "true"),
+    ),
     Block("PRM", "reward_models.train_prm", "reward_models/configs/prm.yaml", "Qwen/Qwen3-0.6B", data="steps.jsonl"),
     Block(
         "DPO",
@@ -53,6 +68,7 @@ BLOCKS = (
         "instruction_tuning.train",
         "instruction_tuning/configs/sft.yaml",
         "allenai/OLMo-2-0425-1B",
+        arguments=("--chat_template", "null"),  # the tokenizer here has one
         data="conversations.jsonl",
     ),
 )
