@@ -2,10 +2,11 @@
 
     uv run python -m direct_alignment.sample_pairs --model_name embedded --task step_arithmetic --output pairs.jsonl
     uv run python -m direct_alignment.sample_pairs --reward_model runs/preference_rm-seed0 --output pairs.jsonl
+    uv run python -m direct_alignment.sample_pairs --judge '{model: embedded, by: mean_logp}' --output pairs.jsonl
 
 Samples completions of problems that no evaluation uses, and has them judged: by the task's verifier, whose pairs are a
-right and a wrong completion of a problem; or by a reward model, whose pairs are the best and the worst. What
-is written is what `--data.path` reads.
+right and a wrong completion of a problem; by a reward model, whose pairs are the best and the worst; or by a judge
+(`rlhf/judges`), which compares any two of them. What is written is what `--data.path` reads.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.config.options import Parser, mapping, seed, temperature, whole
+from rlhf.config.options import Parser, add_candidates, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
 
@@ -32,23 +33,13 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m direct_alignment.sample_pairs",
         description="Sample completions of a policy, judge them, and write pairs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--output", type=user_path, required=True, help="the .jsonl file to write")
-    add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
-    add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic, or prompts")
-    add("--task_config", type=mapping, default={}, help="the task's own parameters, as YAML")
-    answers = ("think_tags", "answer_tag", "last_number", "text")
-    add("--answer_in", choices=answers, default="think_tags", help="where the answer stands in a completion")
-    add("--system_prompt", help="said to the policy before the question")
-    add("--problems", type=whole(1), default=1000, help="problems to sample completions of")
-    add("--candidates", type=whole(1), default=8, help="completions of each")
-    add("--per_problem", type=whole(1), default=1, help="pairs of each at most, by the verifier")
-    add("--max_new_tokens", type=whole(1), default=64, help="tokens at which a completion is cut")
-    add("--temperature", type=temperature, default=1.0, help="of sampling")
-    add("--reward_model", help="a reward model (folder or run directory) to judge instead of the verifier")
-    add("--seed", type=seed, default=0, help="of the problems and the sampling")
+    add_candidates(parser, problems=1000, max_new_tokens=64)
+    add("--per_problem", type=whole(1), default=1, help="pairs of each problem at most (default: 1)")
+    add("--reward_model", help="a reward model (folder or run directory) that ranks, instead of the verifier")
+    add("--judge", help="a judge that compares: a model's name, {url: .., model: ..}, or a .yaml file of it")
     add("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(arguments)
 
@@ -56,6 +47,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 def write_pairs(options: argparse.Namespace) -> int:
     # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.judges.config import look, read_judge
     from rlhf.models.names import find_folder
     from rlhf.tasks.names import refuse_unknown_task
 
@@ -65,17 +57,25 @@ def write_pairs(options: argparse.Namespace) -> int:
     refuse_output(output)
     refuse_unknown_task(options.task, options.task_config)
     find_folder(options.model_name)
+    if options.reward_model and options.judge:
+        raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
     if options.reward_model:
         find_folder(options.reward_model, key="reward_model")
+    judged_by = read_judge(options.judge) if options.judge else None
+    if judged_by is not None:
+        look(judged_by)
 
     from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.data.answers import to_columns
+    from rlhf.judges.judge import open_judge
+    from rlhf.judges.labelling import label_pairs
     from rlhf.tasks.problem import refuse_unverified, with_system
     from rlhf.tasks.registry import open_task
 
     task = open_task(options.task, options.task_config, answer_in=options.answer_in)
-    if not options.reward_model:
+    if not (options.reward_model or options.judge):
         refuse_unverified(task, "pairing by the verifier")
+    judge = open_judge(judged_by) if judged_by else None  # before the sampling, which would be in vain without it
     candidates = sample_candidates(
         options.model_name,
         task,
@@ -86,10 +86,16 @@ def write_pairs(options: argparse.Namespace) -> int:
         temperature=options.temperature,
         system_prompt=options.system_prompt,
     )
+    drawn = {"seed": options.seed, "per_problem": options.per_problem}
+    notes: list[str] = []
     if options.reward_model:
         rankings = judged_by_model(candidates, options.reward_model, system_prompt=options.system_prompt)
+    elif judge is not None and judged_by is not None:
+        labelled = label_pairs(candidates, judge, swap=judged_by.swap, system_prompt=options.system_prompt, **drawn)
+        rankings = labelled.rankings
+        notes = [*labelled.lines(), *(judge.usage.lines() if judge.usage else [])]
     else:
-        rankings = to_rankings(candidates, seed=options.seed, per_problem=options.per_problem)
+        rankings = to_rankings(candidates, **drawn)
     rows = [
         {
             "prompt": with_system(ranking.prompt, options.system_prompt),
@@ -105,7 +111,7 @@ def write_pairs(options: argparse.Namespace) -> int:
     write_jsonl(output, rows)
     exact = [verdict.exact for one in candidates for _, verdict in one.judged]
     share = f"; {sum(exact) / len(exact):.2f} of the completions are right" if exact else ""
-    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}")
+    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}", *notes, sep="\n")
     return 0
 
 

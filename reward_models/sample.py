@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf.config.options import Parser, mapping, seed, temperature, whole
-from rlhf.config.paths import user_path
+from rlhf.config.options import Parser, add_candidates
 from rlhf.errors import run_main
 
 if TYPE_CHECKING:
@@ -34,18 +33,7 @@ def to_row(candidates: "Candidates") -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
     add = parser.add_argument
-    add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
-    add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
-    add("--task", default="step_arithmetic", help="of reasoning-gym, or prompts (default: step_arithmetic)")
-    add("--task_config", type=mapping, default={}, metavar="{KEY: VALUE}", help="the task's own parameters")
-    answers = ("think_tags", "answer_tag", "last_number", "text")
-    add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
-    add("--problems", type=whole(1), default=500, help="how many problems (default: 500)")
-    add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
-    add("--max_new_tokens", type=whole(1), default=96, help="tokens at which a completion is cut (default: 96)")
-    add("--temperature", type=temperature, default=1.0, help="of sampling (default: 1)")
-    add("--system_prompt", help="said to the model before the question")
-    add("--seed", type=seed, default=0)
+    add_candidates(parser, problems=500, max_new_tokens=96)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)
     # What needs no PyTorch comes first.

@@ -28,6 +28,7 @@ ROOMS = {
     "tasks": {"front", "config", "data", "text"},
     "generate": {"front", "config", "data", "models", "tasks", "text"},
     "evaluate": {"front", "config", "data", "generate", "models", "tasks", "text"},
+    "judges": {"front", "config", "data", "models", "tasks", "text"},
     "report": {"front", "config"},
     "publish": {"front", "config"},
     "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},

@@ -15,7 +15,7 @@ from rlhf.config.schema import COLDEST, LARGEST_SEED
 from rlhf.config.yaml_file import read_yaml
 from rlhf.errors import UserError
 
-__all__ = ["Parser", "mapping", "number", "seed", "temperature", "whole"]
+__all__ = ["Parser", "add_candidates", "mapping", "number", "seed", "temperature", "whole"]
 
 MANY = 10**6  # problems, completions of one, tokens of one: what no machine here works through
 
@@ -73,3 +73,24 @@ def mapping(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"is {text[:60]}; accepted: a mapping such as {{name: 1}}")
     return value
+
+
+def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_tokens: int) -> None:
+    """The options of a command that samples a policy's candidates; see `rlhf.candidates`."""
+    add = parser.add_argument
+    add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
+    add("--task", default="step_arithmetic", help="of reasoning-gym, or prompts (default: step_arithmetic)")
+    add("--task_config", type=mapping, default={}, metavar="{KEY: VALUE}", help="the task's own parameters")
+    answers = ("think_tags", "answer_tag", "last_number", "text")
+    add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
+    add("--system_prompt", help="said to the policy before the question")
+    add("--problems", type=whole(1), default=problems, help=f"how many problems (default: {problems})")
+    add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
+    add(
+        "--max_new_tokens",
+        type=whole(1),
+        default=max_new_tokens,
+        help=f"tokens at which a completion is cut (default: {max_new_tokens})",
+    )
+    add("--temperature", type=temperature, default=1.0, help="of sampling (default: 1)")
+    add("--seed", type=seed, default=0, help="of the problems and the sampling (default: 0)")

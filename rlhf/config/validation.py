@@ -55,6 +55,8 @@ def _invalid(error: Any, settings: Layer, keys: dict[str, Key]) -> str:
     if error["type"] == "missing":
         return f"{name} is not set; accepted: {accepts(keys[name].field)}"
     path = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":  # of a group inside a mapping: `refuse_unknown` has seen the others
+        return f"{place}unknown key {path}"
     found = error["input"]
     # The path of a union ends in the name of one of its members.
     whole = path == name or (name in settings and found is settings[name].value)

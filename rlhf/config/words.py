@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAliasType, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -27,6 +27,8 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
     """The alternatives of a type: (float, None) for `float | None`."""
+    if isinstance(annotation, TypeAliasType):
+        return alternatives(annotation.__value__)
     if get_origin(annotation) is Annotated:
         return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

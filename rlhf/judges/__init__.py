@@ -1,0 +1,1 @@
+"""Judges, which tell the better of two answers: models here, endpoints elsewhere, rubrics. RLHF Book, chapter 12."""
