@@ -26,6 +26,7 @@ MODULES = [
     ),
     *(f"direct_alignment.{name}" for name in ("train", "compare", "sample_pairs")),
     "rejection_sampling.train",
+    *("rlhf.chat", "rlhf.generate", "rlhf.evaluate"),
 ]
 
 

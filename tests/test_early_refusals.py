@@ -12,6 +12,12 @@ PG, SFT, DPO = "policy_gradients.train", "instruction_tuning.train", "direct_ali
 PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train_orm", "reward_models.train_prm"
 TRAINERS = (PG, SFT, DPO, PREFERENCE, ORM, PRM)
 PAIRS = "direct_alignment.sample_pairs"
+CHAT, GENERATE, EVALUATE = "rlhf.chat.__main__", "rlhf.generate.__main__", "rlhf.evaluate.__main__"
+TALKING = (
+    (CHAT, []),
+    (GENERATE, ["--prompts", "nobody/no-such", "--output", "o.jsonl"]),
+    (EVALUATE, ["--task", "spell_backward"]),
+)
 COMPARE = ("policy_gradients.compare", "direct_alignment.compare")
 
 # (command, arguments, what the message names)
@@ -58,6 +64,26 @@ CASES: list[tuple[str, list[str], str]] = [
     (PAIRS, ["--output", "o.jsonl", "--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
     (PAIRS, ["--output", "o.txt"], "'o.txt' is not a .jsonl file"),
     ("rlhf.report.__main__", ["nowhere"], "nowhere"),
+    *((command, ["./nowhere", *more], "MODEL: there is no folder './nowhere'") for command, more in TALKING),
+    *((command, ["taken", *more], "the folder 'taken' holds no model") for command, more in TALKING),
+    *((command, ["embedded-judge", *more], "is a reward model") for command, more in TALKING),
+    *((command, ["embedded", *more, "--temperature", "-1"], "--temperature is -1") for command, more in TALKING),
+    *((command, ["embedded", *more, "--chat_template", "no.jinja"], "no file 'no.jinja'") for command, more in TALKING),
+    *(
+        (command, ["embedded", *more, "--max_token", "3"], "unrecognized arguments: --max_token")
+        for command, more in TALKING
+    ),
+    (CHAT, ["embedded", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (GENERATE, ["embedded", "--prompts", "no.jsonl", "--output", "o.jsonl"], "there is no file 'no.jsonl'"),
+    (GENERATE, ["embedded", "--prompts", "no.jsonl", "--output", "no/o.jsonl"], "there is no folder 'no'"),
+    (EVALUATE, ["embedded"], "--task: what is to be evaluated?"),
+    (EVALUATE, ["embedded", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (EVALUATE, ["embedded", "--task", "ab", "--data", "no.jsonl"], "--task and --data: one of them"),
+    (EVALUATE, ["embedded", "--data", "no.jsonl"], "there is no file 'no.jsonl'"),
+    (EVALUATE, ["embedded", "--task", "ab", "--output", "no/o.jsonl"], "there is no folder 'no'"),
+    (EVALUATE, ["embedded", "--task", "ab", "--reward_model", "./nowhere"], "reward_model: there is no folder"),
+    (EVALUATE, ["embedded", "embedded", "--task", "ab"], "the same model twice"),
+    (EVALUATE, ["embedded", "--task", "ab", "--samples", "0"], "--samples is 0"),
     *((command, ["--seeds", "0"], "--seeds: at least 1") for command in COMPARE),
     *((command, ["--max_steps", "0"], "max_steps is 0") for command in COMPARE),
 ]

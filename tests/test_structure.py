@@ -29,6 +29,7 @@ ROOMS = {
     "generate": {"front", "config", "data", "models", "tasks", "text"},
     "evaluate": {"front", "config", "data", "generate", "models", "tasks", "text"},
     "judges": {"front", "config", "data", "models", "tasks", "text"},
+    "chat": {"front", "config", "data", "generate", "models", "tasks", "text"},
     "report": {"front", "config"},
     "publish": {"front", "config"},
     "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},

@@ -54,7 +54,7 @@ def tasks_asked(o: argparse.Namespace) -> list[Asked]:
 def look(o: argparse.Namespace, tasks: Sequence[Asked]) -> None:
     """What needs no PyTorch is refused before it is loaded: names, files, and what a run was trained on."""
     from rlhf.data.files import refuse_output
-    from rlhf.models.names import find_folder, find_template
+    from rlhf.models.names import find_folder, find_policy, find_template
     from rlhf.tasks.names import refuse_unknown_task
 
     if len(set(o.models)) < len(o.models):
@@ -64,7 +64,7 @@ def look(o: argparse.Namespace, tasks: Sequence[Asked]) -> None:
     for task in tasks:
         refuse_unknown_task(task.name, task.parameters)
     for model in o.models:
-        find_folder(model, key="MODEL")
+        find_policy(model, key="MODEL")
     if o.chat_template:
         find_template(o.chat_template)
     if o.reward_model:

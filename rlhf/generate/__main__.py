@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversations = [with_system(messages, settings.system_prompt) for _, messages in rows]
     answers = answers_in_chunks(speaker, conversations, completions=o.samples, seed=o.seed, say=print)
     write_jsonl(o.output, [to_row(row, own) for (row, _), own in zip(rows, answers, strict=True)])
-    cut = sum(not answer.ended for own in answers for answer in own)
+    cut = sum(not speaker.is_whole(answer) for own in answers for answer in own)
     print(f"{len(rows) * o.samples} completions of {len(rows)} prompts, {cut} of them cut off: {o.output}")
     return 0
 
@@ -65,13 +65,13 @@ def look(o: argparse.Namespace) -> None:
     """What needs no PyTorch is refused before it is loaded."""
     from rlhf.data.files import refuse_output
     from rlhf.data.rows import refuse_missing
-    from rlhf.models.names import find_folder, find_template
+    from rlhf.models.names import find_policy, find_template
 
-    refuse_output(o.output, reads=o.prompts)
-    refuse_missing(o.prompts)
-    find_folder(o.model, key="MODEL")
+    find_policy(o.model, key="MODEL")
     if o.chat_template:
         find_template(o.chat_template)
+    refuse_output(o.output, reads=o.prompts)
+    refuse_missing(o.prompts)
 
 
 def refuse_columns(rows: "Iterable[Row]") -> None:

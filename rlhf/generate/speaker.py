@@ -114,6 +114,10 @@ class Speaker:
             pass
         return sampled_answer(self.tokenizer, said)
 
+    def is_whole(self, answer: Answer) -> bool:
+        """Whether an answer ends where it should, and was not cut off."""
+        return answer.ended or (self.settings.stop_at == "answer" and "</answer>" in answer.text)
+
     def _autocast(self) -> AbstractContextManager:
         device = self.model.device
         bf16 = device.type == "cuda" and choose_precision("auto", device) == "bf16"

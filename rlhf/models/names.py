@@ -1,5 +1,6 @@
 """What a model's name stands for, without PyTorch: one that comes along, a folder, a run, or an id of the Hub."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rlhf.hub import refuse_unknown_model
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "model"
 EMBEDDED_JUDGE = Path(__file__).parents[1] / "embedded" / "judge"  # that one, after reward_models.train_prm
 SMOLLM2 = "smollm2-135m"
+JUDGES = ("ForSequenceClassification", "ForTokenClassification")  # ends of the names of architectures
 
 
 def find_folder(name: str, *, key: str = "model_name") -> Path | None:
@@ -54,6 +56,31 @@ def find_folder(name: str, *, key: str = "model_name") -> Path | None:
         raise UserError(f"{key}: there is no folder '{name}'")
     refuse_unknown_model(name, label)
     return None
+
+
+def find_policy(name: str, *, key: str = "model_name") -> Path | None:
+    """`find_folder` of a model that is to write.
+
+    Raises:
+        UserError: it is not there, or is a reward model.
+    """
+    folder = find_folder(name, key=key)
+    refuse_reward_model(folder, f"{key}: '{name}'")
+    return folder
+
+
+def refuse_reward_model(folder: Path | None, label: str) -> None:
+    """Raises: UserError, if the model in a folder has a head that judges in place of the one that writes."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return  # for whoever reads it to say
+    kinds = config.get("architectures") if isinstance(config, dict) else None
+    if isinstance(kinds, list) and any(str(kind).endswith(JUDGES) for kind in kinds):
+        raise UserError(
+            f"{label} is a reward model: it judges answers and writes none",
+            hint="Choose the policy; what a reward model judges is for reward_models.score, and for reward_model.",
+        )
 
 
 def find_template(name: str) -> Path | None:

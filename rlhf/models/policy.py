@@ -6,6 +6,7 @@ losses and heads are fp32. (A bf16 weight of size 0.02 cannot move by an Adam st
 
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from rlhf.models.architecture import refuse_lookahead, refuse_other_heads, refus
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.loading import Source, find_model, load_weights
 from rlhf.models.lora import Lora, add_lora
-from rlhf.models.names import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2
+from rlhf.models.names import EMBEDDED, EMBEDDED_JUDGE, SMOLLM2, refuse_reward_model
 from rlhf.models.recomputing import checkpoint_activations
 from rlhf.models.tokenizer import load_tokenizer
 
@@ -75,6 +76,7 @@ def load_policy(
             are not those of hidden state times output matrix.
     """
     source = find_model(name, key=key)
+    refuse_reward_model(Path(source.path), source.label)
     model = load_weights(
         AutoModelForCausalLM, source, attention=attention, look=partial(refuse_lookahead, source.label)
     )

@@ -1,0 +1,1 @@
+"""A conversation with one or several models, in a terminal or through a pipe."""
