@@ -47,7 +47,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 def write_pairs(options: argparse.Namespace) -> int:
     # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.judges.config import look, read_judge
+    from rlhf.judges.config import read_judge, refuse_missing_judge
     from rlhf.models.names import find_folder
     from rlhf.tasks.names import refuse_unknown_task
 
@@ -63,7 +63,7 @@ def write_pairs(options: argparse.Namespace) -> int:
         find_folder(options.reward_model, key="reward_model")
     judged_by = read_judge(options.judge) if options.judge else None
     if judged_by is not None:
-        look(judged_by)
+        refuse_missing_judge(judged_by)
 
     from rlhf.candidates import sample_candidates, to_rankings
     from rlhf.data.answers import to_columns

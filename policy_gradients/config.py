@@ -67,8 +67,8 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     )
     reward_functions: dict[PathName, float] = Field(
         {},
-        description="Reward components of your own: file.py:function or package.module:function, each with its weight; "
-        "see policy_gradients/reward_functions.py.",
+        description="Reward components of your own, each with its weight: file.py:function, package.module:function, "
+        "or a rubric, file.yaml; see docs/data.md.",
     )
 
     # sampling

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.reward_functions import names_of
+from policy_gradients.reward_functions import UserComponent, judge_metrics, names_of
 from policy_gradients.rollout import Batch
 from rlhf.distributed import all_reduce_sum, gather
+from rlhf.errors import MAX_UNUSABLE
 from rlhf.logprobs import Scores
 
 METRICS: dict[str, dict[str, Any]] = {
@@ -74,6 +75,19 @@ METRICS: dict[str, dict[str, Any]] = {
         "description": "Mean absolute difference between the sampler's and the trainer's log-probability of a token",
         "unit": "nats",
     },
+    "judge/calls": {
+        "description": "Calls of the judges' endpoints that were answered, since the run began or went on",
+        "unit": "",
+    },
+    "judge/cached": {"description": "Questions to the judges that the cache has answered", "unit": ""},
+    "judge/tokens_in": {"description": "Tokens that the judges were sent", "unit": "tokens"},
+    "judge/tokens_out": {"description": "Tokens that the judges replied", "unit": "tokens"},
+    "judge/retries": {"description": "Calls of the judges that failed and were tried again", "unit": ""},
+    "judge/malformed": {
+        "description": "Replies of the judges without a verdict: the criterion counts as not met",
+        "unit": "",
+    },
+    "judge/refused": {"description": "Questions that the judges' servers did not take: likewise", "unit": ""},
     "time/sampling_s": {"description": "Sampling and rewarding", "unit": "s"},
     "time/scoring_s": {"description": "Passes without gradient: old policy, reference, values", "unit": "s"},
 }
@@ -102,7 +116,7 @@ def describe_metrics(config: PolicyGradientConfig, *, verifies: bool = True) -> 
     """
     on_policy = config.epochs_per_batch * config.steps_per_batch == 1 and not config.staleness
     still = {name: METRICS[name] | {"still": why} for name, why in STILL_ON_POLICY.items()} if on_policy else {}
-    own = {"description": "Mean of your own function", "unit": ""}
+    own = {"description": "Mean of your own function or criterion", "unit": ""}
     described = METRICS | still | {f"reward/{name}": own for name in names_of(config.reward_functions)}
     if verifies:
         return described
@@ -110,8 +124,10 @@ def describe_metrics(config: PolicyGradientConfig, *, verifies: bool = True) -> 
     return {name: text for name, text in described.items() if name not in OF_VERDICTS} | {"loss": loss}
 
 
-def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
-    """Metrics of a batch of rollouts, over all processes."""
+def batch_metrics(
+    batch: Batch, accelerator: Accelerator, functions: Mapping[str, UserComponent] | None = None
+) -> dict[str, float]:
+    """Metrics of a batch of rollouts, over all processes; and what the judges among the reward functions have cost."""
     components = [it for rollout in batch.rollouts for it in rollout.components]
     exact = [[it["exact"] for it in rollout.components] for rollout in batch.rollouts if rollout.is_verified]
     reward = batch.reward
@@ -133,7 +149,7 @@ def batch_metrics(batch: Batch, accelerator: Accelerator) -> dict[str, float]:
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
     metrics["groups/drawn"] = float(batch.drawn)
     metrics["length/max"] = float(accelerator.gather(batch.length.max()[None].to(accelerator.device)).max())
-    return metrics
+    return metrics | judge_metrics((functions or {}).values(), accelerator)
 
 
 def _names(components: Sequence[Mapping[str, float]], accelerator: Accelerator) -> list[str]:
@@ -216,17 +232,30 @@ class Adviser:
     def __init__(self, window: int = 5):
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.first: Mapping[str, float] | None = None
-        self.warned_of_failures = False
+        self.warned_of: set[str] = set()
 
-    def check(self, metrics: Mapping[str, float]) -> list[str]:
-        """Advice after a step with these metrics; most steps have none."""
+    def _of_failures(self, metrics: Mapping[str, float]) -> list[str]:
+        """Said once, of the verifier and of the judges."""
         advice = []
-        if (failed := metrics.get("reward/unverified", 0.0)) > 0 and not self.warned_of_failures:
-            self.warned_of_failures = True
+        if (failed := metrics.get("reward/unverified", 0.0)) > 0 and "verifier" not in self.warned_of:
+            self.warned_of.add("verifier")
             advice.append(
                 f"The verifier failed or took too long at {failed:.1%} of the completions; they count as wrong "
                 "(reward/unverified)."
             )
+        unread = metrics.get("judge/malformed", 0.0)
+        asked = metrics.get("judge/calls", 0.0) + metrics.get("judge/cached", 0.0)
+        if unread > MAX_UNUSABLE * asked and "judge" not in self.warned_of:
+            self.warned_of.add("judge")
+            advice.append(
+                f"{unread / asked:.1%} of the judges' replies are no verdict (judge/malformed); the criterion counts "
+                "as not met there. Ask plainer questions, raise the rubric's max_tokens, or take another model."
+            )
+        return advice
+
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """Advice after a step with these metrics; most steps have none."""
+        advice = self._of_failures(metrics)
         self.recent.append(metrics)
         first = self.first = self.first or metrics
         if len(self.recent) < (self.recent.maxlen or 0):

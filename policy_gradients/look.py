@@ -2,6 +2,7 @@
 
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.reward_loading import load_function
+from rlhf.judges.config import is_file, read_rubric, refuse_missing_judge
 from rlhf.models.names import find_folder, refuse_missing_model
 from rlhf.tasks.names import refuse_unknown_task
 
@@ -11,7 +12,10 @@ def look(config: PolicyGradientConfig) -> None:
     for task, parameters in config.parameters_of_tasks.items():
         refuse_unknown_task(task, parameters)
     for spec in config.reward_functions:
-        load_function(spec)
+        if is_file(spec):
+            refuse_missing_judge(read_rubric(spec, key="reward_functions"), key=f"reward_functions: {spec}: model")
+        else:
+            load_function(spec)
     refuse_missing_model(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")

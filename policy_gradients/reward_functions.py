@@ -9,6 +9,8 @@ A function is given one completion or a whole batch, by the names of its paramet
 a prompt is messages, its completion is `[{"role": "assistant", "content": text}]`. Besides these a function may name
 `question` (the prompt as text), `answer` (the reference, or ""), `completion_ids` (a batch's sampled tokens), and any
 column of the data; `**kwargs` takes them all. It may be asynchronous: such calls are awaited together.
+
+A rubric file (`{rubric.yaml: 1.0}`, see `rlhf/judges/rubric.py`) is a component for each of its criteria.
 """
 
 import asyncio
@@ -23,11 +25,15 @@ from numbers import Real
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from policy_gradients.reward_loading import BATCH, FORMS, ONE, line_in, load_function, text_of_error, unchanged
 from rlhf.data.answers import Answer, text_of
 from rlhf.data.columns import short
+from rlhf.distributed import all_reduce_sum
 from rlhf.errors import UserError
+from rlhf.judges.config import is_file, read_rubric
+from rlhf.judges.rubric import CriterionReward, Rubric
 from rlhf.tasks.problem import Problem
 
 SHOWN = 80  # characters of a completion in a message
@@ -213,14 +219,37 @@ def load_functions(weights: Mapping[str, float]) -> dict[str, UserComponent]:
     Raises:
         UserError: as `load_function`.
     """
-    return {
-        name: UserComponent(spec.rpartition(":")[0], name, load_function(spec), weight)
-        for name, (spec, weight) in zip(names_of(weights), weights.items(), strict=True)
-    }
+    return {name: it for spec, weight in weights.items() for name, it in _components(spec, weight).items()}
+
+
+def _components(spec: str, weight: float) -> dict[str, UserComponent]:
+    """A function; or the criteria of a rubric, which share its weight."""
+    if not is_file(spec):
+        source, _, name = spec.rpartition(":")
+        return {name: UserComponent(source, name, load_function(spec), weight)}
+    rubric = Rubric(read_rubric(spec, key="reward_functions"))
+    shares = rubric.shares.items()
+    return {name: UserComponent(spec, name, CriterionReward(rubric, name), weight * share) for name, share in shares}
 
 
 def names_of(functions: Iterable[str]) -> list[str]:
-    return [spec.rsplit(":", 1)[-1] for spec in functions]
+    """The names of all components, also where two are the same."""
+    return [name for spec in functions for name in _names(spec)]
+
+
+def _names(spec: str) -> list[str]:
+    return list(read_rubric(spec, key="reward_functions").rubric) if is_file(spec) else [spec.rsplit(":", 1)[-1]]
+
+
+def judge_metrics(functions: Iterable[UserComponent], accelerator: Accelerator) -> dict[str, float]:
+    """What the endpoints of rubrics have been asked so far, by all processes; nothing where there are none."""
+    rewards = [it.function for it in functions if isinstance(it.function, CriterionReward)]
+    rubrics = {id(reward.rubric): reward.rubric for reward in rewards if reward.rubric.config.url}
+    counts = [usage.counts for rubric in rubrics.values() if (usage := rubric.chooser.usage)]
+    if not counts:
+        return {}
+    sums = all_reduce_sum([sum(own[name] for own in counts) for name in counts[0]], accelerator)
+    return {f"judge/{name}": total for name, total in zip(counts[0], sums, strict=True)}
 
 
 def _shown(problem: Problem, answer: Answer | str) -> str:

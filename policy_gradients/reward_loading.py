@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,6 +15,7 @@ from typing import Any
 
 from rlhf.config.live import is_live, taken
 from rlhf.errors import UserError, nearest
+from rlhf.judges.config import is_file, read_rubric
 
 ONE, BATCH = "completion", "completions"  # the parameter that says which form a function has
 FORMS = "(prompt, completion, ...) for one completion, or (prompts, completions, ...) for a batch"
@@ -41,6 +42,12 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise UserError(f"reward_functions: {source} has no function '{name}': {nearest(name, functions)}")
     _refuse_other_form(function, name, source)
     return function
+
+
+def judge_models(specs: Iterable[str]) -> list[str]:
+    """The models that the rubrics among `reward_functions` load here."""
+    rubrics = [read_rubric(spec, key="reward_functions") for spec in specs if is_file(spec)]
+    return [rubric.model for rubric in rubrics if rubric.url is None]
 
 
 @contextmanager

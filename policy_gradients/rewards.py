@@ -1,8 +1,8 @@
 """Rewards of completions. The components are kept, so that a policy that games one of them can be seen doing it.
 
 The components are the verdict of the task, where it has reference answers, the score of a trained reward model
-(`reward_model: runs/NAME`), and your own functions (`reward_functions: {path/to/file.py:brevity: 0.1}`, see
-`reward_functions.py`). The reward is their weighted sum.
+(`reward_model: runs/NAME`), and your own functions and rubrics (`reward_functions: {path/to/file.py:brevity: 0.1,
+rubric.yaml: 1}`, see `reward_functions.py`). The reward is their weighted sum.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -91,7 +91,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
                     critic.score(batch)
 
             # 3. From rewards (b, g) to advantages (n, t).
-            metrics = batch_metrics(batch, accelerator) | credit.assign(batch)
+            metrics = batch_metrics(batch, accelerator, reward.functions) | credit.assign(batch)
 
             # 4. Update: one optimizer step on each mini-batch. In the critic's warm-up the policy stays as it is.
             with session.watch("update"):
@@ -119,6 +119,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
 def plan(config: PolicyGradientConfig) -> "Plan":
     """What a run would do and load, for --plan."""
     from policy_gradients.defaults import resolve
+    from policy_gradients.reward_loading import judge_models
     from rlhf.run.memory_plan import Plan, memory_needs
 
     config = resolve(config).config
@@ -126,7 +127,7 @@ def plan(config: PolicyGradientConfig) -> "Plan":
         config,
         reference="always" if config.kl_coef else None,
         own_critic=config.critic is not None and config.critic.backbone == "own",
-        judges=config.reward_models,
+        judges=[*config.reward_models, *judge_models(config.reward_functions)],
         sampled=(config.prompts_per_step * config.group_size, config.max_new_tokens),
         at_once=config.sampling_batch,
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.config.options import Parser, add_candidates
+from rlhf.config.paths import user_path
 from rlhf.errors import run_main
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def to_row(candidates: "Candidates") -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m reward_models.sample", description="Sample and verify candidates.")
     add = parser.add_argument
+    add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
     add_candidates(parser, problems=500, max_new_tokens=96)
     add("--debug", action="store_true", help="show the traceback of an error")
     o = parser.parse_args(arguments)

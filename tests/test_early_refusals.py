@@ -18,6 +18,7 @@ TALKING = (
     (GENERATE, ["--prompts", "nobody/no-such", "--output", "o.jsonl"]),
     (EVALUATE, ["--task", "spell_backward"]),
 )
+JUDGES = "rlhf.judges.__main__"
 COMPARE = ("policy_gradients.compare", "direct_alignment.compare")
 
 # (command, arguments, what the message names)
@@ -63,6 +64,19 @@ CASES: list[tuple[str, list[str], str]] = [
     (PAIRS, ["--output", "o.jsonl", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (PAIRS, ["--output", "o.jsonl", "--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
     (PAIRS, ["--output", "o.txt"], "'o.txt' is not a .jsonl file"),
+    (PAIRS, ["--output", "o.jsonl", "--judge", "./nowhere"], "judge: there is no folder './nowhere'"),
+    (PAIRS, ["--output", "o.jsonl", "--judge", "embedded", "--reward_model", "r"], "--reward_model and --judge: one"),
+    (JUDGES, ["--judge", "./nowhere", "--output", "o.jsonl"], "judge: there is no folder './nowhere'"),
+    (JUDGES, ["--judge", "j.yaml", "--output", "o.jsonl"], "judge: there is no file 'j.yaml'"),
+    (JUDGES, ["--judge", "{modell: m}", "--output", "o.jsonl"], "unknown key modell; did you mean 'model'"),
+    (JUDGES, ["--judge", "embedded", "--output", "o.jsonl", "--task", "spel_backward"], "'spell_backward'?"),
+    (JUDGES, ["--judge", "embedded", "--output", "o.jsonl", "--data", "no.jsonl"], "there is no file 'no.jsonl'"),
+    (
+        JUDGES,
+        ["--judge", "{model: m, url: http://h/v1, key_from: NO_SUCH_KEY}", "--output", "o.jsonl"],
+        "the environment variable NO_SUCH_KEY is not set",
+    ),
+    (PG, ["--reward_functions", "{nowhere.yaml: 1}"], "reward_functions: there is no file 'nowhere.yaml'"),
     ("rlhf.report.__main__", ["nowhere"], "nowhere"),
     *((command, ["./nowhere", *more], "MODEL: there is no folder './nowhere'") for command, more in TALKING),
     *((command, ["taken", *more], "the folder 'taken' holds no model") for command, more in TALKING),

@@ -38,13 +38,13 @@ def audit_judge(options: argparse.Namespace) -> None:
     # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
     from rlhf.data.rows import refuse_missing
-    from rlhf.judges.config import look, read_judge
+    from rlhf.judges.config import read_judge, refuse_missing_judge
     from rlhf.models.names import find_folder
     from rlhf.tasks.names import refuse_unknown_task
 
     refuse_output(options.output, reads=options.data or "")
     config = read_judge(options.judge)
-    look(config)
+    refuse_missing_judge(config)
     if options.data is not None:
         refuse_missing(options.data)
     else:

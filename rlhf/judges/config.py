@@ -132,7 +132,7 @@ def read_rubric(file: str, *, key: str) -> JudgeConfig:
     return config
 
 
-def look(config: JudgeConfig, *, key: str = "judge") -> None:
+def refuse_missing_judge(config: JudgeConfig, *, key: str = "judge") -> None:
     """See that what the settings name is there, without loading or calling it.
 
     Raises:

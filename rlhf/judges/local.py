@@ -13,6 +13,7 @@ from rlhf.judges.config import Method
 from rlhf.judges.judge import Pair, sigmoid
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import refuse_long, takes_shared_rows
+from rlhf.models.frozen import store_in_bf16
 from rlhf.models.policy import choose_precision, load
 from rlhf.text.chat import Message, refuse_unknown_prompts
 
@@ -33,6 +34,8 @@ class LocalModel:
         self.model, self.tokenizer = load(name, key="judge")
         self.model.to(self.device).requires_grad_(False)
         self.in_bf16 = self.device.type == "cuda" and choose_precision("auto", self.device) == "bf16"
+        if self.in_bf16:
+            store_in_bf16(self.model)
         self.shared_prefix = takes_shared_rows(self.model)
 
     def logp(self, conversations: Sequence[Conversation]) -> list[list[list[float]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.judges.config import look, read_judge, read_rubric
+from rlhf.judges.config import read_judge, read_rubric, refuse_missing_judge
 
 RUBRIC = "model: embedded\nrubric:\n  number:\n    ask: Is there a number?\n    weight: 2\n  short: Is it short? \n"
 
@@ -60,11 +60,11 @@ def test_a_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_what_the_settings_name_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"judge: there is no folder './nowhere'"):
-        look(read_judge("./nowhere"))
+        refuse_missing_judge(read_judge("./nowhere"))
     config = read_judge("{model: m, url: http://localhost:1/v1, key_from: MY_KEY}")
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(UserError, match="the environment variable MY_KEY is not set"):
-        look(config)
+        refuse_missing_judge(config)
     monkeypatch.setenv("MY_KEY", "sk-secret")
-    look(config)
+    refuse_missing_judge(config)
     assert "sk-secret" not in repr(config)
