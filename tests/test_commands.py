@@ -32,8 +32,8 @@ MODULES = [
         for name in ("train_preference_rm", "train_orm", "train_prm", "evaluate", "score", "sample")
     ),
     *(f"direct_alignment.{name}" for name in ("train", "compare", "sample_pairs")),
-    "rejection_sampling.train",
     *("rlhf.chat", "rlhf.generate", "rlhf.evaluate"),
+    *(f"rejection_sampling.{name}" for name in ("train", "compare", "best_of_n")),
 ]
 
 
