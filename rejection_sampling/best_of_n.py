@@ -41,9 +41,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     forms = ("think_tags", "answer_tag", "last_number", "text")
     add("--answer_in", choices=forms, default="think_tags", help="where the answer stands in a completion")
     add("--system_prompt", help="said to the policy before the question")
-    add(
-        "--reward_model", nargs="+", default=[], metavar="RUN", help="the proxy, or several; none: the verifier"
-    )
+    add("--reward_model", nargs="+", default=[], metavar="RUN", help="the proxy, or several; none: the verifier")
     ways = ("mean", "min", "mean_minus_variance", "mean_minus_std")
     add("--combine", choices=ways, default="mean", help="how an ensemble's scores become one")
     add("--variance_weight", type=number(0), help="lambda of mean_minus_variance")
@@ -67,6 +65,8 @@ def write_best_of_n(o: argparse.Namespace) -> int:
 
     if o.largest_n > o.samples:
         raise UserError(f"--largest_n {o.largest_n}: only {o.samples} answers are sampled (--samples)")
+    if o.combine != "mean" and len(o.reward_model) < 2:
+        raise UserError(f"--combine {o.combine}: an ensemble has several reward models (--reward_model A B)")
     refuse_unknown_task(o.task, o.task_config)
     for key, names in (("model_name", [o.model_name]), ("reward_model", o.reward_model)):
         for name in names:
