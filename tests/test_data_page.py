@@ -20,6 +20,7 @@ from rlhf.data.conversations import parse_row
 from rlhf.data.preferences import Ranking, parse_labelled, parse_preference
 from rlhf.data.rows import load_rows, usable
 from rlhf.errors import UserError
+from rlhf.generate.conversations import parse_prompt
 from rlhf.models.policy import load_tokenizer
 from rlhf.tasks.matching import MATCHES
 from rlhf.tasks.prompt_rows import Names, read_problems
@@ -51,6 +52,7 @@ READERS: list[Callable[[Rows], list]] = [
     lambda rows: preference_examples(rows, TOKENIZER, PreferenceConfig(margin_scale=0), print),
     lambda rows: outcome_examples(rows, TOKENIZER, OutcomeConfig(), print),
     lambda rows: process_examples(rows, TOKENIZER, ProcessConfig(), print),
+    lambda rows: usable(rows, parse_prompt, say=print),
 ]
 
 

@@ -7,6 +7,7 @@ answer, Ctrl-D ends the chat. Through a pipe, each line is said in turn.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rlhf.config.options import Parser, mapping, seed
@@ -102,6 +103,8 @@ def say(text: str) -> None:
 
 def lines() -> Iterator[str]:
     """What the user types, or what comes through a pipe."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - lets the user edit the line, and find earlier ones
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")

@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rlhf.tasks.problem import with_system
 
     rows = usable(load_rows(o.prompts, split=o.split), lambda row: (row, parse_prompt(row)), say=print)
-    refuse_columns(row for row, _ in rows)
+    refuse_columns((row for row, _ in rows), WRITTEN if o.column is None else [o.column])
     templates = {"chat_template": o.chat_template, "chat_template_kwargs": o.chat_template_kwargs}
     speaker = Speaker.open(o.model, settings, device=o.device, **templates)
     print(f"{o.model}: {settings.in_words}", flush=True)
     conversations = [with_system(messages, settings.system_prompt) for _, messages in rows]
     answers = answers_in_chunks(speaker, conversations, completions=o.samples, seed=o.seed, say=print)
-    write_jsonl(o.output, [to_row(row, own) for (row, _), own in zip(rows, answers, strict=True)])
+    write_jsonl(o.output, [to_row(row, own, o.column) for (row, _), own in zip(rows, answers, strict=True)])
     cut = sum(not speaker.is_whole(answer) for own in answers for answer in own)
     print(f"{len(rows) * o.samples} completions of {len(rows)} prompts, {cut} of them cut off: {o.output}")
     return 0
@@ -55,6 +55,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--split", default="train", help="of a folder or Hub set (default: train)")
     add("--output", required=True, type=user_path, metavar="FILE.jsonl", help="file to write")
     add("--samples", type=whole(1), default=1, metavar="K", help="completions of each prompt (default: 1)")
+    add("--column", metavar="NAME", help="write the text alone, into this column (default: completion or completions)")
     add("--seed", type=seed, default=0, help="of the sampling (default: 0)")
     add("--debug", action="store_true", help="show the traceback of an error")
     add_settings(parser, leave_out=["answer_in"])
@@ -74,22 +75,25 @@ def look(o: argparse.Namespace) -> None:
     refuse_missing(o.prompts)
 
 
-def refuse_columns(rows: "Iterable[Row]") -> None:
+def refuse_columns(rows: "Iterable[Row]", written: Sequence[str]) -> None:
     """Raises: UserError, if a row has a column that would be written over."""
     for row in rows:
-        if taken := [name for name in WRITTEN if name in row]:
+        if taken := [name for name in written if name in row]:
             raise UserError(
                 f"--prompts: the rows have {' and '.join(taken)} already, which would be written over",
-                hint="Leave the columns out of the file, or give them another name.",
+                hint="--column NAME writes the completions into a column of that name.",
             )
 
 
-def to_row(row: "Row", answers: "Sequence[Answer]") -> dict[str, Any]:
-    """The row with its completion or completions, and how these were sampled."""
+def to_row(row: "Row", answers: "Sequence[Answer]", column: str | None) -> dict[str, Any]:
+    """The row with its completion or completions; in the usual columns also how they were sampled."""
     from rlhf.data.answers import to_columns
 
     texts = [answer.text for answer in answers]
-    return {**row, **({"completion": texts[0]} if len(texts) == 1 else {"completions": texts}), **to_columns(answers)}
+    one = len(texts) == 1
+    if column is not None:
+        return {**row, column: texts[0] if one else texts}
+    return {**row, **({"completion": texts[0]} if one else {"completions": texts}), **to_columns(answers)}
 
 
 if __name__ == "__main__":

@@ -77,8 +77,14 @@ def test_a_stopped_command_goes_on(run: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_columns_are_not_written_over(run: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}]
     with pytest.raises(UserError, match="the rows have completion already"):
-        generate(run, tmp_path, [{"prompt": "a", "completion": "b"}])
+        generate(run, tmp_path, rows)
+    (found,) = generate(run, tmp_path, rows, "--column", "ours")
+    assert {**found, "ours": ""} == {**rows[0], "ours": ""}
+    assert found["ours"] == generate(run, tmp_path, [{"prompt": "a"}])[0]["completion"]
+    with pytest.raises(UserError, match="the rows have prompt already"):
+        generate(run, tmp_path, rows, "--column", "prompt")
 
 
 @pytest.mark.parametrize(
