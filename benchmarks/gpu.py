@@ -336,10 +336,14 @@ def main() -> int:
 
 
 def warm_up() -> None:
-    """Load once what every fork would load for itself."""
+    """Load once what every fork would load for itself, all but torchao: it asks the GPU for its kind when it is loaded,
+    after which no fork can use the GPU. transformers passes over what seems not to be there."""
+    sys.modules["torchao"] = None  # ty: ignore[invalid-assignment] - for importlib: there is no such module
     for module in {block.module for block in BLOCKS} | {"torch", "transformers", "accelerate", "peft"}:
         import_module(module)
     import_module("rlhf.run.session")
+    import_module("transformers.modeling_utils")
+    del sys.modules["torchao"]
 
 
 if __name__ == "__main__":
