@@ -85,6 +85,14 @@ TRAINERS = {
             *("--batch_size", "4", "--max_steps", "6", "--max_new_tokens", "64", "--eval_problems", "4"),
         ],
     ),
+    "distillation, following teacher": (
+        "distillation.train",
+        [*("--config", "self", "--sync_teacher_every", "2", "--steps_per_batch", "2"), *PG],
+    ),
+    "distillation, mixed texts": (
+        "distillation.train",
+        [*("--config", "on_policy", "--on_policy_share", "0.5", "--texts.problems", "6"), *PG],
+    ),
     "SFT": (
         "instruction_tuning.train",
         [

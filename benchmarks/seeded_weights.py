@@ -29,6 +29,10 @@ DPO = [
     *("--batch_size", "4", "--max_new_tokens", "64", "--max_steps", "4"),
 ]
 SFT = ["--data.held_out", "8", "--eval_max_new_tokens", "24", "--batch_size", "4", "--max_steps", "4"]
+DISTILL = [
+    *("--eval_problems", "4", "--prompts_per_step", "6", "--group_size", "4"),
+    *("--max_new_tokens", "64", "--max_steps", "4"),
+]
 RUNS = {
     "grpo": ("policy_gradients.train", ["--algorithm", "grpo", "--kl_coef", "0", *PG]),
     "ppo": ("policy_gradients.train", ["--algorithm", "ppo", "--epochs_per_batch", "2", "--kl_coef", "0.05", *PG]),
@@ -63,6 +67,13 @@ RUNS = {
             *("--batch_size", "8", "--eval_problems", "4"),
         ],
     ),
+    "distillation, on-policy": ("distillation.train", ["--config", "on_policy", *DISTILL]),
+    "distillation, sampled token": (
+        "distillation.train",
+        ["--config", "on_policy", "--objective", "sampled_token", "--steps_per_batch", "2", *DISTILL],
+    ),
+    "distillation, offline": ("distillation.train", ["--config", "offline", "--texts.problems", "12", *DISTILL]),
+    "distillation, self": ("distillation.train", ["--config", "self", "--top_k", "20", *DISTILL]),
 }
 
 

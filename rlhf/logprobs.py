@@ -96,3 +96,26 @@ def score(
         t = rows.mask.shape[1]
         logp[rows.index, :t], entropy[rows.index, :t], mask[rows.index, :t] = part
     return Scores(logp, entropy, mask)
+
+
+@torch.no_grad()
+def completion_states(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    *,
+    token_budget: int,
+    device: torch.device,
+    shared_prefix: bool = True,
+) -> Float[Tensor, "n t d"]:
+    """The hidden states that predict each token of all completions, in the order of the groups and their completions;
+    zero behind the end of a completion. Less than the logits by vocabulary / d."""
+    longest = max((len(c) for group in groups for c in group.completions), default=0)
+    n = sum(len(group.completions) for group in groups)
+    states = None
+    for rows in micro_batches(groups, token_budget=token_budget, shared_prefix=shared_prefix):
+        rows = rows.to(device)
+        part = hidden_states(model, rows).flatten(0, 1)[rows.logit_index] * rows.mask[..., None]
+        if states is None:
+            states = part.new_zeros(n, longest, part.shape[-1])
+        states[rows.index, : part.shape[1]] = part
+    return torch.zeros(0, 0, 1, device=device) if states is None else states

@@ -59,6 +59,28 @@ def in_fp32(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "
     return torch.mm(high, b, out_dtype=torch.float32) + torch.mm(low, b, out_dtype=torch.float32)
 
 
+def vocabulary_logits(hidden: Float[Tensor, "m d"], head: Float[Tensor, "v d"]) -> Float[Tensor, "m v"]:
+    """hidden @ head.T, differentiable in both, where the head may be stored in bf16; see `in_fp32`."""
+    return _Logits.apply(hidden.float(), head)
+
+
+class _Logits(torch.autograd.Function):
+    """d logits / d hidden = head, d logits / d head = hidden."""
+
+    @staticmethod
+    def forward(ctx, hidden, head):
+        ctx.save_for_backward(hidden, head)
+        return in_fp32(hidden, head.T)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        (grad,) = gradients
+        hidden, head = ctx.saved_tensors
+        grad_hidden = in_fp32(grad, head) if ctx.needs_input_grad[0] else None
+        grad_head = grad.T @ hidden if ctx.needs_input_grad[1] else None
+        return grad_hidden, grad_head
+
+
 class _TokenLogp(torch.autograd.Function):
     """d logp / d logits = (onehot(target) - softmax(logits)) / temperature."""
 
@@ -66,7 +88,7 @@ class _TokenLogp(torch.autograd.Function):
     def forward(ctx, hidden, head, target, temperature):
         logp, entropy, log_z = (hidden.new_empty(len(target)) for _ in range(3))
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _chunks(len(target), len(head)):
+            for part in chunks(len(target), len(head)):
                 logits = in_fp32(hidden[part], head.T).div_(temperature)
                 log_z[part] = logits.logsumexp(-1)
                 logp[part] = logits.gather(-1, target[part, None]).squeeze(-1) - log_z[part]
@@ -85,7 +107,7 @@ class _TokenLogp(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _chunks(len(target), len(head)):
+            for part in chunks(len(target), len(head)):
                 logits = in_fp32(hidden[part], head.T).div_(ctx.temperature)
                 grad = logits.sub_(log_z[part, None]).exp_()  # softmax
                 scale = grad_logp[part, None] / ctx.temperature
@@ -97,7 +119,8 @@ class _TokenLogp(torch.autograd.Function):
         return grad_hidden, None if grad_head is None else grad_head.to(head.dtype), None, None
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
+def chunks(tokens: int, vocabulary: int) -> list[slice]:
+    """Slices of tokens, of which no one has more than LOGITS_AT_ONCE logits."""
     size = max(1, LOGITS_AT_ONCE // vocabulary)
     return [slice(start, start + size) for start in range(0, tokens, size)]
 

@@ -39,7 +39,15 @@ from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling")
+PACKAGES = (
+    "rlhf",
+    "policy_gradients",
+    "reward_models",
+    "direct_alignment",
+    "instruction_tuning",
+    "rejection_sampling",
+    "distillation",
+)
 # Calls that only word a message; keyword arguments that no test on a CPU can feel.
 MESSAGES = {"print", "say", "advise", "UserError", "ValueError", "Path"}
 NOT_MUTATED = (

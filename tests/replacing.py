@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling")
+PACKAGES = (
+    "rlhf",
+    "policy_gradients",
+    "reward_models",
+    "direct_alignment",
+    "instruction_tuning",
+    "rejection_sampling",
+    "distillation",
+)
 
 
 def replace_everywhere(patch: pytest.MonkeyPatch, function: Callable[..., Any], new: Callable[..., Any]) -> None:

@@ -60,6 +60,10 @@ TRAINERS: dict[str, tuple[str, list[str]]] = {
             *("--task_config", "{min_word_len: 3, max_word_len: 4}"),
         ],
     ),
+    "distillation": (
+        "distillation.train",
+        [*("--on_policy_share", "0.5", "--texts.problems", "6", "--objective", "jsd"), *POLICY],
+    ),
     "PPO": (
         "policy_gradients.train",
         ["--algorithm", "ppo", "--epochs_per_batch", "2", "--critic.warmup_batches", "0", *POLICY],

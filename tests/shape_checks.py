@@ -25,7 +25,15 @@ from beartype import BeartypeConf, beartype
 from jaxtyping._import_hook import _JaxtypingFinder
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling")
+PACKAGES = (
+    "rlhf",
+    "policy_gradients",
+    "reward_models",
+    "direct_alignment",
+    "instruction_tuning",
+    "rejection_sampling",
+    "distillation",
+)
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors.
 UNCHECKED_FOLDERS = ("config", "report", "run")
 UNCHECKED_FILES = ("api", "config", "output", "train", "compare", "evaluate", "score", "sample", "sample_pairs")

@@ -19,14 +19,8 @@ def commands(monkeypatch, capfd) -> Commands:
 
 
 MODULES = [
-    *(
-        "policy_gradients.train",
-        "policy_gradients.compare",
-        "instruction_tuning.train",
-        "rlhf.report",
-        "rlhf.publish",
-        "rlhf.judges",
-    ),
+    *("policy_gradients.train", "policy_gradients.compare", "instruction_tuning.train", "distillation.train"),
+    *("rlhf.report", "rlhf.publish", "rlhf.judges"),
     *(
         f"reward_models.{name}"
         for name in ("train_preference_rm", "train_orm", "train_prm", "evaluate", "score", "sample")

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PG, SFT, DPO = "policy_gradients.train", "instruction_tuning.train", "direct_alignment.train"
+DISTILL = "distillation.train"
 PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train_orm", "reward_models.train_prm"
-TRAINERS = (PG, SFT, DPO, PREFERENCE, ORM, PRM)
+TRAINERS = (PG, SFT, DPO, DISTILL, PREFERENCE, ORM, PRM)
 PAIRS = "direct_alignment.sample_pairs"
 CHAT, GENERATE, EVALUATE = "rlhf.chat.__main__", "rlhf.generate.__main__", "rlhf.evaluate.__main__"
 TALKING = (
@@ -38,7 +39,7 @@ CASES: list[tuple[str, list[str], str]] = [
     *(
         (command, ["--data.path", "rows.jsonl"], "there is no file 'rows.jsonl'")
         for command in TRAINERS
-        if command != PG
+        if command not in (PG, DISTILL)
     ),
     (DPO, ["--data.path", "nobody/no-such"], "the Hub did not give it: HF_HUB_OFFLINE is set"),
     *((command, ["--data.task", "spell"], "did you mean 'spell_backward'?") for command in (PREFERENCE, ORM, PRM)),
@@ -53,6 +54,19 @@ CASES: list[tuple[str, list[str], str]] = [
     (DPO, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (DPO, ["--loss", "dpo", "--orpo_lambda", "0.1"], "orpo_lambda: dpo does not have it"),
     (SFT, ["--data.tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
+    (DISTILL, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (DISTILL, ["--teacher", "./nowhere"], "teacher: there is no folder './nowhere'"),
+    (DISTILL, ["--teacher_temperature", "1"], "teaches nothing"),
+    (DISTILL, ["--objective", "sequence"], "on_policy_share 1: sequence is the likelihood"),
+    (DISTILL, ["--objective", "sampled_token", "--on_policy_share", "0.5"], "sampled_token is a policy gradient"),
+    (DISTILL, ["--jsd_beta", "0.5"], "jsd_beta: only objective jsd has it"),
+    (DISTILL, ["--objective", "sampled_token", "--top_k", "5"], "top_k: sampled_token looks at one token"),
+    (DISTILL, ["--teachers", "{spell_backward: embedded}"], "each task has one teacher"),
+    (DISTILL, ["--teacher", "embedded", "--teacher_moves", "live"], "only the student's own weights move"),
+    (DISTILL, ["--teacher_moves", "following", "--lora_rank", "4"], "with lora_rank it is fixed"),
+    (DISTILL, ["--on_policy_share", "0.5", "--texts.path", "no.jsonl"], "texts.path: there is no file 'no.jsonl'"),
+    (DISTILL, ["--teacher_sees", "attempt", "--teacher_prompt", "{question}"], "{attempt} is missing"),
+    (DISTILL, ["--teacher_sees", "answer", "--teacher_prompt", "{answer} {verdict}"], "{verdict} is not known"),
     (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
     ("reward_models.score", ["embedded", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
     ("reward_models.score", ["nowhere", "--data", "n.csv", "--output", "no/out.jsonl"], "there is no folder 'no'"),

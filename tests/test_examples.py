@@ -8,7 +8,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("rlhf", "policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling")
+PACKAGES = (
+    "rlhf",
+    "policy_gradients",
+    "reward_models",
+    "direct_alignment",
+    "instruction_tuning",
+    "rejection_sampling",
+    "distillation",
+)
 MODULES = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for package in PACKAGES

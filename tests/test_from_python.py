@@ -199,7 +199,7 @@ def test_functions_have_names() -> None:
 
 
 def test_importing_is_light() -> None:
-    families = "policy_gradients, reward_models, direct_alignment, instruction_tuning, rejection_sampling"
+    families = "policy_gradients, reward_models, direct_alignment, instruction_tuning, rejection_sampling, distillation"
     code = f"import sys, {families}; print([f.run for f in ({families})] and 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"

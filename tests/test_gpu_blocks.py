@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import direct_alignment.train
+import distillation.train
 import instruction_tuning.train
 import policy_gradients.train
 import rejection_sampling.train
@@ -58,6 +59,13 @@ SMALLER: dict[str, dict[str, Any]] = {
         "max_new_tokens": 64,  # enough for some to end
         "eval_problems": 2,
     },
+    "distillation": {
+        "prompts_per_step": 2,
+        "group_size": 2,
+        "max_new_tokens": 6,
+        "eval_problems": 2,
+        "texts.problems": 4,
+    },
     "instruction_tuning": {"batch_size": 4, "data.held_out": 4, "eval_max_new_tokens": 4},
 }
 SAMPLED = {"data.problems": 30, "data.max_new_tokens": 6}  # where a reward model's data are sampled
@@ -79,6 +87,7 @@ BLOCKS = distinct_blocks()
 COMMANDS: dict[str, Callable[[], int | None]] = {
     "policy_gradients": policy_gradients.train.main,
     "direct_alignment": direct_alignment.train.main,
+    "distillation": distillation.train.main,
     "instruction_tuning": instruction_tuning.train.main,
     "rejection_sampling": rejection_sampling.train.main,
     "preference_rm": reward_models.train_preference_rm.main,
@@ -116,6 +125,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     sft = save_model(folder / "olmo2-sft", Olmo2ForCausalLM, Olmo2Config, olmo, end)
     olmo.chat_template = None
     return {
+        "Qwen/Qwen3-4B": chat,
         "Qwen/Qwen3-1.7B": chat,
         "Qwen/Qwen3-0.6B": chat,
         "Qwen/Qwen3-0.6B-Base": base,

@@ -9,7 +9,7 @@ from several_processes import compare, fork, run_all, write_data
 
 from benchmarks.kill_and_resume import warm_up
 
-TRAINERS = ["SFT", "DPO", "DAPO", "PPO"]
+TRAINERS = ["SFT", "DPO", "DAPO", "PPO", "distillation"]
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +52,6 @@ def test_an_error_in_one_process_ends_the_others(runs: tuple[Path, Path, str]) -
 
 def test_every_trainer_is_in_the_command() -> None:
     modules = {module for module, _ in several_processes.TRAINERS.values()}
-    trainers = {f"{path.parent.name}.{path.stem}" for path in several_processes.ROOT.glob("*_*/train*.py")}
+    scripts = (path for path in several_processes.ROOT.glob("*/train*.py") if (path.parent / "configs").is_dir())
+    trainers = {f"{path.parent.name}.{path.stem}" for path in scripts}
     assert modules == trainers

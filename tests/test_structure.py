@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = {"policy_gradients", "reward_models", "direct_alignment", "instruction_tuning", "rejection_sampling"}
+FAMILIES = {
+    "policy_gradients",
+    "reward_models",
+    "direct_alignment",
+    "instruction_tuning",
+    "rejection_sampling",
+    "distillation",
+}
 PACKAGES = ("rlhf", *sorted(FAMILIES), "benchmarks")
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 80

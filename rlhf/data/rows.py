@@ -42,7 +42,7 @@ def load_rows(path: str, *, split: str = "train") -> list[tuple[str, Any]]:
     return [(f"row {i}", dict(row)) for i, row in enumerate(loaded)]
 
 
-def refuse_missing(path: str) -> None:
+def refuse_missing(path: str, *, key: str = "data.path") -> None:
     """See that a path is a file or folder here, or could be a data set of the Hub or its cache: without reading it.
 
     Raises:
@@ -54,13 +54,13 @@ def refuse_missing(path: str) -> None:
         return
     if kind_of_file(path):
         if not file.is_file():
-            raise UserError(f"data.path: there is no file '{path}'")
+            raise UserError(f"{key}: there is no file '{path}'")
         return
     hub_id, _, subset = path.partition(":")
     if file.exists() or Path(hub_id).exists():
-        raise UserError(f"data.path: '{path}' is not a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
+        raise UserError(f"{key}: '{path}' is not a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
     if not HUB_ID.fullmatch(hub_id) or {":", "/"} & {*subset}:
-        raise UserError(f"data.path: '{path}' is no file here, and no id of a data set on the Hub (owner/name:subset)")
+        raise UserError(f"{key}: '{path}' is no file here, and no id of a data set on the Hub (owner/name:subset)")
     reason = use_cache_if_unreachable()
     if reason and not may_be_cached(hub_id):
         raise _not_given(path, reason)

@@ -70,6 +70,7 @@ def memory_needs(
     reference: Phase | None = None,
     own_critic: bool = False,
     judges: Sequence[str] = (),
+    teachers: Sequence[str] = (),
     sampled: tuple[int, int] = (0, 0),
     at_once: int | None = None,
     vocabulary: bool = True,
@@ -80,6 +81,7 @@ def memory_needs(
         reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
         judges: names of reward models.
+        teachers: names of frozen models with a vocabulary.
         sampled: completions, and new tokens of each.
         at_once: completions decoded together; None: as `rlhf.sampling` chooses it.
         vocabulary: whether training computes logits over the vocabulary; a reward model's head has one number.
@@ -117,6 +119,9 @@ def memory_needs(
     for judge in judges:
         size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
         needs.append(Need("reward model", frozen * size / GB, f"{judge}, frozen, {stored}"))
+    for teacher in teachers:
+        size = sum(p.numel() for p in _skeleton(teacher).parameters())
+        needs.append(Need("teacher", frozen * size / GB, f"{teacher}, {size / 1e6:,.0f} M frozen, {stored}"))
     completions, length = sampled
     if completions:
         width = 2 if in_bf16 else 4

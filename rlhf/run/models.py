@@ -12,7 +12,7 @@ from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.models.architecture import attention_window, refuse_long_settings, takes_shared_rows
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.lora import Lora
-from rlhf.models.policy import choose_attention, load, load_frozen
+from rlhf.models.policy import choose_attention, load, load_frozen, load_policy
 from rlhf.models.tokenizer import load_tokenizer, with_chat_template
 from rlhf.run.console import Console
 from rlhf.sampling import shares_prompts
@@ -94,6 +94,18 @@ class Models:
         """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""
         precision = "fp32" if moves else self.precision  # small steps towards the policy would be lost in bf16
         return load_frozen(self.config.model_name, precision=precision).to(self.accelerator.device)
+
+    def load_teacher(self, name: str, *, key: str) -> tuple[PreTrainedModel, bool]:
+        """Another model that is not trained, on the run's device, and whether it takes shared-prefix rows.
+
+        Args:
+            key: of the setting that the name is the value of, for messages.
+        """
+        model = load_policy(name, key=key).requires_grad_(False).to(self.accelerator.device)
+        shared_prefix = self.shared_prefix and takes_shared_rows(model)
+        if self.precision == "bf16":
+            store_in_bf16(model)  # last, as in `place`
+        return model, shared_prefix
 
     def say_what_moved(self) -> None:
         """Say it if conversations had a system message that the chat template does not take."""
