@@ -117,6 +117,18 @@ def gae(
     >>> gae(reward, value, mask, gamma=1.0, gae_lambda=1.0)
     tensor([[0.7500, 0.5000, 0.0000]])
     """
+    return gae_of(reward, value, mask, gamma=gamma, gae_lambda=gae_lambda)
+
+
+def gae_of(
+    reward: Float[Tensor, "n t"],
+    value: Float[Tensor, "n t"],
+    mask: Bool[Tensor, "n t"],
+    *,
+    gamma: float,
+    gae_lambda: float | Float[Tensor, " n"],
+) -> Float[Tensor, "n t"]:
+    """`gae`, where gae_lambda may be another for each completion."""
     value = value * mask
     reward = reward * mask
     adv = torch.zeros_like(value)

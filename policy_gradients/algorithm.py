@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor
 
 from policy_gradients.algorithms import names
-from policy_gradients.published import Need, Penalty, Published, Sampling
+from policy_gradients.published import Extra, Need, Penalty, Published, Sampling
 from rlhf.aggregate import Aggregate, aggregates
 
 
@@ -43,6 +43,7 @@ class Algorithm:
     needs: frozenset[Need] = frozenset()
     kl: Penalty = field(default_factory=Penalty)
     sampling: Sampling = field(default_factory=Sampling)
+    extra: Extra = field(default_factory=Extra)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,7 +54,8 @@ class Algorithm:
     def published(self) -> Published:
         """What is known of the algorithm without its functions."""
         aggregation = next(name for name, it in aggregates.items() if it is self.aggregate)
-        return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.ratio is not None)
+        has_ratio = self.ratio is not None
+        return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.extra, has_ratio)
 
 
 def keyword_only(function: Callable[..., Tensor]) -> dict[str, Any]:

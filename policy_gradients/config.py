@@ -54,6 +54,7 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
         "prompts_per_step": "Sampling",
         "epochs_per_batch": "Updates",
         "aggregation": "The algorithm; null is its published value",
+        "entropy_coef": "Entropy, and the tokens that are learned from",
         "kl_coef": "The KL to a reference",
         "eval_problems": "Evaluation",
     }
@@ -103,9 +104,20 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     staleness: int = Field(0, ge=0, description="Steps between sampling a batch and training on it.")
     importance: Literal["none", "truncate", "mask"] = Field(
         "none",
-        description="Weigh tokens by pi / pi_sampler. truncate: at most importance_cap (TIS); mask: 0 above it (MIS).",
+        description="Weigh tokens by pi / pi_sampler, between importance_floor and importance_cap. truncate: held "
+        "there (TIS); mask: 0 outside (MIS; with a floor, IcePop).",
+    )
+    importance_level: Literal["token", "sequence"] = Field(
+        "token", description="The weight of each token, or the product over the completion, for all its tokens."
     )
     importance_cap: float = Field(2.0, gt=0, description="The largest importance weight.")
+    importance_floor: float = Field(0.0, ge=0, description="The smallest importance weight; 0: none.")
+    off_policy_mask: float | None = Field(
+        None,
+        gt=0,
+        description="Leave out completions of negative advantage that have become less likely than the sampler said by "
+        "more nats per token than this (DeepSeek-V3.2).",
+    )
 
     # the algorithm; null is its published value, see its file
     aggregation: Literal["sequence_mean", "sequence_sum", "token_mean", "fixed_length"] | None = Field(
@@ -115,11 +127,46 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
         None, description="The critic: a network that predicts the reward to come (PPO)."
     )
 
+    # entropy, and the tokens that are learned from
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy of each token, which is raised.")
+    entropy_target: float | None = Field(
+        None,
+        gt=0,
+        description="Entropy in nats per token below which the bonus acts; entropy_coef then grows by 0.005 in each "
+        "optimizer step and falls above (Skywork-OR1). null: entropy_coef stays.",
+    )
+    top_entropy: float = Field(
+        1.0, gt=0, le=1, description="Share of a step's tokens, those of the highest entropy, in the policy's loss."
+    )
+    covariance: Literal["none", "clip", "kl"] = Field(
+        "none",
+        description="What becomes of tokens whose log-probability and advantage are far above the mean. clip: some are "
+        "left out (Clip-Cov); kl: the highest are held where they were (KL-Cov).",
+    )
+    covariance_share: float = Field(2e-4, gt=0, le=1, description="Share of a step's tokens that covariance is about.")
+    covariance_low: float = Field(1.0, description="clip: chosen are tokens whose covariance is above this, ...")
+    covariance_high: float = Field(5.0, description="... and below this.")
+    covariance_kl_coef: float = Field(1.0, gt=0, description="kl: weight of |log(pi / pi_old)| at the chosen tokens.")
+    second_moment: float | None = Field(
+        None,
+        gt=0,
+        description="Leave out the tokens of a step with the largest log(pi / pi_old)^2, until its mean is at most "
+        "this (M2PO).",
+    )
+    nll_coef: float | None = Field(
+        None, ge=0, description="Weight of the negative log-likelihood of right completions (VAPO)."
+    )
+
     # staying near a reference
     kl_coef: float | None = Field(None, ge=0, description="Weight of KL(policy || reference); 0 loads no reference.")
     kl_in: Literal["loss", "reward"] | None = Field(None, description="Where the KL penalty is added.")
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None, description="Estimator of the KL, see rlhf/kl.py; null: k3 in the loss, k1 in the reward."
+    )
+    kl_unbiased: bool = Field(
+        False,
+        description="Weigh the KL in the loss by pi / pi_old, so that its expected gradient is that of KL(policy || "
+        "reference), off-policy too (DeepSeek-V3.2).",
     )
     kl_target: float | None = Field(
         None,

@@ -104,8 +104,8 @@ class Credit:
         return local_rows(adv, self.accelerator).reshape(-1, 1).expand_as(batch.logp_sampler)
 
     def _teach_critic(self, batch: Batch, reward: Float[Tensor, "n t"]) -> dict[str, float]:
-        batch.target = batch.adv + batch.value
         outcome = reward_to_go(reward, gamma=self.recipe.settings["gamma"])
+        batch.target = outcome if "returns" in self.recipe.needs else batch.adv + batch.value
         explained = explained_variance(batch.value, outcome, batch.mask, self.accelerator)
         return {"critic/explained_variance": explained}
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from policy_gradients.algorithm import keyword_only, load
 from policy_gradients.config import CriticConfig, PolicyGradientConfig
-from policy_gradients.published import Need, Penalty, Sampling, fill
+from policy_gradients.published import Extra, Need, Penalty, Sampling, fill
+from policy_gradients.ratios import importance_weight
 from rlhf.aggregate import Aggregate, aggregates
 from rlhf.kl import estimators
 
@@ -29,6 +30,8 @@ class Recipe:
     kl: Penalty
     kl_estimate: Callable[[Tensor, Tensor], Float[Tensor, "n t"]]  # logp, logp_ref -> nats
     sampling: Sampling
+    extra: Extra
+    importance_weight: Callable[[Tensor, Tensor, Tensor], Tensor]  # logp, logp_sampler, mask -> (n, t)
     critic: CriticConfig | None
 
     @property
@@ -75,5 +78,13 @@ def resolve(config: PolicyGradientConfig) -> Recipe:
         kl=Penalty(value["kl_coef"], value["kl_in"], value["kl_estimator"]),
         kl_estimate=estimators[value["kl_estimator"]],
         sampling=Sampling(value["resample_rounds"], value["truncated"], value["overlong_buffer"]),
+        extra=Extra(value["second_moment"], value["nll_coef"]),
+        importance_weight=partial(
+            importance_weight,
+            correction=value["importance"],
+            level=value["importance_level"],
+            floor=value["importance_floor"],
+            cap=value["importance_cap"],
+        ),
         critic=resolved.critic,
     )

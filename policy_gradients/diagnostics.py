@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policy_gradients.config import PolicyGradientConfig
@@ -57,6 +57,14 @@ METRICS: dict[str, dict[str, Any]] = {
     "policy/ratio_max": {"description": "Largest pi / pi_old of the step", "unit": ""},
     "policy/importance": {
         "description": "Mean importance weight pi / pi_sampler of the tokens, after the cap",
+        "unit": "",
+    },
+    "policy/kept": {
+        "description": "Share of tokens that top_entropy, second_moment, covariance and off_policy_mask leave in",
+        "unit": "",
+    },
+    "policy/entropy_coef": {
+        "description": "Weight of the entropy after the step; 0: it does not act",
         "unit": "",
     },
     "critic/loss": {"description": "Clipped squared error of the values, mean over tokens", "unit": ""},
@@ -185,17 +193,20 @@ class UpdateSums:
         adv: Float[Tensor, "n #t"],
         kl: Float[Tensor, "n t"] | None,
         weight: Float[Tensor, "n t"] | None = None,
+        kept: Bool[Tensor, "n t"] | None = None,
         clip_low: float | None = None,
         clip_high: float | None = None,
     ) -> None:
         mask = scores.mask
-        per_token = {"policy/entropy": scores.entropy}
+        per_token = {"policy/entropy": scores.entropy.detach()}
         if gap is not None:
             per_token["sampler/logp_gap"] = gap.abs()
         if kl is not None:
             per_token["policy/kl"] = kl.detach()
         if weight is not None:
             per_token["policy/importance"] = weight
+        if kept is not None:
+            per_token["policy/kept"] = kept.float()
         if ratio is not None:
             ratio = ratio.detach()
             if mask.any():  # a micro-batch of completions that are left out of the loss has no token that counts

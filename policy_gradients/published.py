@@ -27,9 +27,21 @@ from rlhf.errors import UserError
 
 # groups: at least 2 completions of a prompt. baseline: a running mean of rewards. greedy: a greedy completion of each
 # prompt. lengths: the tokens of each completion. components: the parts of each reward. binary: rewards that are 0 or 1.
-# token_rewards: rewards of tokens, not of completions. critic: a value for each token. whitened: advantages that are
-# normalized over the tokens of the batch. What each hands to the advantage: credit.py.
-Need = Literal["groups", "baseline", "greedy", "lengths", "components", "binary", "token_rewards", "critic", "whitened"]
+# token_rewards: rewards of tokens, not of completions. critic: a value for each token. returns: a critic that learns
+# the rewards as they came. whitened: advantages that are normalized over the tokens of the batch. What each hands to
+# the advantage: credit.py.
+Need = Literal[
+    "groups",
+    "baseline",
+    "greedy",
+    "lengths",
+    "components",
+    "binary",
+    "token_rewards",
+    "critic",
+    "returns",
+    "whitened",
+]
 
 # As a loss, k1 has an expected gradient of zero; as a reward, k3 has one that vanishes near the reference.
 ESTIMATOR = {"reward": "k1", "loss": "k3"}
@@ -54,6 +66,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """What the paper has beside the surrogate: a rule for the tokens of a whole step, and a term of the loss."""
+
+    second_moment: float | None = None  # bound of the mean of (log ratio)^2 over the step's tokens; None: none
+    nll_coef: float = 0.0  # weight of the negative log-likelihood of right completions
+
+
+@dataclass(frozen=True)
 class Published:
     """What an algorithm's file says of it, but for its functions."""
 
@@ -62,13 +82,14 @@ class Published:
     needs: frozenset[Need]
     kl: Penalty
     sampling: Sampling
+    extra: Extra
     has_ratio: bool  # without one it is on-policy only
 
     @property
     def values(self) -> dict[str, Any]:
         """The published value of every config key that the algorithm has an opinion on."""
         kl = {key: value for key, value in asdict(self.kl).items() if value is not None}
-        return {**self.settings, **kl, **asdict(self.sampling)}
+        return {**self.settings, **kl, **asdict(self.sampling), **asdict(self.extra)}
 
 
 @cache
@@ -117,6 +138,7 @@ def _read(file: Path) -> Published:
         needs=plain(given["needs"]) if "needs" in given else frozenset(),
         kl=Penalty(**_arguments(given.get("kl"))),
         sampling=Sampling(**_arguments(given.get("sampling"))),
+        extra=Extra(**_arguments(given.get("extra"))),
         has_ratio=not (isinstance(given["ratio"], ast.Constant) and given["ratio"].value is None),
     )
 
@@ -184,6 +206,7 @@ def _contradictions(
             "truncate, or use an algorithm with a ratio, such as grpo.",
         )
     yield from _contradictions_of_kl(config)
+    yield from _contradictions_of_updates(config)
     if "binary" in algorithm.needs and (impure := _other_than_success(config)):
         yield (
             f"{impure[0]}: {name} needs rewards that are 1 or 0, so exact success and nothing else",
@@ -198,9 +221,28 @@ def _contradictions(
         yield "tasks: give a mixture (tasks) or one task (task and task_config), not both", None
 
 
+def _contradictions_of_updates(config: PolicyGradientConfig) -> Iterator[tuple[str, str | None]]:
+    if config.importance_floor > config.importance_cap:
+        yield (
+            f"importance_floor: {config.importance_floor:g} is above importance_cap {config.importance_cap:g}",
+            "IcePop has 0.5 and 5.",
+        )
+    if config.importance == "none" and (config.importance_floor or config.importance_level != "token"):
+        yield "importance_floor, importance_level: there are no weights without importance", "--importance mask, say."
+    if config.covariance_low >= config.covariance_high:
+        yield "covariance_low: no covariance is above it and below covariance_high", "Clip-Cov has 1 and 5."
+
+
 def _contradictions_of_kl(config: PolicyGradientConfig) -> Iterator[tuple[str, str | None]]:
-    if config.kl_in == "loss" and config.kl_estimator == "k1":
+    if config.kl_in == "loss" and config.kl_estimator == "k1" and not config.kl_unbiased:
         yield "kl_estimator: k1 has zero expected gradient as a loss", "Use k3 or k2, or --kl_in reward."
+    if config.kl_unbiased and (config.kl_in == "reward" or not config.kl_coef):
+        yield "kl_unbiased: there is no KL in the loss", "For example --kl_coef 0.02 --kl_in loss."
+    if config.kl_unbiased and config.kl_estimator == "k2":
+        yield (
+            "kl_unbiased: pi / pi_old times k2 has the gradient of another quantity than the KL",
+            "Use k3 or k1, whose expectation is the KL; k2 alone has its gradient on-policy.",
+        )
     if config.kl_in == "reward" and config.kl_estimator != "k1":
         yield (
             f"kl_estimator: {config.kl_estimator} in the reward is no penalty near the reference",

@@ -54,6 +54,9 @@ class TokenTensors:
     value: Float[Tensor, "n t"]
     adv: Float[Tensor, "n t"]
     target: Float[Tensor, "n t"]
+    kept: Bool[Tensor, "n t"]
+    held: Bool[Tensor, "n t"]
+    right: Bool[Tensor, "n t"]
 
 
 @dataclass
@@ -84,6 +87,14 @@ class Batch:
         self.penalty = torch.zeros_like(self.logp_sampler)  # of the KL, in reward; 0 where the KL is not in the reward
         self.adv = torch.zeros_like(self.logp_sampler)  # 0 until credit is assigned
         self.target = torch.zeros_like(self.logp_sampler)  # of the critic's values
+        self.kept = self.mask  # in the policy's loss: those that the rules for tokens keep, see token_rules.py
+        self.held = torch.zeros_like(self.mask)  # pays for moving, by these rules
+        self.right = torch.zeros_like(self.mask)  # counts, in a right completion; False where the loss does not ask
+
+    def find_right(self) -> None:
+        """Fill in `right`, by the verdicts on the completions."""
+        exact = [own.get("exact") == 1 for it in self.rollouts for own in it.components]
+        self.right = self.mask & torch.tensor(exact, device=self.mask.device)[:, None]
 
     @property
     def generated(self) -> Bool[Tensor, "n t"]:
@@ -142,6 +153,9 @@ class Batch:
             value=self.value[n, :t],
             adv=self.adv[n, :t],
             target=self.target[n, :t],
+            kept=self.kept[n, :t],
+            held=self.held[n, :t],
+            right=self.right[n, :t],
         )
 
     def samples(self, count: int = 4) -> list[dict[str, Any]]:

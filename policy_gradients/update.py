@@ -1,6 +1,6 @@
 """The policy's optimizer steps on a batch of rollouts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ from transformers import PreTrainedModel
 
 from policy_gradients.defaults import Recipe
 from policy_gradients.diagnostics import UpdateSums
-from policy_gradients.ratios import importance_weight
+from policy_gradients.entropy import EntropyBonus
+from policy_gradients.ratios import strayed, token_ratio
 from policy_gradients.reference import Reference
 from policy_gradients.rollout import Batch, TokenTensors
+from policy_gradients.token_rules import StepTokens, choose, has_rules, uniform_numbers
 from rlhf.aggregate import Totals
 from rlhf.distributed import all_reduce_sum
-from rlhf.groups import Layout, Rows, micro_batches
+from rlhf.groups import Group, Layout, micro_batches
 from rlhf.kl import k3
-from rlhf.logprobs import Scorer, score
+from rlhf.logprobs import Scorer, Scores, score
 from rlhf.optimizer import backward, in_turn, optimizer_step
+from rlhf.tensors import masked_sum
 
 
 class PolicyLearner:
@@ -46,6 +49,7 @@ class PolicyLearner:
         self.scorer, self.optimizer = accelerator.prepare(Scorer(model), optimizer)
         self.metrics: dict[str, float] = {}
         self.sums = UpdateSums()
+        self.entropy = EntropyBonus(self.config)
         self.loss = 0.0  # of the step so far, this process's share
         self.steps = 0  # optimizer steps of the step so far
 
@@ -68,68 +72,110 @@ class PolicyLearner:
     def _logp(self, network: PreTrainedModel, batch: Batch) -> Float[Tensor, "n t"]:
         """Log-probabilities of the whole batch, without gradient."""
         # A penalty in the reward is for every token, also where the loss leaves the token out.
-        groups = batch.whole_groups if self.recipe.kl_in_reward else batch.groups
+        return self._scores(network, batch.whole_groups if self.recipe.kl_in_reward else batch.groups).logp
+
+    def _scores(self, network: PreTrainedModel, groups: Sequence[Group]) -> Scores:
         with self.accelerator.autocast():
-            scores = score(
+            return score(
                 Scorer(network),
                 groups,
                 temperature=self.config.temperature,
                 device=self.accelerator.device,
                 **self.layout,
             )
-        return scores.logp
 
     # ------------------------------------------------------------ one update
 
     def update(self, mini_batch: Batch, *, lr: float) -> None:
         """One optimizer step on a mini-batch, in micro-batches whose shares of the loss add up to the step's."""
         totals = self._totals(mini_batch.mask)
-        step_loss = 0.0
+        if has_rules(self.config):
+            self._apply_rules(mini_batch)
+        right_tokens = 1.0
+        if self.recipe.extra.nll_coef:
+            mini_batch.find_right()
+            right_tokens = max(1.0, self._sum(int(mini_batch.right.sum())))
+        step_loss, step_entropy = 0.0, 0.0
         for rows in in_turn(micro_batches(mini_batch.groups, **self.layout), self.accelerator, self.scorer):
             rows = rows.to(self.accelerator.device)
             tokens = mini_batch.tokens_of(rows)
-            loss = self._loss(rows, tokens, totals)
+            scores = self.scorer(rows, self.config.temperature)
+            loss = self._loss(scores, tokens, totals)
+            if self.recipe.extra.nll_coef:
+                likelihood = masked_sum(scores.logp, tokens.right).sum() / right_tokens
+                loss = loss - self.recipe.extra.nll_coef * likelihood
             backward(loss, self.accelerator, self.run, rows=rows, adv=tokens.adv)
             step_loss += float(loss.detach())
+            step_entropy += float(masked_sum(scores.entropy.detach(), scores.mask).sum())
         self.loss += step_loss / self.recipe.updates
+        if self.entropy.target is not None:
+            self.entropy.adapt(self._sum(step_entropy) / totals.tokens)
         norm = optimizer_step(
             self.accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm
         )
         self.steps += 1
         self.metrics |= {"optim/lr": lr, "optim/grad_norm": norm}
 
+    def _sum(self, number: float) -> float:
+        return all_reduce_sum([number], self.accelerator)[0]
+
     def _totals(self, mask: Bool[Tensor, "n t"]) -> Totals:
         """The denominators of an optimizer step, over all its micro-batches and processes."""
         sequences, tokens = all_reduce_sum([int(mask.any(1).sum()), int(mask.sum())], self.accelerator)
         return Totals(max(1, int(sequences)), max(1, int(tokens)), self.config.max_new_tokens)
 
-    def _loss(self, rows: Rows, tokens: TokenTensors, totals: Totals) -> Float[Tensor, ""]:
+    def _apply_rules(self, mini_batch: Batch) -> None:
+        """Fill in which tokens are in the policy's loss, and which pay for moving: the whole step decides."""
+        now = self._scores(self.model, mini_batch.groups)
+        (g, t), longest = (mini_batch.reward.shape[1], now.logp.shape[1]), self.config.max_new_tokens
+        numbers = [rollout.number for rollout in mini_batch.rollouts]
+        tokens = StepTokens(
+            logp=now.logp,
+            logp_old=now.logp if mini_batch.logp_old is None else mini_batch.logp_old[:, :t],
+            entropy=now.entropy,
+            adv=mini_batch.adv[:, :t],
+            mask=mini_batch.mask[:, :t],
+            uniform=uniform_numbers(self.config.seed, numbers, g=g, t=longest)[:, :t].to(now.logp.device),
+        )
+        chosen = choose(self.config, tokens, self.accelerator)
+        mini_batch.kept, mini_batch.held = chosen.kept, chosen.held
+
+    def _loss(self, scores: Scores, tokens: TokenTensors, totals: Totals) -> Float[Tensor, ""]:
         """A micro-batch's share of the loss of the step."""
-        recipe = self.recipe
-        scores = self.scorer(rows, self.config.temperature)
-        logp = scores.logp
-        mask = scores.mask
+        recipe, config = self.recipe, self.config
+        logp, mask = scores.logp, scores.mask
         # The first update on a fresh batch is on-policy: its own log-probabilities are the old ones.
         logp_old = logp.detach() if tokens.logp_old is None else tokens.logp_old
 
         ratio = recipe.ratio(logp, logp_old, mask) if recipe.ratio else None
         loss = recipe.surrogate(logp, ratio, tokens.adv, mask)
         weight = None
-        if self.config.importance != "none":
+        if config.importance != "none":
             # A ratio corrects from pi_old to pi, so the weight is pi_old / pi_sampler; without one, pi / pi_sampler.
-            numerator = logp if ratio is None else logp_old
-            weight = importance_weight(
-                numerator, tokens.logp_sampler, mask, correction=self.config.importance, cap=self.config.importance_cap
-            )
+            weight = recipe.importance_weight(logp if ratio is None else logp_old, tokens.logp_sampler, mask)
             loss = loss * weight
+        kept = tokens.kept
+        if config.off_policy_mask is not None:
+            kept = kept & ~strayed(logp, tokens.logp_sampler, tokens.adv, mask, limit=config.off_policy_mask)
+        loss = torch.where(kept, loss, 0.0)
+
+        # Terms beside the policy's, at every token that counts.
+        if config.covariance == "kl":
+            moved = torch.where(tokens.held, (logp - logp_old).abs(), 0.0)
+            loss = loss + config.covariance_kl_coef * moved
+        if self.entropy.weight:
+            loss = loss - self.entropy.weight * scores.entropy
         kl = None
         if self.reference is not None and tokens.logp_ref is not None:
             kl = k3(logp, tokens.logp_ref)
             if recipe.kl_in_loss:
-                loss = loss + self.reference.coef * recipe.kl_estimate(logp, tokens.logp_ref)
+                estimate = recipe.kl_estimate(logp, tokens.logp_ref)
+                if config.kl_unbiased:
+                    estimate = estimate * token_ratio(logp, logp_old, mask)
+                loss = loss + self.reference.coef * estimate
 
         # Trainer minus sampler, with the same weights: rounding, top_p and top_k. A stale batch's weights are gone.
-        gap = None if self.config.staleness else logp_old - tokens.logp_sampler
+        gap = None if config.staleness else logp_old - tokens.logp_sampler
         self.sums.add(
             scores,
             gap=gap,
@@ -137,6 +183,7 @@ class PolicyLearner:
             adv=tokens.adv,
             kl=kl,
             weight=weight,
+            kept=kept if has_rules(config) or config.off_policy_mask is not None else None,
             clip_low=recipe.settings.get("clip_low"),
             clip_high=recipe.settings.get("clip_high"),
         )
@@ -151,6 +198,8 @@ class PolicyLearner:
         if metrics:
             metrics |= {"loss": loss, **self.sums.means(self.accelerator, has_ratio=self.recipe.ratio is not None)}
         metrics |= {"optim/steps": float(self.steps)}
+        if self.entropy.coef or self.entropy.target is not None:
+            metrics |= {"policy/entropy_coef": self.entropy.weight}
         if self.reference is not None:
             metrics |= self.reference.end_step(done, kl=metrics.get("policy/kl"))
         self.metrics = {}
@@ -162,8 +211,10 @@ class PolicyLearner:
     # ------------------------------------------------------------ checkpoints
 
     def state(self) -> dict[str, Any]:
-        return {} if self.reference is None else {"kl_coef": self.reference.coef}
+        kl = {} if self.reference is None else {"kl_coef": self.reference.coef}
+        return kl | self.entropy.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if self.reference is not None:
             self.reference.coef = state.get("kl_coef", self.reference.coef)
+        self.entropy.load_state(state)

@@ -21,7 +21,7 @@ class Scores(NamedTuple):
     """Log-probabilities and entropies of n completions of at most t tokens; zero where the mask is False."""
 
     logp: Float[Tensor, "n t"]  # log-probability of the sampled token, nats
-    entropy: Float[Tensor, "n t"]  # of the distribution over the vocabulary, nats, without gradient
+    entropy: Float[Tensor, "n t"]  # of the distribution over the vocabulary, nats
     mask: Bool[Tensor, "n t"]
 
 

@@ -10,6 +10,7 @@ told apart by words in fixed places:
     samples to look at  ones    ones     i  1        likewise
     candidates          ones    ones     i  2  seed  hash of the question
     prompts of a user   ones    ones     0  3  seed  hash of the prompt
+    choice of tokens    ones    ones     i  4  seed
 
 `ones` is 2**32 - 1, which is neither the seed nor the number of anything.
 """
@@ -17,7 +18,7 @@ told apart by words in fixed places:
 import hashlib
 
 NOT_TRAINING = 2**64 - 1  # two words of ones
-_EVALUATION, _SAMPLES, _CANDIDATES, _PROMPTS = range(4)
+_EVALUATION, _SAMPLES, _CANDIDATES, _PROMPTS, _TOKENS = range(5)
 
 type Key = tuple[int, ...]
 
@@ -40,6 +41,11 @@ def of_evaluation(i: int) -> Key:
 def of_samples(i: int) -> Key:
     """For the completion of held-out prompt i by which KL and length are measured."""
     return (NOT_TRAINING, i, _SAMPLES)
+
+
+def of_tokens(seed: int, number: int) -> Key:
+    """For a random choice among the tokens of the completions of problem `number` of the training stream."""
+    return (NOT_TRAINING, number, _TOKENS, seed)
 
 
 def of_candidates(seed: int, i: int, question: str) -> Key:

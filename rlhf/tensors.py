@@ -37,9 +37,7 @@ def token_logp(
         >>> logp, entropy
         (tensor([-1.3863]), tensor([1.3863]))
 
-    Returns:
-        logp: differentiable in `hidden` and `head`.
-        entropy: a diagnostic, without gradient.
+    Both are differentiable in `hidden` and `head`.
     """
     return _TokenLogp.apply(hidden.float(), head, target, temperature)
 
@@ -82,7 +80,9 @@ class _Logits(torch.autograd.Function):
 
 
 class _TokenLogp(torch.autograd.Function):
-    """d logp / d logits = (onehot(target) - softmax(logits)) / temperature."""
+    """d logp / d logits = (onehot(target) - p) / temperature, p = softmax(logits)
+    d entropy / d logits = -p (log p + entropy) / temperature
+    """
 
     @staticmethod
     def forward(ctx, hidden, head, target, temperature):
@@ -95,23 +95,30 @@ class _TokenLogp(torch.autograd.Function):
                 # H = log Z - E[logit]
                 expected = torch.linalg.vecdot(torch.exp(logits - log_z[part, None]), logits)
                 entropy[part] = log_z[part] - expected
-        ctx.save_for_backward(hidden, head, target, log_z)
+        ctx.save_for_backward(hidden, head, target, log_z, entropy)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # None for the one of the two that the loss does not have
         return logp, entropy
 
     @staticmethod
     def backward(ctx, *gradients):
-        grad_logp = gradients[0]  # entropy is a diagnostic; its gradient is dropped
-        hidden, head, target, log_z = ctx.saved_tensors
+        grad_logp, grad_entropy = gradients
+        hidden, head, target, log_z, entropy = ctx.saved_tensors
+        grad_logp = torch.zeros_like(log_z) if grad_logp is None else grad_logp
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             for part in chunks(len(target), len(head)):
                 logits = in_fp32(hidden[part], head.T).div_(ctx.temperature)
-                grad = logits.sub_(log_z[part, None]).exp_()  # softmax
+                log_p = logits.sub_(log_z[part, None])
+                of_entropy = None
+                if grad_entropy is not None:
+                    of_entropy = (log_p + entropy[part, None]) * log_p.exp() * (-grad_entropy[part, None])
+                grad = log_p.exp_()  # softmax
                 scale = grad_logp[part, None] / ctx.temperature
                 grad.mul_(-scale).scatter_add_(-1, target[part, None], scale)
+                if of_entropy is not None:
+                    grad += of_entropy / ctx.temperature
                 if grad_hidden is not None:
                     grad_hidden[part] = in_fp32(grad, head)
                 if grad_head is not None:

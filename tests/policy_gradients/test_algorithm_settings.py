@@ -144,6 +144,9 @@ BOUNDS = {  # (the largest value that is refused below, the smallest that is ref
     "tau_pos": (0, None),
     "tau_neg": (0, None),
     "log_clip": (0, None),
+    "max_shift": (0, 1),
+    "reward_shift": (-1, 1),
+    "length_alpha": (0, None),
 }
 
 

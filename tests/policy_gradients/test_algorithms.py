@@ -117,7 +117,7 @@ def test_choices_and_published_values_are_those_of_the_table(name: str) -> None:
     assert [name_of(function) for function in functions] == choices
     assert algorithm.needs == needs
     unnamed = {
-        "dual_clip": None, "kl_coef": 0.0, "kl_in": "loss",
+        "dual_clip": None, "kl_coef": 0.0, "kl_in": "loss", "second_moment": None, "nll_coef": 0.0,
         "resample_rounds": 0, "truncated": "keep", "overlong_buffer": 0.2,
     }  # fmt: skip
     for key, value in algorithm.published.values.items():

@@ -108,6 +108,15 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "grpo", "kl_estimator": "k1", "kl_coef": 0.1}, "zero expected gradient"),
         ({"algorithm": "rloo", "kl_estimator": "k3", "kl_coef": 0.1}, "no penalty near the reference"),
         ({"kl_target": 0.1, "kl_coef": 0.0}, "kl_target"),
+        ({"kl_unbiased": True, "kl_coef": 0.0}, "no KL in the loss"),
+        ({"kl_unbiased": True, "kl_coef": 0.1, "kl_in": "reward"}, "no KL in the loss"),
+        ({"kl_unbiased": True, "kl_coef": 0.1, "kl_estimator": "k2"}, "another quantity"),
+        ({"importance": "mask", "importance_floor": 3.0}, "is above importance_cap 2"),
+        ({"importance_floor": 0.5}, "no weights without importance"),
+        ({"importance_level": "sequence"}, "no weights without importance"),
+        ({"covariance_low": 5.0}, "no covariance"),
+        ({"algorithm": "topr", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
+        ({"algorithm": "grpo", "max_shift": 0.1}, "max_shift"),
         ({"sync_reference_every": 5, "kl_coef": 0.0}, "sync_reference_every"),
         ({"task": "gsm", "tasks": {"spell_backward": {}}}, "not both"),
     ],
@@ -135,6 +144,8 @@ def test_allowed_combinations() -> None:
     assert resolved(algorithm="reinforce", group_size=1).group_size == 1
     assert resolved(algorithm="rloo", epochs_per_batch=2, importance="truncate").importance_cap == 2.0
     assert resolved(algorithm="ppo", group_size=1).critic is not None
+    assert resolved(algorithm="grpo", kl_coef=0.1, kl_estimator="k1", kl_unbiased=True).kl_in == "loss"
+    assert resolved(algorithm="grpo", nll_coef=0.2, second_moment=0.1).nll_coef == 0.2
     assert resolved(algorithm="grpo", epochs_per_batch=2, steps_per_batch=4).epochs_per_batch == 2
 
 

@@ -16,6 +16,7 @@ from rlhf.logprobs import Scorer, score
 from rlhf.sampling import SampledCompletions, sample
 
 END, WANTED, NEW_TOKENS = 0, 3, 5
+SETTINGS = {"vapo": {"length_alpha": 1.0}}  # at the published one, completions of 5 tokens have lambda 0
 
 
 def rewards_of(sampled: list[SampledCompletions]) -> Tensor:
@@ -24,7 +25,7 @@ def rewards_of(sampled: list[SampledCompletions]) -> Tensor:
 
 def mean_rewards(name: str, *, steps: int, epochs: int = 1) -> list[float]:
     """Reward: the share of token 3 among the tokens a completion could have had."""
-    recipe = resolve(PolicyGradientConfig(algorithm=name))
+    recipe = resolve(PolicyGradientConfig(algorithm=name, **SETTINGS.get(name, {})))
     model = tiny_model("qwen3", vocabulary=10, layers=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
     scorer, means, prompts = Scorer(model), [], [[5, 6], [7, 8, 9]]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from policy_gradients.ratios import importance_weight, sequence_ratio, token_ratio
+from policy_gradients.ratios import completion_ratio, importance_weight, sequence_ratio, strayed, token_ratio
 
 
 def test_importance_by_hand() -> None:
@@ -14,8 +14,9 @@ def test_importance_by_hand() -> None:
     logp = torch.tensor([[0.4, 0.02, 0.2, 0.9]]).log().requires_grad_()
     sampler = torch.tensor([[0.2, 0.2, 0.02, 0.1]]).log()
     mask = torch.tensor([[True, True, True, False]])
-    cut = importance_weight(logp, sampler, mask, correction="truncate", cap=2.5)
-    dropped = importance_weight(logp, sampler, mask, correction="mask", cap=2.5)
+    bounds = {"level": "token", "floor": 0.0, "cap": 2.5}
+    cut = importance_weight(logp, sampler, mask, correction="truncate", **bounds)
+    dropped = importance_weight(logp, sampler, mask, correction="mask", **bounds)
     assert cut[0].tolist() == pytest.approx([2, 0.1, 2.5, 1], rel=1e-5)
     assert dropped[0].tolist() == pytest.approx([2, 0.1, 0, 1], rel=1e-5)
     assert not cut.requires_grad
@@ -70,5 +71,67 @@ def test_only_tokens_that_count_move_a_ratio(ratio) -> None:
 def test_a_weight_at_the_cap_stays(correction: str, above: float) -> None:
     """Weights 2 and 2.001 with a cap of 2."""
     logp = torch.tensor([[2.0, 2.001]]).log()
-    found = importance_weight(logp, torch.zeros(1, 2), EVERYWHERE[:1, :2], correction=correction, cap=2.0)
+    bounds = {"level": "token", "floor": 0.5, "cap": 2.0}
+    found = importance_weight(logp, torch.zeros(1, 2), EVERYWHERE[:1, :2], correction=correction, **bounds)
     assert found[0].tolist() == pytest.approx([2.0, above])
+
+
+@pytest.mark.parametrize(("correction", "below"), [("truncate", 0.5), ("mask", 0.0)])
+def test_a_weight_at_the_floor_stays(correction: str, below: float) -> None:
+    """Weights 0.5 and 0.499: the band of IcePop from 0.5 to 5."""
+    logp = torch.tensor([[0.5, 0.499]]).log()
+    bounds = {"level": "token", "floor": 0.5, "cap": 5.0}
+    found = importance_weight(logp, torch.zeros(1, 2), EVERYWHERE[:1, :2], correction=correction, **bounds)
+    assert found[0].tolist() == pytest.approx([0.5, below])
+
+
+def test_the_weight_of_a_sequence_is_the_product() -> None:
+    """2 * 3 = 6 is above the cap of 4 though neither factor is, 2 * 1/4 within; what stands behind the end is not read.
+    At each token of the completion."""
+    logp = torch.tensor([[2.0, 3.0, 9.0], [2.0, 0.25, 1.0]]).log()
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    bounds = {"level": "sequence", "floor": 0.0, "cap": 4.0}
+    cut = importance_weight(logp, torch.zeros(2, 3), mask, correction="truncate", **bounds)
+    dropped = importance_weight(logp, torch.zeros(2, 3), mask, correction="mask", **bounds)
+    torch.testing.assert_close(cut, torch.tensor([[4.0], [0.5]]).expand(2, 3))
+    torch.testing.assert_close(dropped, torch.tensor([[0.0], [0.5]]).expand(2, 3))
+
+
+def test_sequence_weights_are_exact_and_token_weights_are_not() -> None:
+    """Two tokens, each of {0, 1}, the second's chances depending on the first. E_sampler[w f(o)] = E_pi[f(o)] for the
+    product; with the last token's weight alone, the first tokens are still the sampler's."""
+    p_first, p_second = torch.tensor([0.7, 0.3]), torch.tensor([[0.5, 0.5], [0.1, 0.9]])
+    q_first, q_second = torch.tensor([0.2, 0.8]), torch.tensor([[0.3, 0.7], [0.6, 0.4]])
+    outcomes = [(a, b) for a in (0, 1) for b in (0, 1)]
+    logp = torch.tensor([[p_first[a], p_second[a, b]] for a, b in outcomes]).log()
+    sampler = torch.tensor([[q_first[a], q_second[a, b]] for a, b in outcomes]).log()
+    value = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    exact = (logp.sum(1).exp() * value).sum()
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    expected = {}
+    for level in ("token", "sequence"):
+        weight = importance_weight(logp, sampler, mask, correction="truncate", level=level, floor=0.0, cap=1e6)
+        expected[level] = (sampler.sum(1).exp() * weight[:, 1] * value).sum()
+    torch.testing.assert_close(expected["sequence"], exact)
+    assert (expected["token"] - exact).abs() > 0.1
+
+
+def test_completions_that_have_strayed() -> None:
+    """Nats per token less than the sampler said: 0.6 and 0.5 on average, of a limit of 0.5; a third has a positive
+    advantage, a fourth became more likely. What stands behind the end is not read."""
+    sampler = torch.full((4, 3), -1.0)
+    logp = sampler - torch.tensor([[0.2, 1.0, 77.0], [0.4, 0.6, 77.0], [3.0, 3.0, 77.0], [-3.0, -3.0, 77.0]])
+    mask = torch.tensor([[True, True, False]]).expand(4, 3)
+    adv = torch.tensor([[-1.0], [-1.0], [1.0], [-1.0]]).expand(4, 3)
+    found = strayed(logp, sampler, adv, mask, limit=0.5 + 1e-6)
+    assert found[:, 0].tolist() == [True, False, False, False]
+
+
+def test_completion_ratio_by_hand() -> None:
+    """2 * 1/4 * 3, whatever stands behind the end; a token moves it by the whole ratio."""
+    logp = torch.tensor([[2.0, 0.25, 3.0, 9.0]]).log().requires_grad_()
+    ratio = completion_ratio(logp, torch.zeros(1, 4), torch.tensor([[True, True, True, False]]))
+    assert ratio[0].tolist() == pytest.approx([1.5] * 4)
+    ratio[:, 0].sum().backward()
+    assert logp.grad is not None
+    assert logp.grad[0].tolist() == pytest.approx([1.5, 1.5, 1.5, 0])

@@ -52,6 +52,11 @@ def test_generated_tokens_are_those_up_to_the_length_whether_they_count_or_not()
 def test_tensors_at_a_micro_batch_are_those_of_its_completions(token_budget: int) -> None:
     """Prompts 1 and 2 of 4: completions 2 to 5. Micro-batches come longest first."""
     part = numbered().part(slice(1, 3))
+    number = part.logp_sampler
+    part.kept, part.held, part.right = number % 2 == 0, number > 30, number % 20 == 0
+    flags = {"kept": lambda n: n % 2 == 0, "held": lambda n: n > 30, "right": lambda n: n % 20 == 0}
+    offsets = {"logp_sampler": 0, "logp_old": 100, "logp_ref": 200, "value": 300, "adv": 400, "target": 500}
+    assert {f.name for f in fields(TokenTensors)} == {*flags, *offsets}
     seen = []
     for rows in micro_batches(part.groups, token_budget=token_budget):
         tokens = part.tokens_of(rows)
@@ -59,10 +64,10 @@ def test_tensors_at_a_micro_batch_are_those_of_its_completions(token_budget: int
             first = int(tokens.logp_sampler[i, 0])
             completion = [tokens for group in GROUPS for tokens in group.completions][first // 10]
             assert targets[: len(completion)].tolist() == list(completion)
-            assert [int(getattr(tokens, f.name)[i, 0]) - first for f in fields(TokenTensors)] == [
-                {"logp_sampler": 0, "logp_old": 100, "logp_ref": 200, "value": 300, "adv": 400, "target": 500}[f.name]
-                for f in fields(TokenTensors)
-            ]
+            for name, offset in offsets.items():
+                assert int(getattr(tokens, name)[i, 0]) - first == offset, name
+            for name, flag in flags.items():
+                assert bool(getattr(tokens, name)[i, 0]) == flag(first), name
             seen.append(first // 10)
         assert tokens.adv.shape == rows.mask.shape
     assert sorted(seen) == [2, 3, 4, 5]

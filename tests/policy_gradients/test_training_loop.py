@@ -218,7 +218,7 @@ def test_importance_weights_leave_to_the_ratio_what_is_its_own(tmp_path: Path, m
         seen.append((moved.detach().clone(), logp_sampler))
         return importance_weight(moved, logp_sampler, mask, **how)
 
-    monkeypatch.setattr("policy_gradients.update.importance_weight", spy)
+    monkeypatch.setattr("policy_gradients.defaults.importance_weight", spy)
     shared = ["--algorithm", "grpo", "--importance", "truncate", "--lr", "1e-3", "--token_budget", "100000"]
     records(tmp_path / "passes", *shared, "--max_steps", "1", "--epochs_per_batch", "2")
     (first, _), (second, _) = seen
