@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from rlhf.config.options import Parser, mapping, seed
 from rlhf.errors import UserError, run_main
-from rlhf.generate.settings import add_settings, given_settings, run_of, settings_for, tasks_of
+from rlhf.generate.settings import (
+    add_settings,
+    given_settings,
+    loading_settings,
+    look_at_models,
+    run_of,
+    settings_for,
+    tasks_of,
+)
+from rlhf.tasks.names import refuse_unknown_task
 
 if TYPE_CHECKING:
     from rlhf.tasks.problem import Task
@@ -22,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
     settings = settings_for(o.models, given_settings(o))
     task = task_asked(o)
-    look(o, task)
+    look_at_models(o.models, o)
+    if o.task:
+        refuse_unknown_task(o.task, o.task_config)
 
     from rlhf.chat.commands import Chat
     from rlhf.chat.conversation import Conversation
@@ -30,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     conversations = []
     for model in o.models:
-        templates = {"chat_template": o.chat_template, "chat_template_kwargs": o.chat_template_kwargs}
-        speaker = Speaker.open(model, settings[model], device=o.device, **templates)
+        speaker = Speaker.open(model, settings[model], **loading_settings(o))
         conversations.append(Conversation(speaker, settings[model].system_prompt, o.seed))
         say(f"{model}: {settings[model].in_words}{of_run(model)}\n")
     say("/help lists the commands\n")
@@ -65,21 +75,6 @@ def task_asked(o: argparse.Namespace) -> tuple[str, dict] | None:
         return o.task, o.task_config
     own = (task for model in o.models if (run := run_of(model)) for task in tasks_of(run).items())
     return next(own, None)
-
-
-def look(o: argparse.Namespace, task: tuple[str, dict] | None) -> None:
-    """What needs no PyTorch is refused before it is loaded."""
-    from rlhf.models.names import find_policy, find_template
-    from rlhf.tasks.names import refuse_unknown_task
-
-    if len(set(o.models)) < len(o.models):
-        raise UserError("MODEL: the same model twice")
-    if o.task and task:
-        refuse_unknown_task(*task)
-    for model in o.models:
-        find_policy(model, key="MODEL")
-    if o.chat_template:
-        find_template(o.chat_template)
 
 
 def open_drawn(task: tuple[str, dict] | None, answer_in: str) -> "Task":

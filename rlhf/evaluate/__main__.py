@@ -14,7 +14,7 @@ from rlhf.config.options import Parser, mapping, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
 from rlhf.evaluate.asked import look, tasks_asked
-from rlhf.generate.settings import GenerationSettings, add_settings, given_settings, settings_for
+from rlhf.generate.settings import GenerationSettings, add_settings, given_settings, loading_settings, settings_for
 
 if TYPE_CHECKING:
     from rlhf.evaluate.measures import Attempts
@@ -108,8 +108,7 @@ def attempts_of(
     from rlhf.evaluate.attempts import attempt
     from rlhf.generate.speaker import Speaker
 
-    templates = {"chat_template": o.chat_template, "chat_template_kwargs": o.chat_template_kwargs}
-    speaker = Speaker.open(model, settings, device=o.device, **templates)
+    speaker = Speaker.open(model, settings, **loading_settings(o))
     print(f"{model}: {settings.in_words}", flush=True)
     found = []
     for by_form in tasks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.paths import home
 from rlhf.config.recorded import read_config
 from rlhf.errors import UserError
-from rlhf.generate.settings import run_of, tasks_of
+from rlhf.generate.settings import look_at_models, run_of, tasks_of
 
 if TYPE_CHECKING:
     from rlhf.tasks.problem import Task
@@ -54,19 +54,14 @@ def tasks_asked(o: argparse.Namespace) -> list[Asked]:
 def look(o: argparse.Namespace, tasks: Sequence[Asked]) -> None:
     """What needs no PyTorch is refused before it is loaded: names, files, and what a run was trained on."""
     from rlhf.data.files import refuse_output
-    from rlhf.models.names import find_folder, find_policy, find_template
+    from rlhf.models.names import find_folder
     from rlhf.tasks.names import refuse_unknown_task
 
-    if len(set(o.models)) < len(o.models):
-        raise UserError("MODEL: the same model twice")
+    look_at_models(o.models, o)
     if o.output:
         refuse_output(o.output, reads=o.data or "")
     for task in tasks:
         refuse_unknown_task(task.name, task.parameters)
-    for model in o.models:
-        find_policy(model, key="MODEL")
-    if o.chat_template:
-        find_template(o.chat_template)
     if o.reward_model:
         find_folder(o.reward_model, key="reward_model")
     if o.data:
@@ -82,5 +77,5 @@ def refuse_trained_on(data: str, models: Sequence[str]) -> None:
         if Path(home(data)).resolve() in [Path(home(path)).resolve() for path in paths]:
             raise UserError(
                 f"--data: '{run}' was trained on '{data}'",
-                hint="Leave --data out: the held-out prompts of the run's own task are evaluated.",
+                hint="Give prompts that it has not seen; without --data its own held-out ones are taken.",
             )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.options import Parser, seed, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
-from rlhf.generate.settings import add_settings, given_settings, settings_for
+from rlhf.generate.settings import add_settings, given_settings, loading_settings, look_at_models, settings_for
 
 if TYPE_CHECKING:
     from rlhf.data.answers import Answer
@@ -25,10 +25,14 @@ WRITTEN = ("completion", "completions", "ended", "tokens", "vocabulary")  # colu
 def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
     settings = settings_for([o.model], given_settings(o))[o.model]
-    look(o)
+    # What needs no PyTorch comes first.
+    from rlhf.data.files import refuse_output, write_jsonl
+    from rlhf.data.rows import load_rows, refuse_missing, usable
 
-    from rlhf.data.files import write_jsonl
-    from rlhf.data.rows import load_rows, usable
+    look_at_models([o.model], o)
+    refuse_output(o.output, reads=o.prompts)
+    refuse_missing(o.prompts)
+
     from rlhf.generate.conversations import parse_prompt
     from rlhf.generate.in_chunks import answers_in_chunks
     from rlhf.generate.speaker import Speaker
@@ -36,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     rows = usable(load_rows(o.prompts, split=o.split), lambda row: (row, parse_prompt(row)), say=print)
     refuse_columns((row for row, _ in rows), WRITTEN if o.column is None else [o.column])
-    templates = {"chat_template": o.chat_template, "chat_template_kwargs": o.chat_template_kwargs}
-    speaker = Speaker.open(o.model, settings, device=o.device, **templates)
+    speaker = Speaker.open(o.model, settings, **loading_settings(o))
     print(f"{o.model}: {settings.in_words}", flush=True)
     conversations = [with_system(messages, settings.system_prompt) for _, messages in rows]
     answers = answers_in_chunks(speaker, conversations, completions=o.samples, seed=o.seed, say=print)
@@ -60,19 +63,6 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an error")
     add_settings(parser, leave_out=["answer_in"])
     return parser.parse_args(arguments)
-
-
-def look(o: argparse.Namespace) -> None:
-    """What needs no PyTorch is refused before it is loaded."""
-    from rlhf.data.files import refuse_output
-    from rlhf.data.rows import refuse_missing
-    from rlhf.models.names import find_policy, find_template
-
-    find_policy(o.model, key="MODEL")
-    if o.chat_template:
-        find_template(o.chat_template)
-    refuse_output(o.output, reads=o.prompts)
-    refuse_missing(o.prompts)
 
 
 def refuse_columns(rows: "Iterable[Row]", written: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from rlhf.config.paths import home
 from rlhf.config.recorded import read_config
 from rlhf.config.schema import COLDEST, Section
 from rlhf.config.validation import validate
+from rlhf.errors import UserError
+from rlhf.models.names import find_policy, find_template
 
 ANSWER_IN = ("think_tags", "answer_tag", "last_number", "text")
 
@@ -69,6 +71,21 @@ def add_settings(parser: Parser, *, leave_out: Sequence[str] = ()) -> None:
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Those that the command line gives."""
     return {name: value for name, value in vars(options).items() if name in GenerationSettings.model_fields}
+
+
+def loading_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options that say how a model is loaded: arguments of `Speaker.open`."""
+    return {name: getattr(options, name) for name in ("device", "chat_template", "chat_template_kwargs")}
+
+
+def look_at_models(models: Sequence[str], options: argparse.Namespace) -> None:
+    """Raises: UserError, if one is not there, is there twice or is no policy, or the chat template is not there."""
+    if len(set(models)) < len(models):
+        raise UserError("MODEL: the same model twice")
+    for model in models:
+        find_policy(model, key="MODEL")
+    if options.chat_template:
+        find_template(options.chat_template)
 
 
 def run_of(model: str) -> Path | None:
