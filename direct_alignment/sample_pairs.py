@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.config.options import Parser, add_candidates, whole
+from rlhf.config.options import Parser, add_candidates, number, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
 
@@ -38,6 +38,8 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--output", type=user_path, required=True, help="the .jsonl file to write")
     add_candidates(parser, problems=1000, max_new_tokens=64)
     add("--per_problem", type=whole(1), default=1, help="pairs of each problem at most (default: 1)")
+    add("--label_noise", type=number(0, 1), default=0.0, help="share of the verifier's pairs labelled otherwise")
+    add("--noise", choices=("swap", "longer"), default="swap", help="then the wrong, or the longer one is chosen")
     add("--reward_model", help="a reward model (folder or run directory) that ranks, instead of the verifier")
     add("--judge", help="a judge that compares: a model's name, {url: .., model: ..}, or a .yaml file of it")
     add("--debug", action="store_true", help="show tracebacks")
@@ -59,6 +61,8 @@ def write_pairs(options: argparse.Namespace) -> int:
     find_folder(options.model_name)
     if options.reward_model and options.judge:
         raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
+    if (options.reward_model or options.judge) and options.label_noise:
+        raise UserError("--label_noise is of the verifier's labels, and another one judges here")
     if options.reward_model:
         find_folder(options.reward_model, key="reward_model")
     judged_by = read_judge(options.judge) if options.judge else None
@@ -95,7 +99,7 @@ def write_pairs(options: argparse.Namespace) -> int:
         rankings = labelled.rankings
         notes = [*labelled.lines(), *(judge.usage.lines() if judge.usage else [])]
     else:
-        rankings = to_rankings(candidates, **drawn)
+        rankings = to_rankings(candidates, **drawn, label_noise=options.label_noise, noise=options.noise)
     rows = [
         {
             "prompt": with_system(ranking.prompt, options.system_prompt),

@@ -7,7 +7,7 @@ Texts and verdicts are not cached, since decoding and verifying cost little, and
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,8 @@ from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
 from rlhf.tasks.problem import Problem, Task, Verdict, messages_for
 from rlhf.text.chat import encode_prompt, end_tokens
+
+type Noise = Literal["swap", "longer"]
 
 
 @runtime_checkable
@@ -107,11 +109,23 @@ def sample_candidates(
     return candidates
 
 
-def to_rankings(candidates: Sequence[Candidates], *, seed: int, per_problem: int = 1) -> list[Ranking]:
+def to_rankings(
+    candidates: Sequence[Candidates],
+    *,
+    seed: int,
+    per_problem: int = 1,
+    label_noise: float = 0.0,
+    noise: Noise = "swap",
+) -> list[Ranking]:
     """Pairs of a right and a wrong completion of the same problem, at most `per_problem` different ones of each.
 
     Problems whose completions are all right or all wrong give none. What a pair looks like depends on `seed` and the
     question alone.
+
+    Args:
+        label_noise: the probability that a pair is labelled without a look at what is right, as annotators do.
+        noise: how it is labelled then. `swap`: the wrong completion is chosen; `longer`: the longer one is, and of two
+            of one length the right one.
     """
     rankings = []
     for one in candidates:
@@ -120,5 +134,8 @@ def to_rankings(candidates: Sequence[Candidates], *, seed: int, per_problem: int
         pairs = [(a, b) for a in right for b in wrong]
         rng = Random(f"{seed} {one.problem.question}")
         for chosen, rejected in rng.sample(pairs, min(per_problem, len(pairs))):
+            wrong = noise == "swap" or len(rejected.text) > len(chosen.text)
+            if rng.random() < label_noise and wrong:
+                chosen, rejected = rejected, chosen
             rankings.append(Ranking.of_answers(messages_for(one.problem, None), [chosen, rejected]))
     return rankings

@@ -47,6 +47,7 @@ PACKAGES = (
     "instruction_tuning",
     "rejection_sampling",
     "distillation",
+    "pipeline",
 )
 # Calls that only word a message; keyword arguments that no test on a CPU can feel.
 MESSAGES = {"print", "say", "advise", "UserError", "ValueError", "Path"}

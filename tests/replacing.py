@@ -14,6 +14,7 @@ PACKAGES = (
     "instruction_tuning",
     "rejection_sampling",
     "distillation",
+    "pipeline",
 )
 
 

@@ -33,6 +33,7 @@ PACKAGES = (
     "instruction_tuning",
     "rejection_sampling",
     "distillation",
+    "pipeline",
 )
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors.
 UNCHECKED_FOLDERS = ("config", "report", "run")

@@ -16,6 +16,7 @@ PACKAGES = (
     "instruction_tuning",
     "rejection_sampling",
     "distillation",
+    "pipeline",
 )
 MODULES = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)

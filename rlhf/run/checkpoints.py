@@ -77,7 +77,7 @@ def save(
     if accelerator.is_main_process:
         _remove(final)
         partial.rename(final)
-        for old in _all(run)[:-keep]:
+        for old in all_of(run)[:-keep]:
             _remove(old)
     accelerator.wait_for_everyone()
     return final
@@ -120,7 +120,7 @@ def newest(run: Path) -> Checkpoint | None:
     """
     if (run / "checkpoints").exists() and not (run / "checkpoints").is_dir():
         raise UserError(f"'{run / 'checkpoints'}' is no folder, so no checkpoints can be read or written")
-    found = _all(run)
+    found = all_of(run)
     reason = ""
     for folder in reversed(found):
         try:
@@ -191,12 +191,16 @@ def remove_partial(run: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _all(run: Path) -> list[Path]:
-    """Oldest first. A folder of another name is somebody's own."""
+def all_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first. A folder of another name is somebody's own."""
     folder = run / "checkpoints"
     found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    numbered = [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The steps that were done when it was written."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _remove(folder: Path) -> None:

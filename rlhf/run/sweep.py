@@ -4,11 +4,14 @@
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from rlhf.config.command import Command
@@ -248,25 +251,51 @@ def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
                 )
 
 
-def make_all(planned: Sequence[Planned]) -> None:
+def make_all(planned: Sequence[Planned], *, at_once: int = 1, quiet: bool = False) -> None:
     """Make the runs that do not exist yet, each in a process of its own.
+
+    Args:
+        at_once: runs that are made at the same time; each of several has one thread.
+        quiet: print nothing, unless a run fails.
 
     Raises:
         UserError: a run failed. The others are kept, and the same command continues from there.
     """
-    for number, run in enumerate(planned, start=1):
+
+    failed = Event()
+
+    def make(number: int, run: Planned) -> None:
+        if failed.is_set():
+            return
         where = f"[{number}/{len(planned)}] {run.path}"
-        if run.done:
-            print(f"{where}: there already", flush=True)
-            continue
-        print(f"{where}: {run.label}", flush=True)
-        done = subprocess.run([sys.executable, *run.command], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            print(done.stdout, end="")
-            raise UserError(
-                f"{run.path} ended with exit code {done.returncode}; its message is above",
-                hint="The same command goes on from here.",
-            )
+        if not quiet:
+            print(f"{where}: there already" if run.done else f"{where}: {run.label}", flush=True)
+        if not run.done:
+            try:
+                _make(run, {"OMP_NUM_THREADS": "1"} if at_once > 1 else {})
+            except BaseException:
+                failed.set()
+                raise
+
+    with ThreadPoolExecutor(at_once) as pool:
+        made = [pool.submit(make, number, run) for number, run in enumerate(planned, start=1)]
+        try:
+            for one in as_completed(made):
+                one.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have begun end by themselves
+
+
+def _make(run: Planned, environment: Mapping[str, str]) -> None:
+    command = [sys.executable, *run.command]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        print(done.stdout, end="")
+        raise UserError(
+            f"{run.path} ended with exit code {done.returncode}; its message is above",
+            hint="The same command goes on from here.",
+        )
 
 
 def write_all(planned: Sequence[Planned], folder: Path, *, key: str) -> str:

@@ -1,0 +1,167 @@
+"""The runs that make the chain, each by a family's own command, in the order in which they need each other.
+
+    preferences   pairs of the start policy's completions, labelled by the verifier with noise     a .jsonl file
+    reward_models each on its share of the pairs                                                   run directories
+    judged        pairs labelled by a reward model, for those that learn from pairs                .jsonl files
+    optimizers    each against its reward model                                                    run directories
+
+Where a run is finished it is used, and one that was stopped goes on (rlhf/run/sweep.py). A file of pairs has a digest
+of its settings in its name, so that other settings are another file.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from direct_alignment.config import DirectAlignmentConfig
+from pipeline.config import ChainConfig, OptimizerStage, RewardModelStage
+from policy_gradients.config import PolicyGradientConfig
+from rejection_sampling.config import RejectionSamplingConfig
+from reward_models.config import PreferenceConfig
+from rlhf.config.trainer import TrainerConfig
+from rlhf.errors import UserError
+from rlhf.run.from_python import to_argv
+from rlhf.run.sweep import Planned
+
+# Each sampling of problems has a stream of its own: what a policy is trained on is not what its reward model saw.
+PREFERENCES, JUDGED = 100, 200
+FAMILIES: Mapping[str, tuple[str, type[TrainerConfig]]] = {
+    "policy_gradients": ("policy_gradients.train", PolicyGradientConfig),
+    "rejection_sampling": ("rejection_sampling.train", RejectionSamplingConfig),
+    "direct_alignment": ("direct_alignment.train", DirectAlignmentConfig),
+    "reward_models": ("reward_models.train_preference_rm", PreferenceConfig),
+}
+
+
+@dataclass(frozen=True)
+class PlannedFile(Planned):
+    """A file to write: `python -m module *arguments --output path`, in one go."""
+
+    @property
+    def done(self) -> bool:
+        return self.path.is_file()
+
+    @property
+    def command(self) -> list[str]:
+        return ["-m", self.module, *self.arguments, "--output", str(self.path)]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Everything that is made with one seed, in the folder of that seed."""
+
+    config: ChainConfig
+    seed: int
+    folder: Path
+
+    def stage(self, name: str) -> Sequence[Planned]:
+        """The runs of a stage, see above."""
+        config = self.config
+        if name == "preferences":
+            return [self.preferences]
+        if name == "reward_models":
+            used = {member for one in config.optimizers.values() for member in one.members}
+            return [self.reward_model(model, stage) for model, stage in config.reward_models.items() if model in used]
+        if name == "judged":
+            return list({run.path: run for run in map(self.judged, self.learn_from_pairs)}.values())
+        trained = {line: one for line, one in config.optimizers.items() if one.trainer != "best_of_n"}
+        return [self.optimizer(line, one) for line, one in trained.items()]
+
+    @property
+    def learn_from_pairs(self) -> list[OptimizerStage]:
+        return [one for one in self.config.optimizers.values() if one.trainer == "direct_alignment"]
+
+    @property
+    def preferences(self) -> PlannedFile:
+        return self._pairs("preferences", PREFERENCES, self.config.preferences.model_dump())
+
+    def judged(self, optimizer: OptimizerStage) -> PlannedFile:
+        """Pairs that the optimizer's reward model ranks."""
+        name = optimizer.members[0]
+        learned_from = self.reward_model(name, self.config.reward_models[name]).config
+        settings = self.config.judged.model_dump() | {"reward_model": str(self.path_of_model(name))}
+        return self._pairs(f"judged-{name}", JUDGED, settings, made_by=learned_from)
+
+    def _pairs(
+        self, name: str, stream: int, settings: Mapping[str, Any], *, made_by: Mapping[str, Any] | None = None
+    ) -> PlannedFile:
+        """A file of pairs. `made_by`: settings of the run that labels them, for the digest."""
+        config = self.config
+        given: dict[str, Any] = {
+            "model_name": config.model_name,
+            "task": config.task,
+            "task_config": config.task_config,
+        }
+        given |= {"max_new_tokens": config.max_new_tokens, "seed": stream + self.seed, **settings}
+        digest = sha256(json.dumps([given, made_by], sort_keys=True).encode()).hexdigest()[:8]
+        arguments = [text for key, value in given.items() for text in (f"--{key}", _as_text(value))]
+        path = self.folder / f"{name}-{digest}.jsonl"
+        return PlannedFile(f"{name}, seed {self.seed}", path, "direct_alignment.sample_pairs", arguments)
+
+    def path_of_model(self, name: str) -> Path:
+        return self.folder / "reward_models" / name
+
+    def reward_model(self, name: str, stage: RewardModelStage) -> Planned:
+        data = {"path": str(self.preferences.path), "size": stage.pairs}
+        settings = {"seed": self.seed + 1000 * stage.member, "data": data}
+        return self._run("reward_models", name, self.path_of_model(name), settings, stage.settings)
+
+    def optimizer(self, name: str, stage: OptimizerStage) -> Planned:
+        config = self.config
+        settings: dict[str, Any] = {"seed": self.seed, "model_name": config.model_name}
+        settings |= {"task": config.task, "task_config": config.task_config, "max_new_tokens": config.max_new_tokens}
+        settings |= {"keep_checkpoints": 1000}  # each is measured afterwards
+        if stage.trainer == "direct_alignment":
+            settings |= {"data": {"path": str(self.judged(stage).path)}}
+        else:
+            models = [str(self.path_of_model(member)) for member in stage.members]
+            settings |= {"reward_model": models[0] if len(models) == 1 else models}
+            settings |= {"reward_model_combine": stage.combine}
+        return self._run(stage.trainer, name, self.folder / "optimizers" / name, settings, stage.settings)
+
+    def _run(self, family: str, name: str, path: Path, own: Mapping[str, Any], chosen: Mapping[str, Any]) -> Planned:
+        """The run of a family's command.
+
+        Args:
+            own: settings that the chain decides.
+            chosen: those of the stage in the chain's config, which go over those that the family's runs share.
+
+        Raises:
+            UserError: the config sets what the chain decides, or the command refuses a setting.
+        """
+        chosen = merged(self.config.shared.get(family, {}), chosen)
+        if both := sorted(dotted(chosen) & dotted(own)):
+            raise UserError(f"{name}: {both[0]} is decided by the chain", "Leave it out of the settings.")
+        module, config_class = FAMILIES[family]
+        arguments = [f"--profile={self.config.profile}", *to_argv(merged(own, chosen), config_class)]
+        command = import_module(module).read(arguments)
+        return Planned(f"{name}, seed {self.seed}", path, module, arguments, command.config.model_dump(mode="json"))
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, groups key by key; where both have a value, that of `above`.
+
+    >>> merged({"lr": 1, "data": {"size": 5}}, {"lr": 2, "data": {"seed": 0}})
+    {'lr': 2, 'data': {'size': 5, 'seed': 0}}
+    """
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The keys of nested settings: {"data": {"path": ..}} has data.path."""
+    found: set[str] = set()
+    for key, value in settings.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}"}
+    return found
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

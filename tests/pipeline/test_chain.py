@@ -1,0 +1,155 @@
+"""The chain: which runs it has, that they are used again, and what it refuses."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import results
+from pipeline.config import CONFIGS, read_config
+from pipeline.measure import measure
+from pipeline.run import read_options, run
+from pipeline.stages import Chain, merged
+from rlhf.config.recorded import read_config as read_run
+from rlhf.errors import UserError
+
+CONFIG = read_config("laptop")
+
+
+def chain(tmp_path: Path, **changes: Any) -> Chain:
+    return Chain(CONFIG.model_copy(update=changes), 3, tmp_path)
+
+
+def test_the_runs_of_a_seed(tmp_path: Path) -> None:
+    """Every line but best-of-n is a run, against the reward models that it names, from problems of another stream."""
+    made = {run.path.name: run for run in chain(tmp_path).stage("optimizers")}
+    assert set(made) == set(CONFIG.optimizers) - {"best_of_n"}
+    models = tmp_path / "reward_models"
+    assert made["grpo"].config["reward_model"] == str(models / "proxy")
+    assert made["grpo_min"].config["reward_model"] == [str(models / name) for name in ("proxy", "second", "third")]
+    assert made["grpo_min"].config["reward_model_combine"] == "min"
+    assert made["dpo"].config["data"]["path"] == str(chain(tmp_path).stage("judged")[0].path)
+    assert {run.config["seed"] for run in made.values()} == {3}
+    seeds = [run.config["seed"] for run in chain(tmp_path).stage("reward_models")]
+    assert sorted(seeds) == [3, 3, 3, 1003, 2003]
+    pairs = [chain(tmp_path).stage(stage)[0].arguments for stage in ("preferences", "judged")]
+    assert [arguments[arguments.index("--seed") + 1] for arguments in pairs] == ["103", "203"]
+
+
+def test_reward_models_that_no_line_names_are_not_made(tmp_path: Path) -> None:
+    alone = chain(tmp_path, optimizers={"grpo": CONFIG.optimizers["grpo"]})
+    assert [run.path.name for run in alone.stage("reward_models")] == ["proxy"]
+    assert alone.stage("judged") == []
+
+
+def test_other_labels_are_another_file(tmp_path: Path) -> None:
+    noisier = CONFIG.preferences.model_copy(update={"label_noise": 0.9})
+    assert chain(tmp_path).preferences.path != chain(tmp_path, preferences=noisier).preferences.path
+    assert chain(tmp_path).preferences.path == chain(tmp_path).preferences.path
+
+
+@pytest.mark.parametrize("setting", [{"seed": 1}, {"reward_model": "a"}, {"task": "gsm8k"}])
+def test_what_the_chain_decides_is_no_setting_of_a_line(tmp_path: Path, setting: dict[str, Any]) -> None:
+    line = CONFIG.optimizers["grpo"].model_copy(update={"settings": setting})
+    with pytest.raises(UserError, match=f"grpo: {next(iter(setting))} is decided by the chain"):
+        chain(tmp_path, optimizers={"grpo": line}).stage("optimizers")
+
+
+def test_settings_are_merged_group_by_group() -> None:
+    assert merged({"data": {"a": 1, "b": 2}, "lr": 1}, {"data": {"b": 3}}) == {"data": {"a": 1, "b": 3}, "lr": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, r"colour: Extra inputs"),
+        ({"preferences": {"label_noise": 2}}, r":\d+: preferences.label_noise: .* less than or equal to 1"),
+        ({"reward_models": {"prox": {}}}, r"there is no 'proxy' in reward_models; did you mean 'prox'"),
+    ],
+)
+def test_a_config_that_is_not_valid(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    file = tmp_path / "chain.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load((CONFIGS / "laptop.yaml").read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        read_config(str(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizers", "grop"], "there is no 'grop': did you mean 'grpo'"),
+        (["--stages", "sft"], "there is no 'sft'"),
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--label_noise", "1.5"], "--label_noise is 1.5"),
+    ],
+)
+def test_options_that_are_not_valid(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(read_options([*arguments, "--plan"]))
+
+
+def test_plan_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(read_options(["--plan", "--output_dir", str(tmp_path / "chain"), "--seeds", "2"])) == 0
+    shown = capsys.readouterr().out
+    assert "reward_models: 10 runs, 0 of them there" in shown
+    assert "optimizers: 24 runs" in shown
+    assert not (tmp_path / "chain").exists()
+
+
+TINY = {
+    "profile": "laptop",
+    "preferences": {"problems": 20, "candidates": 6, "per_problem": 2},
+    "shared": {
+        "reward_models": {"max_steps": 1, "batch_size": 4, "eval_every": 1, "data": {"held_out": 6, "validation": 6}},
+        "policy_gradients": {
+            "max_steps": 2,
+            "prompts_per_step": 2,
+            "eval_every": 0,
+            "eval_problems": 2,
+            "save_every": 1,
+        },
+    },
+    "reward_models": {"proxy": {"pairs": 40}},
+    "evaluation": {"problems": 6, "best_of": 4, "best_of_problems": 4},
+}
+
+
+def test_the_whole_chain_and_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in this process; the second time nothing is made, and the results are the same."""
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    lines = {name: CONFIG.optimizers[name].model_dump() for name in ("best_of_n", "grpo")}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"optimizers": lines}))
+    made = []
+
+    def make_here(planned: Any, environment: Any) -> None:
+        made.append(planned.label)
+        arguments = planned.command[2:]
+        monkeypatch.setattr(sys, "argv", [planned.module, *arguments])
+        assert not import_module(planned.module).main()
+
+    monkeypatch.setattr("rlhf.run.sweep._make", make_here)
+    monkeypatch.setattr(results, "measure_all", lambda jobs, at_once: list(map(measure, jobs)))
+    options = read_options(
+        ["--config", str(file), "--output_dir", str(tmp_path / "chain"), "--at_once", "1", "--quiet"]
+    )
+    assert run(options) == 0
+    assert [label.partition(",")[0] for label in made] == ["preferences", "proxy", "grpo"]
+    found = json.loads((tmp_path / "chain" / "results.json").read_text())
+    assert [point["step"] for point in found["GRPO"]["points"]] == [0, 1, 2]
+    assert [point["step"] for point in found["best-of-n"]["points"]] == [1, 2, 4]
+    assert found["GRPO"]["points"][0]["kl"] == 0 < found["GRPO"]["points"][2]["kl"]
+    assert (tmp_path / "chain" / "chain.png").stat().st_size > 10_000
+    assert run(options) == 0
+    assert len(made) == 3
+    assert json.loads((tmp_path / "chain" / "results.json").read_text()) == found
+    there = read_run(tmp_path / "chain" / "seed0" / "optimizers" / "grpo")
+    other = yaml.safe_load(file.read_text())
+    other["shared"]["policy_gradients"]["max_steps"] = there["max_steps"] + 1
+    file.write_text(yaml.safe_dump(other))
+    with pytest.raises(UserError, match=r"is a run with other settings: .*max_steps is 2 there, 3 is asked for"):
+        run(options)
