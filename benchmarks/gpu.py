@@ -1,7 +1,8 @@
 """Proof on a GPU, without a network: uv run python -m benchmarks.gpu --json gpu.json
 
 blocks   every family's `gpu:` block takes three steps with random weights of its model's real size and rows in its data
-         set's schema, and stays within the memory that `--plan` states
+         set's schema, and stays within the memory that `--plan` states; not rejection sampling's, which selects only
+         completions that end, and no random model ends one
 speed    the parts of a GRPO step, tokens a second, peak memory and share of the matrix rate, at 0.6B and 1.7B, with one
          row for the completions of a prompt and with a row for each (shared_prefix)
 learns   the laptop profile on this card, in fp32 and in bf16: held-out accuracy before and after 25 steps of GRPO
@@ -33,7 +34,11 @@ from rlhf.models.known_sizes import KNOWN_SIZES
 
 STEPS = 3
 PARTS = ("blocks", "speed", "learns", "resume")
-SMALL = ["--max_new_tokens", "16", "--prompts_per_step", "2", "--group_size", "4"]  # for --tiny
+SMALL = ["--max_new_tokens", "16", "--prompts_per_step", "2", "--group_size", "4"]
+SMALLER = {  # for --tiny
+    "policy_gradients.train": SMALL,
+    "distillation.train": SMALL,
+}
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,14 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
             continue
         arguments = ["--config", block.config, "--profile", "gpu", "--max_steps", str(STEPS)]
         arguments += ["--model_name", str(bench.model(block.model)), *block.arguments, *bench.limit]
+        if block.teacher:
+            arguments += ["--teacher", str(bench.model(block.teacher))]
         if block.data:
             arguments += ["--data.path", str(bench.folder / block.data), "--data.held_out", "20"]
         if block.module.startswith("reward_models"):
             arguments += ["--data.validation", "20"]
         if bench.tiny:
-            arguments += SMALL if block.module == "policy_gradients.train" else ["--batch_size", "4"]
+            arguments += SMALLER.get(block.module, ["--batch_size", "4"])
             arguments += ["--token_budget", "2048"]
         try:
             planned = in_process(lambda arguments=arguments, block=block: {"gb": _planned(block.module, arguments)})[

@@ -25,6 +25,7 @@ class Block:
     model: str  # a key of KNOWN_SIZES
     arguments: tuple[str, ...] = ()
     data: str = ""  # the file that stands for its data set
+    teacher: str = ""  # a key of KNOWN_SIZES
 
 
 BLOCKS = (
@@ -54,6 +55,14 @@ BLOCKS = (
         "policy_gradients/configs/grpo.yaml",
         "Qwen/Qwen3-1.7B",
         arguments=("--lora_rank", "0", "--low_memory", "true"),
+    ),
+    Block(
+        "distillation",
+        "distillation.train",
+        "distillation/configs/on_policy.yaml",
+        "Qwen/Qwen3-0.6B",
+        arguments=("--chat_template_kwargs", "{}"),
+        teacher="Qwen/Qwen3-4B",
     ),
     Block("PRM", "reward_models.train_prm", "reward_models/configs/prm.yaml", "Qwen/Qwen3-0.6B", data="steps.jsonl"),
     Block(
