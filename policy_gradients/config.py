@@ -7,9 +7,9 @@ from pydantic import Field, create_model, model_validator
 from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files
 from policy_gradients.algorithms import names
 from rlhf.config.paths import PathName
-from rlhf.config.schema import COLDEST, Section
+from rlhf.config.sampling import SamplingConfig
+from rlhf.config.schema import Section
 from rlhf.config.scoring import ScoringConfig
-from rlhf.config.tasks import TasksConfig
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
 
@@ -42,7 +42,7 @@ AlgorithmSettings: Any = create_model(
 )
 
 
-class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
+class PolicyGradientConfig(AlgorithmSettings, SamplingConfig, ScoringConfig):
     """Policy gradients"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -56,7 +56,6 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
         "aggregation": "The algorithm; null is its published value",
         "entropy_coef": "Entropy, and the tokens that are learned from",
         "kl_coef": "The KL to a reference",
-        "eval_problems": "Evaluation",
     }
     shared_size: ClassVar[tuple[str, str]] = ("prompts_per_step", "steps_per_batch")
 
@@ -76,15 +75,8 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     max_steps: int = Field(60, gt=0, description="Batches of rollouts.")
     prompts_per_step: int = Field(16, gt=0, le=10**5, description="Prompts in a batch of rollouts, over all processes.")
     group_size: int = Field(8, gt=0, le=10**5, description="Completions of each prompt (g).")
-    max_new_tokens: int = Field(64, gt=0, description="Tokens at which a completion is cut.")
     stop_at: Literal["end", "answer"] = Field(
         "end", description="A completion ends at its end token, or already at </answer>."
-    )
-    temperature: float = Field(1.0, ge=COLDEST, description="Temperature of sampling and of scoring.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this mass; 1 is off.")
-    top_k: int = Field(0, ge=0, description="Sample from so many likeliest tokens; 0 is off.")
-    sampling_batch: int | None = Field(
-        None, gt=0, description="Completions decoded together; null: 256, or what fits a quarter of a GPU's memory."
     )
     resample_rounds: int | None = Field(
         None, ge=0, description="Rounds, at most, that replace groups that are all right or all wrong; 0 is off."
@@ -177,9 +169,6 @@ class PolicyGradientConfig(AlgorithmSettings, TasksConfig, ScoringConfig):
     sync_reference_mix: float = Field(
         1.0, gt=0, le=1, description="How far an update moves the reference to the policy: 1 all the way."
     )
-
-    # evaluation
-    eval_problems: int = Field(500, gt=0, le=10**6, description="Held-out problems of each task.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PolicyGradientConfig":

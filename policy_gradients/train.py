@@ -16,7 +16,6 @@ against).
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +39,11 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     from policy_gradients.critic import CriticLearner
     from policy_gradients.defaults import resolve
     from policy_gradients.diagnostics import Adviser, batch_metrics, describe_metrics, shown
-    from policy_gradients.evaluation import HeldOut
     from policy_gradients.reference import Reference
     from policy_gradients.rewards import make_reward, refuse_unrewarded
     from policy_gradients.sampler import Sampler
     from policy_gradients.update import PolicyLearner
+    from rlhf.evaluate.held_out import HeldOut
     from rlhf.run.session import open_session
     from rlhf.tasks.of_config import open_tasks, training_task
 
@@ -54,7 +53,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     tasks = open_tasks(config)
     task = training_task(tasks, config)
     refuse_unrewarded(tasks, config)
-    held_out = HeldOut(tasks, config)
+    held_out = HeldOut(tasks, config, stop_at=config.stop_at)
     title = config.algorithm.upper()
     headline = ["reward/exact" if task.verifies else "reward/mean", "length/mean"]
     described = describe_metrics(config, verifies=task.verifies)
@@ -74,12 +73,17 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         policy = PolicyLearner(model, optimizer, reference, recipe, accelerator, layout, session.path)
         credit = Credit(recipe, accelerator)
 
+        def evaluate(step: int) -> None:
+            greedily = session.is_edge(step)
+            records = held_out.evaluate(model, tokenizer, accelerator, reward=reward.totals, greedily=greedily)
+            session.log_evaluation(step, records)
+
         # `begin` restores all weights and optimizers, the critic's too; each part restores its own other state.
         _, state = session.begin()
         for stateful in (sampler, credit, policy):
             stateful.load_state(state)
 
-        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer, reward)):
+        for step in session.steps(evaluate):
             # 1. Sample completions of new prompts and reward them. With staleness, take a batch sampled earlier.
             with session.watch("sampling"):
                 batch = sampler.next_batch()

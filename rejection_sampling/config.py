@@ -4,14 +4,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.schema import COLDEST
+from rlhf.config.sampling import SamplingConfig
 from rlhf.config.scoring import ScoringConfig
-from rlhf.config.tasks import TasksConfig
 
 Selection = Literal["top_per_prompt", "top_k_overall", "random_per_prompt", "random_k_overall"]
 
 
-class RejectionSamplingConfig(TasksConfig, ScoringConfig):
+class RejectionSamplingConfig(SamplingConfig, ScoringConfig):
     """Rejection sampling"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -48,13 +47,6 @@ class RejectionSamplingConfig(TasksConfig, ScoringConfig):
     # sampling
     prompts_per_round: int = Field(500, gt=0, le=10**6, description="Prompts of a round, the next of the stream.")
     group_size: int = Field(8, gt=0, le=10**5, description="Completions of each prompt (g).")
-    max_new_tokens: int = Field(
-        64, gt=0, description="Tokens at which a completion is cut; one that is, is never kept."
-    )
-    temperature: float = Field(1.0, ge=COLDEST, description="Temperature of sampling.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this mass; 1 is off.")
-    top_k: int = Field(0, ge=0, description="Sample from so many likeliest tokens; 0 is off.")
-    sampling_batch: int = Field(256, gt=0, description="Completions decoded together.")
 
     # rounds and updates
     steps_per_round: int = Field(30, gt=0, description="Optimizer steps on the selection of a round.")
@@ -68,7 +60,6 @@ class RejectionSamplingConfig(TasksConfig, ScoringConfig):
 
     # evaluation
     eval_every: int = Field(0, ge=0, description="Steps between held-out evaluations; 0: before, and after each round.")
-    eval_problems: int = Field(500, gt=0, le=10**6, description="Held-out problems of the task.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RejectionSamplingConfig":

@@ -17,7 +17,7 @@ from rejection_sampling.config import RejectionSamplingConfig
 from rejection_sampling.diagnostics import in_words, metrics_of
 from rejection_sampling.selection import selections
 from rlhf.cache import cached, fingerprint, key
-from rlhf.data.answers import sampled_answer
+from rlhf.data.answers import Answer, sampled_answer
 from rlhf.data.rows import in_epochs
 from rlhf.distributed import gather, local_shard
 from rlhf.errors import UserError
@@ -100,6 +100,11 @@ class Rounds:
     def samples(self, count: int = 4) -> list[dict[str, Any]]:
         """Some of the selection, as records of samples.jsonl."""
         return [it.as_sample() for it in self.selected[:count]]
+
+    def rewards(self, answered: Sequence[tuple[Problem, Sequence[Answer]]]) -> list[float]:
+        """The reward model's scores of all completions, for a task without reference answers, which has one."""
+        assert self.reward_model is not None, "see refuse_unverified in train"
+        return [reward for own in self.reward_model(answered) for reward in own]
 
     # ---------------------------------------------------------------- checkpoints
     # The policy that sampled a selection is gone, so the selection is part of a run's state.

@@ -13,7 +13,6 @@ reward is the verdict of the task, or the score of a trained reward model.
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +32,12 @@ DEFAULT = Path(__file__).parent / "configs" / "top_per_prompt.yaml"
 def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from rejection_sampling.diagnostics import Adviser, describe_metrics
-    from rejection_sampling.evaluation import HeldOut
     from rejection_sampling.reward import load_reward_model
     from rejection_sampling.rounds import Rounds
     from rejection_sampling.weights import StartingPoint
     from rlhf.aggregate import Totals, token_mean
     from rlhf.distributed import all_reduce_sum, local_shard
+    from rlhf.evaluate.held_out import HeldOut
     from rlhf.groups import micro_batches
     from rlhf.logprobs import Scorer
     from rlhf.optimizer import backward, in_turn, optimizer_step
@@ -56,17 +55,22 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
         reward_model = load_reward_model(config)
-        held_out = HeldOut(tasks, config, reward_model)
+        held_out = HeldOut(tasks, config)
         model, tokenizer = session.load_policy()
         rounds = Rounds(session, model, tokenizer, task, reward_model)
         rounds.refuse_unreadable([*held_out.all(), *rounds.problems(0)])
         scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
         start = StartingPoint(model, optimizer) if config.train_from == "start" else None
 
+        def evaluate(step: int) -> None:
+            greedily = session.is_edge(step)
+            records = held_out.evaluate(model, tokenizer, accelerator, reward=rounds.rewards, greedily=greedily)
+            session.log_evaluation(step, records)
+
         _, state = session.begin()
         rounds.load_state(state)
 
-        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer)):
+        for step in session.steps(evaluate):
             # 1. A new round: sample from the policy as it is, score, select.
             number, place = divmod(step, config.steps_per_round)
             metrics = {}
@@ -109,8 +113,12 @@ def plan(config: RejectionSamplingConfig) -> "Plan":
     """What a run would do and load, for --plan."""
     from rlhf.run.memory_plan import Plan, memory_needs
 
-    at_once = min(config.sampling_batch, config.prompts_per_round * config.group_size)
-    memory = memory_needs(config, judges=config.reward_models, sampled=(at_once, config.max_new_tokens))
+    memory = memory_needs(
+        config,
+        judges=config.reward_models,
+        sampled=(config.prompts_per_round * config.group_size, config.max_new_tokens),
+        at_once=config.sampling_batch,
+    )
     rounds = -(-config.max_steps // config.steps_per_round)
     size = (
         f"{rounds} round{'s' * (rounds > 1)} of {config.prompts_per_round} prompts x {config.group_size} completions "

@@ -5,7 +5,7 @@ from torch import nn
 
 
 class StartingPoint:
-    """The trained weights as they were when this was made.
+    """The trained weights as they were when this was made, kept in the memory of the CPU.
 
     ReST-EM (Singh et al., 2023, arXiv 2312.06585, section 4) trains each round from the base model, so that what is
     learned from one round's samples is not learned on top of the last one's.
@@ -13,7 +13,7 @@ class StartingPoint:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.parameters = [it for it in model.parameters() if it.requires_grad]
-        self.weights = [it.detach().clone() for it in self.parameters]
+        self.weights = [it.detach().to("cpu", copy=True) for it in self.parameters]
         self.optimizer = optimizer
 
     @torch.no_grad()

@@ -83,9 +83,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that trains and returns a `Run`."""
     found = Run()
     monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    monkeypatch.setattr(
-        "policy_gradients.evaluation.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m")
-    )
+    monkeypatch.setattr("rlhf.evaluate.held_out.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m"))
     monkeypatch.setattr("policy_gradients.sampler.sample", drawn)
     monkeypatch.setattr(ProceduralTask, "verify", lambda _, __, text: Verdict(float(score_of(text) % 2), 1.0, 0.0))
     batch, rewarded = Sampler.batch, Sampler.reward_rollouts

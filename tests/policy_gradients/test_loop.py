@@ -65,7 +65,7 @@ def test_evaluation_samples_the_policy_that_is_trained(run, monkeypatch: pytest.
         asked.append({"task": task.name, "problems": len(problems), **named})
         return proportion(1, 2, data=task.name, metric="accuracy_greedy" if named["greedy"] else "accuracy")
 
-    monkeypatch.setattr("policy_gradients.evaluation.evaluate_task", evaluate_task)
+    monkeypatch.setattr("rlhf.evaluate.held_out.evaluate_task", evaluate_task)
     assert str(G) in SETTINGS
     extra = ["--algorithm", "reinforce", "--kl_coef", "0", "--max_steps", "2", "--eval_every", "1", "--top_k", "7"]
     extra += ["--top_p", "0.9", "--stop_at", "answer", "--eval_problems", "3"]

@@ -102,7 +102,7 @@ def test_evaluation_asks_as_training_does(run, monkeypatch: pytest.MonkeyPatch) 
         asked.append({"task": task.name, "problems": len(problems), **named})
         return proportion(0, 1, data="d", metric="m")
 
-    monkeypatch.setattr("policy_gradients.evaluation.evaluate_task", evaluate_task)
+    monkeypatch.setattr("rlhf.evaluate.held_out.evaluate_task", evaluate_task)
     extra = ["--algorithm", "grpo", "--kl_coef", "0", "--max_steps", "3", "--eval_every", "2", "--eval_problems", "2"]
     run(*extra, "--system_prompt", "Be brief.")
     assert [call["greedy"] for call in asked] == [False, True, False, False, True]

@@ -27,9 +27,7 @@ SMALL = [
 @pytest.fixture(autouse=True)
 def _nothing_but_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf.run.session.write_report", lambda path: path)
-    monkeypatch.setattr(
-        "policy_gradients.evaluation.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m")
-    )
+    monkeypatch.setattr("rlhf.evaluate.held_out.evaluate_task", lambda *_, **__: proportion(0, 1, data="d", metric="m"))
 
 
 def records(path: Path, *arguments: str) -> list[dict[str, float]]:

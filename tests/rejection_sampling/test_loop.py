@@ -79,7 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.setattr(rounds, "sample", sample)
     monkeypatch.setattr(ProceduralTask, "verify", verify)
     monkeypatch.setattr(Rounds, "batch", batch)
-    monkeypatch.setattr("rejection_sampling.evaluation.evaluate_task", lambda *_, **__: accuracy())
+    monkeypatch.setattr("rlhf.evaluate.held_out.evaluate_task", lambda *_, **__: accuracy())
     found.steps = record_steps(monkeypatch, "rlhf.optimizer")
     return found
 
