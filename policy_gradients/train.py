@@ -16,6 +16,7 @@ against).
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,17 +74,12 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         policy = PolicyLearner(model, optimizer, reference, recipe, accelerator, layout, session.path)
         credit = Credit(recipe, accelerator)
 
-        def evaluate(step: int) -> None:
-            greedily = session.is_edge(step)
-            records = held_out.evaluate(model, tokenizer, accelerator, reward=reward.totals, greedily=greedily)
-            session.log_evaluation(step, records)
-
         # `begin` restores all weights and optimizers, the critic's too; each part restores its own other state.
         _, state = session.begin()
         for stateful in (sampler, credit, policy):
             stateful.load_state(state)
 
-        for step in session.steps(evaluate):
+        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer, reward.totals)):
             # 1. Sample completions of new prompts and reward them. With staleness, take a batch sampled earlier.
             with session.watch("sampling"):
                 batch = sampler.next_batch()

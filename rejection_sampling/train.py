@@ -13,6 +13,7 @@ reward is the verdict of the task, or the score of a trained reward model.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,15 +63,10 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
         scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
         start = StartingPoint(model, optimizer) if config.train_from == "start" else None
 
-        def evaluate(step: int) -> None:
-            greedily = session.is_edge(step)
-            records = held_out.evaluate(model, tokenizer, accelerator, reward=rounds.rewards, greedily=greedily)
-            session.log_evaluation(step, records)
-
         _, state = session.begin()
         rounds.load_state(state)
 
-        for step in session.steps(evaluate):
+        for step in session.steps(partial(held_out.evaluate, session, model, tokenizer, rounds.rewards)):
             # 1. A new round: sample from the policy as it is, score, select.
             number, place = divmod(step, config.steps_per_round)
             metrics = {}

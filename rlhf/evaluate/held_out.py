@@ -1,7 +1,8 @@
 """What a policy in training does on held-out problems, sampled as in training."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -9,6 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config.sampling import SamplingConfig
 from rlhf.evaluate.task import Reward, evaluate_task
 from rlhf.tasks.problem import Problem, Task
+
+
+@runtime_checkable  # for beartype, in tests
+class Measured(Protocol):
+    """What is asked of a run: a `Session`."""
+
+    accelerator: Accelerator
+
+    def is_edge(self, step: int) -> bool: ...
+
+    def log_evaluation(self, step: int, results: Sequence[Mapping[str, Any]]) -> None: ...
 
 
 class HeldOut:
@@ -27,27 +39,23 @@ class HeldOut:
 
     def evaluate(
         self,
+        run: Measured,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        accelerator: Accelerator,
-        *,
-        reward: Reward | None,
-        greedily: bool,
-    ) -> list[dict[str, Any]]:
-        """eval.jsonl records less their step: accuracy, or the mean reward where there are no reference answers.
-
-        Args:
-            reward: what completions are paid; asked for where a task does not tell right from wrong.
-            greedily: also with the most likely tokens.
-        """
+        reward: Reward,
+        step: int,
+    ) -> None:
+        """Accuracy, or the mean `reward` where there are no reference answers. Sampled; before the first step and after
+        the last also with the most likely tokens."""
         config = self.config
-        return [
-            evaluate_task(
+        ways = [False, True] if run.is_edge(step) else [False]
+        for greedy, (name, problems) in product(ways, self.problems.items()):
+            result = evaluate_task(
                 model,
                 tokenizer,
                 self.tasks[name],
                 problems,
-                accelerator,
+                run.accelerator,
                 reward=reward,
                 greedy=greedy,
                 system_prompt=config.system_prompt,
@@ -57,6 +65,4 @@ class HeldOut:
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
-            for greedy in ([False, True] if greedily else [False])
-            for name, problems in self.problems.items()
-        ]
+            run.log_evaluation(step, [result])

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -153,10 +154,25 @@ def load_trained(name: str, *, key: str = "reward_model") -> tuple[PreTrainedMod
             f"{source.label} is no reward model but a {architecture or 'model of unknown kind'}",
             hint="Train one: uv run python -m reward_models.train_preference_rm",
         )
+    _refuse_no_reward(read_config(source), source.label, by_token=kind is kinds[TOKEN])
     model = load_weights(kind, source, look=partial(refuse_lookahead, source.label))
     refuse_unknown_words(model, tokenizer, source.label)
     refuse_other_readings(model, source.label)
     return model.requires_grad_(False), tokenizer
+
+
+def _refuse_no_reward(config: PreTrainedConfig, label: str, *, by_token: bool) -> None:
+    """Raises: UserError, of a classifier of others whose outputs are no reward, or are read at places nobody knows."""
+    if not by_token and config.num_labels != 1:
+        raise UserError(
+            f"{label} tells {config.num_labels} classes apart, and a reward is one number",
+            hint="Choose a model for sequence classification with one label.",
+        )
+    if by_token and not all(hasattr(config, key) for key in TOLD[:2]):
+        raise UserError(
+            f"{label} classifies tokens, and its config.json does not say which end a step ({', '.join(TOLD[:2])})",
+            hint="Process models that this project trains do: uv run python -m reward_models.train_prm",
+        )
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:

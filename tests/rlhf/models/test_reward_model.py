@@ -1,9 +1,15 @@
 """Ensembles of reward models: how members become one reward, and what is refused before any is loaded."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForSequenceClassification, Qwen3ForTokenClassification
 
 from policy_gradients.config import PolicyGradientConfig
+from rlhf.data.answers import encode_answer
+from rlhf.embedded.make import character_tokenizer
 from rlhf.errors import UserError
 from rlhf.models.reward_model import RewardModel, combine
 
@@ -100,3 +106,39 @@ def test_an_ensemble_combines_what_its_members_say_on_one_scale():
 
 def test_one_model_keeps_its_own_scale():
     assert ensemble(Member([10.0, 12.0, 14.0], 10.0, 2.0)) == [[10.0, 12.0], [14.0]]
+
+
+def foreign(folder: Path, kind, **more) -> str:
+    """A classifier as somebody else saves it: transformers' class, nothing of ours in its config."""
+    tokenizer = character_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=1, head_dim=8, **sizes, **more)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kind(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_reward_model_of_others_gives_its_own_scores(tmp_path: Path) -> None:
+    """One label for a sequence is a reward; it is read where transformers reads it, at the end token."""
+    name = foreign(tmp_path / "rm", Qwen3ForSequenceClassification, num_labels=1)
+    messages, answers = [{"role": "user", "content": "2 + 2?"}], ["4", "five"]
+    (scores,) = RewardModel([name], device="cpu").score([(messages, answers)])
+    theirs = Qwen3ForSequenceClassification.from_pretrained(name)
+    for answer, score in zip(answers, scores, strict=True):
+        encoded = encode_answer(character_tokenizer(), messages, answer)
+        ids = torch.tensor([[*encoded.prompt, *encoded.completion]])
+        assert score == pytest.approx(theirs(input_ids=ids).logits[0, 0].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "said"),
+    [
+        (Qwen3ForSequenceClassification, 2, "tells 2 classes apart, and a reward is one number"),
+        (Qwen3ForTokenClassification, 3, "does not say which end a step"),
+    ],
+)
+def test_classifiers_that_give_no_reward_are_refused(tmp_path: Path, kind, labels: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        RewardModel([foreign(tmp_path / "other", kind, num_labels=labels)], device="cpu")
