@@ -17,7 +17,7 @@ def run(
     model: "Model | None" = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     teacher: str | None = None,
-    texts: "Rows | None" = None,
+    conversations: "Rows | None" = None,
     quiet: bool = True,
     **settings: Any,
 ) -> "RunResult":
@@ -33,8 +33,8 @@ def run(
             trained.
         tokenizer: of a model that is handed over; None: the one that `model.name_or_path` names.
         teacher: a Hub id, a folder or a run directory, with the student's tokenizer; None: that of the method's file.
-        texts: off-policy conversations, as rows with `messages`, or `prompt` and `completion`; or the name of a file,
-            folder or Hub set with such rows. None: those of the settings.
+        conversations: off-policy texts, as rows with `messages`, or `prompt` and `completion`; or the name of a file,
+            folder or Hub set with such rows. None: those of the setting `texts`.
         quiet: print nothing; False: what the command prints.
         settings: any other setting of `python -m distillation.train --help` by its name, groups as mappings.
 
@@ -52,6 +52,6 @@ def run(
     given = dict(settings) if method is None else {"config": method, **settings}
     if teacher is not None:
         given["teacher"] = teacher
-    if texts is not None:
-        given["texts"] = {**settings.get("texts", {}), "path": as_path(texts, key="texts")}
+    if conversations is not None:
+        given["texts"] = {**settings.get("texts", {}), "path": as_path(conversations, key="conversations")}
     return call(read, train, look, DistillationConfig, given, model=model, tokenizer=tokenizer, quiet=quiet)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import direct_alignment
+import distillation
 import instruction_tuning
 import policy_gradients
 import reward_models
@@ -51,6 +52,14 @@ def of_policy_gradients(**settings: Any) -> RunResult:
     return policy_gradients.run(algorithm="rloo", **{**SHORT, **sizes, **settings})
 
 
+def of_distillation(**settings: Any) -> RunResult:
+    sizes = {"group_size": 2, "prompts_per_step": 2, "max_new_tokens": 4, "eval_problems": 2}
+    texts = [{"prompt": f"say {word}", "completion": word} for word in WORDS]
+    return distillation.run(
+        **{**SHORT, **sizes, "conversations": texts, "on_policy_share": 0.5, "teacher_temperature": 0.5, **settings}
+    )
+
+
 def of_reward_models(kind: str) -> Callable[..., Any]:
     data = {"held_out": 4, "validation": 4}
     pairs = [{"prompt": f"say {word}", "chosen": word, "rejected": "no"} for word in WORDS]
@@ -88,6 +97,7 @@ FAMILIES = {
     "prm": of_reward_models("prm"),
     "alignment": of_alignment,
     "tuning": of_tuning,
+    "distillation": of_distillation,
 }
 
 
