@@ -49,7 +49,6 @@ from rlhf.tensors import in_fp32, masked_sum
 from rlhf.text.chat import encode_prompt, end_tokens
 
 TOKEN_BUDGET = 8192  # of the rows in which completions are scored
-WEIGHTS = "model.safetensors"  # of a checkpoint
 SHOWN = 40  # completions that are kept to look at
 
 
@@ -97,11 +96,17 @@ def measure(job: Job) -> dict[str, Any]:
     return cached("measured", entry, lambda: _measure_policy(job) if job.completions == 1 else _measure_start(job))
 
 
-def _digest(checkpoint: str | None) -> str | None:
-    if checkpoint is None:
-        return None
-    with (Path(checkpoint) / WEIGHTS).open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+def _weights(checkpoint: str) -> list[Path]:
+    """The files of weights in a checkpoint: the policy's, and before or behind it those of a critic."""
+    return sorted(Path(checkpoint).glob("model*.safetensors"))
+
+
+def _digest(checkpoint: str | None) -> list[str]:
+    digests = []
+    for file in _weights(checkpoint) if checkpoint else ():
+        with file.open("rb") as weights:
+            digests.append(hashlib.file_digest(weights, "sha256").hexdigest())
+    return digests
 
 
 def _measure_policy(job: Job) -> dict[str, Any]:
@@ -176,13 +181,14 @@ def _load(job: Job) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokeniz
     if job.checkpoint is None:
         return start, start, tokenizer
     policy = deepcopy(start)
-    missing, unexpected = load_model(Scorer(policy), Path(job.checkpoint) / WEIGHTS, strict=False)  # as trained
-    if missing or unexpected:
-        raise UserError(
-            f"'{job.checkpoint}' does not hold the weights of '{job.start}': {[*missing, *unexpected][0]}",
-            hint="The chain measures policies of which all weights are trained: lora_rank 0.",
-        )
-    return policy, start, tokenizer
+    for file in _weights(job.checkpoint):
+        missing, unexpected = load_model(Scorer(policy), file, strict=False)  # as trained
+        if not missing and not unexpected:
+            return policy, start, tokenizer
+    raise UserError(
+        f"'{job.checkpoint}' does not hold the weights of '{job.start}'",
+        hint="The chain measures policies of which all weights are trained: lora_rank 0.",
+    )
 
 
 @torch.no_grad()
