@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from rlhf.data.answers import Answer
 from rlhf.generate.speaker import Speaker
 from rlhf.random_keys import of_prompt
-from rlhf.tasks.problem import Message, system_message
+from rlhf.tasks.problem import Message, with_system
 from rlhf.text.chat import encode_prompt
 
 
 @dataclass
 class Conversation:
-    """The turns so far of a model with its user, and the system prompt in front of them."""
+    """The turns so far of a model with its user, and the system prompt in front of them, unless they begin with one."""
 
     speaker: Speaker
     system_prompt: str | None
@@ -21,7 +21,7 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        return [*system_message(self.system_prompt), *self.turns]
+        return with_system(self.turns, self.system_prompt)
 
     def ask(self, text: str, say: Callable[[str], None]) -> Answer:
         """Say something to the model; `say` gets its answer piece by piece. The same words bring the same answer."""

@@ -1,8 +1,10 @@
 """A chat line by line, with models whose answers are real, if senseless."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from talking import ADDITION, tiny_run
@@ -89,6 +91,17 @@ def test_a_held_out_problem_is_asked_and_verified(runs: list[str], chat: Callabl
     assert len(set(asked)) >= 2
     assert "hello" not in shown[-1]
     assert "begin the chat with --task NAME" in chat("/task\n", runs[1])[0]
+
+
+def test_a_problem_s_own_messages_come_first(runs: list[str], chat: Callable, tmp_path: Path) -> None:
+    """Its system prompt instead of the run's."""
+    asked = [{"role": "system", "content": "One word."}, {"role": "user", "content": "What is half of 4?"}]
+    rows = [{"prompt": [asked[0], {**asked[1], "content": f"What is half of {2 * i}?"}], "answer": i} for i in range(9)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = ["--task", "prompts", "--task_config", f"{{path: {tmp_path / 'p.jsonl'}, match: number}}"]
+    shown = "\n".join(chat("/task\n/template\n", runs[0], *task))
+    assert "<|system|>One word.<|end|><|user|>What is half of " in shown
+    assert "Be odd." not in shown
 
 
 @pytest.mark.parametrize(
