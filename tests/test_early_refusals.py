@@ -90,6 +90,7 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--judge", "{model: m, url: http://h/v1, key_from: NO_SUCH_KEY}", "--output", "o.jsonl"],
         "the environment variable NO_SUCH_KEY is not set",
     ),
+    (JUDGES, ["--judge", "{model: m, url: http://127.0.0.1:9/v1}", "--output", "o.jsonl"], "cannot be reached"),
     (PG, ["--reward_functions", "{nowhere.yaml: 1}"], "reward_functions: there is no file 'nowhere.yaml'"),
     ("rlhf.report.__main__", ["nowhere"], "nowhere"),
     *((command, ["./nowhere", *more], "MODEL: there is no folder './nowhere'") for command, more in TALKING),

@@ -133,18 +133,23 @@ def read_rubric(file: str, *, key: str) -> JudgeConfig:
 
 
 def refuse_missing_judge(config: JudgeConfig, *, key: str = "judge") -> None:
-    """See that what the settings name is there, without loading or calling it.
+    """See that what the settings name is there, without loading it: a server is asked for its models.
 
     Raises:
-        UserError: the model's folder or the key's variable is missing.
+        UserError: the model's folder, the key's variable, the server or its model is missing.
     """
     if config.url is None:
         find_folder(config.model, key=key)
-    elif config.key_from and not os.environ.get(config.key_from):
+        return
+    if config.key_from and not os.environ.get(config.key_from):
         raise UserError(
             f"{key}: key_from: the environment variable {config.key_from} is not set",
             hint=f"export {config.key_from}=...; the key itself is never written into a file or a log.",
         )
+    from rlhf.judges.server import Server
+    from rlhf.judges.usage import Usage
+
+    Server(config, Usage()).refuse_unserved_model()
 
 
 def _mapping(spec: str, key: str) -> Mapping[str, Any]:

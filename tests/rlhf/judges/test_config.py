@@ -66,5 +66,6 @@ def test_what_the_settings_name_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match="the environment variable MY_KEY is not set"):
         refuse_missing_judge(config)
     monkeypatch.setenv("MY_KEY", "sk-secret")
-    refuse_missing_judge(config)
+    with pytest.raises(UserError, match=r"http://localhost:1/v1 cannot be reached"):
+        refuse_missing_judge(config)
     assert "sk-secret" not in repr(config)

@@ -9,8 +9,9 @@ import pytest
 from chat_server import Server, says, serving
 
 from rlhf.errors import UserError
-from rlhf.judges.config import JudgeConfig
-from rlhf.judges.endpoint import Endpoint, waiting_time
+from rlhf.judges.config import JudgeConfig, refuse_missing_judge
+from rlhf.judges.endpoint import Endpoint
+from rlhf.judges.server import waiting_time
 from rlhf.judges.templates import LETTERS, WORDS
 
 KEY = "sk-very-secret"
@@ -89,10 +90,17 @@ def test_a_slow_server_counts_as_failed(server: Server) -> None:
 
 
 def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
-    waits: list[float] = []
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1 cannot be reached \(ConnectError"):
-        Endpoint(JudgeConfig(model="m", url="http://127.0.0.1:9/v1"), wait=waits.append)
-    assert waits == []
+        refuse_missing_judge(JudgeConfig(model="m", url="http://127.0.0.1:9/v1"))
+
+
+def test_a_server_that_goes_away_is_an_error(server: Server) -> None:
+    asked = judge(server)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"gave no answer in 3 tries \(ConnectError") as caught:
+        asked.choose(["q"], LETTERS)
+    assert "Is the server running" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +118,16 @@ def test_what_is_no_such_api_is_an_error(server: Server, answer: tuple[int, Any]
 
 
 def test_an_unknown_model_is_refused_before_anything_is_asked(server: Server) -> None:
+    config = JudgeConfig(model="qwen", url=server.url)
     with pytest.raises(UserError, match="does not serve 'qwen'") as caught:
-        judge(server, model="qwen")
+        refuse_missing_judge(config)
     assert caught.value.hint == "did you mean 'qwen3'?"
     server.models = (404, "no list")
-    assert judge(server, model="qwen")
+    refuse_missing_judge(config)
+    server.models = (403, "no")
+    with pytest.raises(UserError, match=r"asks for another key \(status 403\)"):
+        refuse_missing_judge(config)
+    assert server.asked == []
 
 
 def test_the_key_is_sent_and_never_shown(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
