@@ -110,12 +110,14 @@ def write_pairs(options: argparse.Namespace) -> int:
         }
         for ranking in rankings
     ]
+    for note in notes:
+        print(note)
     if not rows:
         raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
     write_jsonl(output, rows)
     exact = [verdict.exact for one in candidates for _, verdict in one.judged]
     share = f"; {sum(exact) / len(exact):.2f} of the completions are right" if exact else ""
-    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}", *notes, sep="\n")
+    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}")
     return 0
 
 
