@@ -1,21 +1,26 @@
 """The chain: which runs it has, that they are used again, and what it refuses."""
 
 import json
-import sys
-from importlib import import_module
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_model
 
 from pipeline import results
 from pipeline.config import CONFIGS, read_config
 from pipeline.measure import measure
 from pipeline.run import read_options, run
-from pipeline.stages import Chain, merged
-from rlhf.config.recorded import read_config as read_run
+from pipeline.stages import Chain, PlannedFile, merged
 from rlhf.errors import UserError
+from rlhf.logprobs import Scorer
+from rlhf.models.names import EMBEDDED_JUDGE
+from rlhf.models.policy import load
+from rlhf.run.sweep import Planned
 
 CONFIG = read_config("laptop")
 
@@ -102,54 +107,66 @@ def test_plan_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 TINY = {
     "profile": "laptop",
-    "preferences": {"problems": 20, "candidates": 6, "per_problem": 2},
-    "shared": {
-        "reward_models": {"max_steps": 1, "batch_size": 4, "eval_every": 1, "data": {"held_out": 6, "validation": 6}},
-        "policy_gradients": {
-            "max_steps": 2,
-            "prompts_per_step": 2,
-            "eval_every": 0,
-            "eval_problems": 2,
-            "save_every": 1,
-        },
-    },
+    "shared": {"policy_gradients": {"max_steps": 2}},
     "reward_models": {"proxy": {"pairs": 40}},
-    "evaluation": {"problems": 6, "best_of": 4, "best_of_problems": 4},
+    "optimizers": {name: CONFIG.optimizers[name].model_dump() for name in ("best_of_n", "grpo")},
+    "max_new_tokens": 8,
+    "evaluation": {"problems": 4, "best_of": 4, "best_of_problems": 2},
 }
 
 
-def test_the_whole_chain_and_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in this process; the second time nothing is made, and the results are the same."""
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked for instead of being trained: the embedded judge is every reward model, and every policy is the
+    embedded model, a little further off at each step. All happens in this process."""
+    labels: list[str] = []
+
+    def make(planned: Planned, environment: Mapping[str, str]) -> None:
+        labels.append(planned.label)
+        if isinstance(planned, PlannedFile):
+            planned.path.write_text("{}")
+            return
+        shutil.copytree(EMBEDDED_JUDGE, planned.path / "final")
+        (planned.path / "config.yaml").write_text(yaml.safe_dump(dict(planned.config)))
+        if "reward_models" in planned.path.parts:
+            return
+        policy, _ = load("embedded")
+        for step in (1, 2):
+            checkpoint = planned.path / "checkpoints" / f"step_{step}"
+            checkpoint.mkdir(parents=True)
+            with torch.no_grad():
+                policy.model.norm.weight *= 1.2
+            save_model(Scorer(policy), str(checkpoint / "model.safetensors"))
+
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
-    lines = {name: CONFIG.optimizers[name].model_dump() for name in ("best_of_n", "grpo")}
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(TINY | {"optimizers": lines}))
-    made = []
-
-    def make_here(planned: Any, environment: Any) -> None:
-        made.append(planned.label)
-        arguments = planned.command[2:]
-        monkeypatch.setattr(sys, "argv", [planned.module, *arguments])
-        assert not import_module(planned.module).main()
-
-    monkeypatch.setattr("rlhf.run.sweep._make", make_here)
+    monkeypatch.setattr("rlhf.run.sweep._make", make)
     monkeypatch.setattr(results, "measure_all", lambda jobs, at_once: list(map(measure, jobs)))
-    options = read_options(
-        ["--config", str(file), "--output_dir", str(tmp_path / "chain"), "--at_once", "1", "--quiet"]
-    )
+    return labels
+
+
+def test_the_whole_chain_and_that_it_goes_on(tmp_path: Path, made: list[str]) -> None:
+    """From the config to the picture; the second time nothing is made, and the results are the same."""
+    file, folder = tmp_path / "tiny.yaml", tmp_path / "chain"
+    file.write_text(yaml.safe_dump(TINY, sort_keys=False))
+    options = read_options(["--config", str(file), "--output_dir", str(folder), "--at_once", "1", "--quiet"])
     assert run(options) == 0
-    assert [label.partition(",")[0] for label in made] == ["preferences", "proxy", "grpo"]
-    found = json.loads((tmp_path / "chain" / "results.json").read_text())
+    assert made == ["preferences, seed 0", "proxy, seed 0", "grpo, seed 0"]
+    found = json.loads((folder / "results.json").read_text())
     assert [point["step"] for point in found["GRPO"]["points"]] == [0, 1, 2]
     assert [point["step"] for point in found["best-of-n"]["points"]] == [1, 2, 4]
-    assert found["GRPO"]["points"][0]["kl"] == 0 < found["GRPO"]["points"][2]["kl"]
-    assert (tmp_path / "chain" / "chain.png").stat().st_size > 10_000
+    assert 0 == found["GRPO"]["points"][0]["kl"] < found["GRPO"]["points"][1]["kl"] < found["GRPO"]["points"][2]["kl"]
+    assert found["GRPO"]["points"][0]["proxy"] == pytest.approx(0)
+    assert (folder / "chain.png").stat().st_size > 10_000
+    assert (folder / "chain.md").read_text().count("| GRPO |") == 2
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 4  # the start for both lines, two checkpoints
     assert run(options) == 0
     assert len(made) == 3
-    assert json.loads((tmp_path / "chain" / "results.json").read_text()) == found
-    there = read_run(tmp_path / "chain" / "seed0" / "optimizers" / "grpo")
-    other = yaml.safe_load(file.read_text())
-    other["shared"]["policy_gradients"]["max_steps"] = there["max_steps"] + 1
-    file.write_text(yaml.safe_dump(other))
+    assert json.loads((folder / "results.json").read_text()) == found
+    file.write_text(yaml.safe_dump({**TINY, "shared": {"policy_gradients": {"max_steps": 3}}}))
     with pytest.raises(UserError, match=r"is a run with other settings: .*max_steps is 2 there, 3 is asked for"):
         run(options)
+
+
+def test_a_run_without_checkpoints_cannot_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="grpo, seed 3: there are no checkpoints to measure"):
+        results.jobs_of(chain(tmp_path), "grpo", CONFIG.optimizers["grpo"])

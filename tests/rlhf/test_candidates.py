@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -234,3 +235,21 @@ def test_pairs_of_a_conversation_have_its_messages() -> None:
     (ranking,) = to_rankings([one], seed=0, per_problem=9)
     assert ranking.prompt == [*asked]
     assert [answer.text for answer in ranking.answers] == ["a", "b"]
+
+
+def test_noisy_labels_are_swapped_or_prefer_the_longer() -> None:
+    """Of 300 pairs each. `swap` chooses the wrong one at its probability. `longer` chooses the longer one: it is wrong
+    where the wrong one is longer, and never where the right one is, or both have one length."""
+
+    def share_wrong(right: str, wrong: str, **noise: Any) -> float:
+        problems = [Problem(f"q{i}", "", {}) for i in range(300)]
+        verdicts = [Verdict(1.0, 1.0, 1.0), Verdict(0.0, 1.0, 0.0)]
+        made = [Candidates(problem, [Answer(right), Answer(wrong)], verdicts) for problem in problems]
+        return sum(it.answers[0].text == wrong for it in to_rankings(made, seed=0, **noise)) / 300
+
+    assert share_wrong("a", "b") == 0
+    assert share_wrong("a", "b", label_noise=1.0) == 1
+    assert share_wrong("a", "b", label_noise=0.3) == pytest.approx(0.3, abs=0.08)
+    assert share_wrong("a", "bb", label_noise=0.3, noise="longer") == pytest.approx(0.3, abs=0.08)
+    assert share_wrong("aa", "b", label_noise=1.0, noise="longer") == 0
+    assert share_wrong("a", "b", label_noise=1.0, noise="longer") == 0

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -262,6 +263,26 @@ def test_a_run_that_fails_ends_the_comparison_with_what_it_said(trainer, tmp_pat
     assert refused.value.hint == "The same command goes on from here."
     assert len(trainer()) == 1
     assert capfd.readouterr().out == f"[1/2] {tmp_path / 'a'}: a\nwhat the run said\n"
+
+
+def test_several_runs_at_once_have_one_thread_each(tmp_path: Path, monkeypatch) -> None:
+    """Two wait for each other, which they can only do at the same time; one that fails ends what has not begun."""
+    together = Barrier(2, timeout=20)
+    threads = []
+
+    def make(run: Planned, environment: Mapping[str, str]) -> None:
+        threads.append(environment["OMP_NUM_THREADS"])
+        if run.label in "ab":
+            together.wait()
+        if run.label == "c":
+            raise UserError("c failed")
+
+    monkeypatch.setattr("rlhf.run.sweep._make", make)
+    make_all([Planned(name, tmp_path / name, "toy_trainer", []) for name in "ab"], at_once=2, quiet=True)
+    assert threads == ["1", "1"]
+    with pytest.raises(UserError, match="c failed"):
+        make_all([Planned(name, tmp_path / name, "toy_trainer", []) for name in "cccc"], at_once=2, quiet=True)
+    assert len(threads) <= 4
 
 
 @pytest.mark.parametrize("more", [None, "More text.", ""])
