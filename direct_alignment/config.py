@@ -32,6 +32,11 @@ LossName = Literal[
     "sppo_hard",
     "aot",
     "discopop",
+    "dpo_nll",
+    "cpo",
+    "alphapo",
+    "fdpo_alpha",
+    "fdpo_js",
 ]
 # Written down, so that --help needs no torch; a test compares them with `losses`.
 LOSS_NAMES = list(get_args(LossName))
@@ -60,11 +65,18 @@ class LossConfig(TrainerConfig):
     label_smoothing: float | None = Field(
         None, ge=0, lt=0.5, description="Probability that a preference is wrong (cdpo, robust, exo, aot)."
     )
-    gamma_beta_ratio: float | None = Field(None, ge=0, description="simpo: the target margin in nats per token.")
+    gamma_beta_ratio: float | None = Field(None, ge=0, description="simpo, alphapo: target margin in nats per token.")
     orpo_lambda: float | None = Field(None, ge=0, description="orpo: weight of the odds ratio.")
     desirable_weight: float | None = Field(None, ge=0, description="kto: weight of wanted completions.")
     undesirable_weight: float | None = Field(None, ge=0, description="kto: weight of unwanted completions.")
     discopop_tau: float | None = Field(None, gt=0, lt=1, description="discopop: temperature of its blend.")
+    nll_alpha: float | None = Field(
+        None, ge=0, description="dpo_nll, cpo: weight of the negative log-likelihood of the chosen completion."
+    )
+    alphapo_alpha: float | None = Field(None, ge=0, description="alphapo: shape of the reward; 0 is simpo.")
+    f_alpha: float | None = Field(
+        None, ge=0, le=1, description="fdpo_alpha: 0 is KL(policy || reference), 1 is KL(reference || policy)."
+    )
     ipo_sum: bool | None = Field(None, description="ipo: sums over tokens of the log-ratios instead of their means.")
     reference: Literal["initial", "none"] | None = Field(
         None,

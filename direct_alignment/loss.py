@@ -20,7 +20,7 @@ Each = Float[Tensor, " c"]  # one number for each completion
 
 Need = Literal["reference", "pairs", "mismatched", "whole step"]
 
-Score = Literal["s", "s_mean", "m"]
+Score = Literal["s", "s_mean", "m", "logp"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ for each pair (n,), or for each completion (c,) where the data need no pairs; it
     s_w, s_l              sum over a completion's tokens of (logp - logp_ref), of the chosen and of the rejected, nats
     s_mean_w, s_mean_l    the same, mean over tokens
     m_w, m_l              mean over tokens of logp; no reference
+    logp_w, logp_l        sum over tokens of logp; no reference
     s, desirable          the sums of all completions, and which of them are wanted: no pairs needed
 
 Keyword-only parameters are the settings, with the published values as defaults. What a loss needs stands beside it, in
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from direct_alignment.loss import Each, Loss, Pairs, make_loss
+from direct_alignment.transforms import log_odds, power
 
 
 def dpo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
@@ -120,19 +122,6 @@ def orpo(m_w: Pairs, m_l: Pairs, *, orpo_lambda: float = 0.1) -> Pairs:
     Hong et al., "ORPO: Monolithic Preference Optimization without Reference Model", 2024, arXiv 2403.07691, equation 6.
     """
     return -m_w - orpo_lambda * logsigmoid(log_odds(m_w) - log_odds(m_l))
-
-
-def log_odds(m: Pairs) -> Pairs:
-    """log(p / (1 - p)) for p = exp(m), m < 0.
-
-    log(1 - exp(m)) loses its digits near 0 in one form and near -inf in the other, so each is used where it is exact
-    (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012). At -1e-6, m stops: the odds would be infinite at 0.
-    """
-    m = m.clamp(max=-1e-6)
-    small = m > -0.693  # the half of the line where exp(m) > 1/2
-    near = torch.log(-torch.expm1(torch.where(small, m, -1.0)))  # `where` before the function, too: the branch not
-    far = torch.log1p(-torch.exp(torch.where(small, -1.0, m)))  # taken must have a finite gradient for 0 times it
-    return m - torch.where(small, near, far)
 
 
 def kto(
@@ -273,6 +262,55 @@ def discopop(s_w: Pairs, s_l: Pairs, *, beta: float = 0.05, discopop_tau: float 
     return -(1 - gate) * logsigmoid(x) + torch.exp(logsigmoid(x / discopop_tau) - x)
 
 
+def dpo_nll(s_w: Pairs, s_l: Pairs, m_w: Pairs, *, beta: float = 0.1, nll_alpha: float = 1.0) -> Pairs:
+    """-log sigmoid(beta (s_w - s_l)) - nll_alpha m_w: DPO that also imitates the chosen.
+
+    The second term keeps the chosen from becoming less likely, which DPO alone allows as long as the rejected falls
+    faster. Pang et al., "Iterative Reasoning Preference Optimization", 2024, arXiv 2404.19733, equation 1.
+    """
+    return dpo(s_w, s_l, beta=beta) - nll_alpha * m_w
+
+
+def cpo(logp_w: Pairs, logp_l: Pairs, m_w: Pairs, *, beta: float = 0.1, nll_alpha: float = 1.0) -> Pairs:
+    """-log sigmoid(beta (logp_w - logp_l)) - nll_alpha m_w: `dpo_nll` with a uniform reference, so without one.
+
+    The imitation takes the reference's place in holding the policy. Its mean is over tokens, as in the authors' code.
+    Xu et al., "Contrastive Preference Optimization", 2024, arXiv 2401.08417, equations 3 to 5.
+    """
+    return dpo(logp_w, logp_l, beta=beta) - nll_alpha * m_w
+
+
+def alphapo(
+    m_w: Pairs, m_l: Pairs, *, beta: float = 2.0, gamma_beta_ratio: float = 0.5, alphapo_alpha: float = 0.25
+) -> Pairs:
+    """-log sigmoid(beta (r(m_w) - r(m_l)) - gamma), r(m) = (1 - exp(-alpha m)) / alpha, gamma = gamma_beta_ratio beta
+
+    SimPO, which is alpha 0, with another shape of reward: for alpha > 0 an unlikely completion has a far lower one, so
+    that pairs of which either is unlikely weigh more.
+    Gupta et al., "AlphaPO: Reward Shape Matters for LLM Alignment", 2025, arXiv 2501.03884.
+    """
+    return simpo(power(m_w, alphapo_alpha), power(m_l, alphapo_alpha), beta=beta, gamma_beta_ratio=gamma_beta_ratio)
+
+
+def fdpo_alpha(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, f_alpha: float = 0.5) -> Pairs:
+    """-log sigmoid(beta (f'(u_w) - f'(u_l))), u = pi / pi_ref = exp(s), f'(u) = (1 - u^-alpha) / alpha
+
+    DPO where the policy is held by an alpha-divergence in place of the KL: alpha 0 is KL(pi || ref) and so DPO, alpha 1
+    is KL(ref || pi), which punishes what the policy no longer says.
+    Wang et al., "Beyond Reverse KL: Generalizing DPO with Diverse Divergence Constraints", 2023, arXiv 2309.16240.
+    """
+    return dpo(power(s_w, f_alpha), power(s_l, f_alpha), beta=beta)
+
+
+def fdpo_js(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """-log sigmoid(beta (f'(u_w) - f'(u_l))), u = pi / pi_ref = exp(s), f'(u) = log(2u / (1 + u))
+
+    The Jensen-Shannon divergence: f' is at most log 2, so that a chosen completion cannot be paid for being far above
+    the reference. Wang et al., 2023, arXiv 2309.16240, table 1.
+    """
+    return dpo(logsigmoid(s_w), logsigmoid(s_l), beta=beta)  # log 2 is in both
+
+
 losses: dict[str, Loss] = {
     "dpo": make_loss(dpo, "s", "reference", "pairs"),
     "dpo_norm": make_loss(dpo_norm, "s_mean", "reference", "pairs"),
@@ -291,4 +329,9 @@ losses: dict[str, Loss] = {
     "sppo_hard": make_loss(sppo_hard, "s", "reference", "pairs"),
     "aot": make_loss(aot, "s", "reference", "pairs", "whole step"),
     "discopop": make_loss(discopop, "s", "reference", "pairs"),
+    "dpo_nll": make_loss(dpo_nll, "s", "reference", "pairs"),
+    "cpo": make_loss(cpo, "logp", "pairs"),
+    "alphapo": make_loss(alphapo, "m", "pairs"),
+    "fdpo_alpha": make_loss(fdpo_alpha, "s", "reference", "pairs"),
+    "fdpo_js": make_loss(fdpo_js, "s", "reference", "pairs"),
 }

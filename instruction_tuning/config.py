@@ -49,6 +49,9 @@ class InstructionTuningConfig(TrainerConfig):
         None, description="Sizes of a new model with a character tokenizer, instead of model_name."
     )
     data: DataConfig = Field(DataConfig(), description="What to train on.")
+    loss: Literal["nll", "dft"] = Field(
+        "nll", description="nll: maximum likelihood; dft: each token weighed by its probability, without gradient."
+    )
     max_steps: int = Field(300, gt=0, description="Optimizer steps.")
     batch_size: int = Field(32, gt=0, description="Conversations in an optimizer step, over all processes.")
     max_length: int = Field(1024, gt=1, description="Longest conversation, tokens; see truncation.")

@@ -4,7 +4,8 @@ Maximize the log-likelihood of the assistant's tokens, every token of a step wei
 
     loss = - sum over counted tokens of log pi(token | what came before) / number of counted tokens in the step
 
-RLHF Book, chapter 4. The denominator is the whole step's, over all micro-batches and processes.
+RLHF Book, chapter 4. The denominator is the whole step's, over all micro-batches and processes. `loss: dft` weighs each
+token by its probability, see `losses.py`.
 """
 
 import sys
@@ -29,6 +30,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from instruction_tuning import evaluation
     from instruction_tuning.data import open_data
+    from instruction_tuning.losses import losses
     from rlhf.aggregate import Totals, token_mean
     from rlhf.distributed import all_reduce_sum, local_shard
     from rlhf.groups import micro_batches
@@ -37,6 +39,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
     from rlhf.run.session import open_session
 
     config = command.config
+    loss_of = losses[config.loss]
     with open_session(command, METRICS, title="SFT", headline=["loss"]) as session:
         accelerator = session.accelerator
         data = open_data(config, session.load_tokenizer(config.scratch), say=session.console.say)
@@ -64,7 +67,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
             with session.watch("update"):
                 for rows in in_turn(batches, accelerator, scorer):
                     scores = scorer(rows.to(accelerator.device))
-                    loss = token_mean(-scores.logp, scores.mask, totals)
+                    loss = token_mean(loss_of(scores.logp), scores.mask, totals)
                     backward(loss, accelerator, session.path, rows=rows)
                     step_loss += float(loss.detach())
                 lr = session.learning_rate(step)
@@ -79,7 +82,10 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
 
 
 METRICS = {
-    "loss": {"description": "Negative log-likelihood of the assistant's tokens, the step's token mean", "unit": "nats"},
+    "loss": {
+        "description": "Loss of the assistant's tokens, the step's token mean: of nll their negative log-likelihood",
+        "unit": "nats",
+    },
     "speed/tokens_per_s": {"description": "Counted tokens a second, over all processes", "unit": "tokens/s"},
     "time/data_s": {"description": "Making and tokenizing the batch", "unit": "s"},
 }

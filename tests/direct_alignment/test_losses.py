@@ -125,6 +125,63 @@ def test_discopop() -> None:
     assert value("discopop", tensor(x), tensor(0.0), beta=1.0) == [pytest.approx(expected)]
 
 
+def test_dpo_nll_and_cpo() -> None:
+    """sigmoid(ln 6) = 6/7 and half the likelihood of ln 2 a token; CPO has the same of log-probabilities themselves."""
+    expected = math.log(7 / 6) + 0.5 * LN2
+    assert value("dpo_nll", tensor(W), tensor(L), tensor(-LN2), nll_alpha=0.5) == [pytest.approx(expected)]
+    low = tensor(W - 50.0), tensor(L - 50.0), tensor(-LN2)
+    assert value("cpo", *low, nll_alpha=0.5) == [pytest.approx(expected)]
+
+
+def test_the_likelihood_holds_the_chosen_up() -> None:
+    """A pair won by far: DPO lets both fall together, here the chosen is still pulled up by nll_alpha / length."""
+    s = tensor(300.0, -300.0)
+    loss = losses["dpo_nll"](completions(s, length=4.0), nll_alpha=2.0)
+    (slope,) = torch.autograd.grad(loss.sum(), s)
+    assert slope.tolist() == pytest.approx([-2 / 4, 0], abs=1e-9)
+
+
+def test_alphapo() -> None:
+    """alpha 1: r(m) = 1 - 1/p. Mean probabilities 1/2 and 1/4 have -1 and -3; beta ((2) - 1) = ln 3, for gamma half of
+    beta times two. alpha 0 is SimPO, and a small alpha nearly."""
+    found = value("alphapo", tensor(-LN2), tensor(-2 * LN2), beta=LN3, gamma_beta_ratio=1.0, alphapo_alpha=1.0)
+    assert found == [pytest.approx(math.log(4 / 3))]
+    for alpha, digits in ((0.0, 1e-12), (1e-5, 1e-4)):
+        near = value("alphapo", tensor(-0.3), tensor(-2.0), alphapo_alpha=alpha)
+        assert near == pytest.approx(value("simpo", tensor(-0.3), tensor(-2.0)), abs=digits)
+
+
+def test_f_dpo() -> None:
+    """u_w = 2, u_l = 1/2. alpha 1, KL(ref || pi): f' = 1 - 1/u is 1/2 and -1, apart by 3/2. alpha 1/2: 2 (1 - u^-1/2).
+    Jensen-Shannon: log(4/3) - log(2/3) = ln 2. alpha 0 is DPO."""
+    pair = tensor(LN2), tensor(-LN2)
+    for name, settings, apart in (
+        ("fdpo_alpha", {"f_alpha": 1.0}, 1.5),
+        ("fdpo_alpha", {"f_alpha": 0.5}, 2 * (2**0.5 - 0.5**0.5)),
+        ("fdpo_alpha", {"f_alpha": 0.0}, 2 * LN2),
+        ("fdpo_js", {}, LN2),
+    ):
+        expected = math.log(1 + math.exp(-0.7 * apart))
+        assert value(name, *pair, beta=0.7, **settings) == [pytest.approx(expected)], name
+
+
+def test_f_dpo_has_the_optimal_policy_of_its_divergence() -> None:
+    """The policy that maximizes E[r] - beta D_f(pi || ref) has beta f'(pi / ref) = r + a constant. Over three outcomes,
+    by gradient ascent on the objective itself; Jensen-Shannon: f(u) = u log u - (u + 1) log((u + 1) / 2)."""
+    ref = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    reward, beta = torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64), 2.0
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    for _ in range(3000):
+        u = theta.softmax(0) / ref
+        divergence = (ref * (u * u.log() - (u + 1) * ((u + 1) / 2).log())).sum()
+        (slope,) = torch.autograd.grad((theta.softmax(0) * reward).sum() - beta * divergence, theta)
+        theta = (theta + slope).detach().requires_grad_()
+    s = (theta.softmax(0) / ref).log().detach()
+    for w, worse in ((0, 1), (1, 2), (0, 2)):
+        implied = math.log(1 + math.exp(-float(reward[w] - reward[worse])))
+        assert value("fdpo_js", s[w : w + 1], s[worse : worse + 1], beta=beta) == [pytest.approx(implied, abs=1e-6)]
+
+
 # ---------------------------------------------------------------------------------------------- what each one takes
 
 
@@ -191,6 +248,11 @@ PUBLISHED = {
     "sppo_hard": {"beta": 0.001},
     "aot": {"beta": 0.01, "label_smoothing": 0.0},
     "discopop": {"beta": 0.05, "discopop_tau": 0.05},
+    "dpo_nll": {"beta": 0.1, "nll_alpha": 1.0},
+    "cpo": {"beta": 0.1, "nll_alpha": 1.0},
+    "alphapo": {"beta": 2.0, "gamma_beta_ratio": 0.5, "alphapo_alpha": 0.25},
+    "fdpo_alpha": {"beta": 0.1, "f_alpha": 0.5},
+    "fdpo_js": {"beta": 0.1},
 }
 
 
@@ -262,6 +324,7 @@ def test_extreme_log_ratios_stay_finite(name: str, pair: tuple[float, float]) ->
     ("name", "limit"),
     [
         *((name, [LN2]) for name in ("dpo", "dpo_norm", "cdpo", "robust", "simpo", "aot")),
+        *((name, [LN2]) for name in ("alphapo", "fdpo_alpha", "fdpo_js")),
         *((name, [1.0]) for name in ("hinge", "apo_zero", "apo_down")),
         ("kto", [0.5, 0.5]),
         ("nca", [2 * LN2]),
@@ -310,7 +373,7 @@ def test_orpo_near_certainty(m: float) -> None:
 
 def test_log_odds_is_exact_in_fp32() -> None:
     """Against fp64, over the whole line, 1e-6 away from 0."""
-    from direct_alignment.losses import log_odds
+    from direct_alignment.transforms import log_odds
 
     m = -torch.logspace(-5.9, 2, 200, dtype=torch.float64)
     exact = m - torch.log(-torch.expm1(m))
@@ -335,6 +398,8 @@ OF_TRL = {
     "apo_zero": "apo_zero",
     "apo_down": "apo_down",
     "discopop": "discopop",
+    "fdpo_alpha": "sigmoid",
+    "fdpo_js": "sigmoid",
 }
 
 
@@ -391,6 +456,8 @@ def test_as_in_trl_s_dpo_trainer(name: str, batch: dict[str, Tensor]) -> None:
     trainer = pytest.importorskip("trl").DPOTrainer
     settings = {"beta": 0.1, "label_smoothing": 0.2}
     theirs = {"cdpo": "aot", "bco": "bco_pair"}.get(name) or OF_TRL[name]
+    # Their alpha-divergence has the exponent alpha - 1 where the paper, and ours, have -alpha.
+    divergence = {"fdpo_alpha": "alpha_divergence", "fdpo_js": "js_divergence"}.get(name, "reverse_kl")
     if (
         name == "cdpo"
     ):  # TRL's sigmoid has no smoothing any more; that of AOT is the same, where sorting changes nothing
@@ -407,8 +474,8 @@ def test_as_in_trl_s_dpo_trainer(name: str, batch: dict[str, Tensor]) -> None:
         sums = batch["logp"].detach().sum(1)
         batch["ref"] = torch.cat([batch["ref"][:6], sums[6:] + (sums - batch["ref"])[:6]])
     fake = Fake(
-        loss_types=[theirs], loss_weights=[1.0], f_divergence_type="reverse_kl", ld_alpha=None, use_weighting=False,
-        **settings,
+        loss_types=[theirs], loss_weights=[1.0], f_divergence_type=divergence, f_alpha_divergence_coef=0.5,
+        ld_alpha=None, use_weighting=False, **settings,
     )  # fmt: skip
     first = torch.zeros(12, 1)
     mask = torch.cat([first, batch["mask"]], 1).long()
@@ -460,3 +527,11 @@ def test_as_in_trl_s_orpo_and_cpo_trainers(batch: dict[str, Tensor]) -> None:
     fake = Fake(beta=2.0, alpha=0.0, loss_type="simpo", simpo_gamma=0.8, label_smoothing=0.0)
     theirs, *_ = CPOTrainer.cpo_loss(fake, m[:6], m[6:])
     compare_with_trl(theirs.mean(), ours("simpo", batch, gamma_beta_ratio=0.4), batch)
+    m = batch["logp"].sum(1) / batch["mask"].sum(1)
+    fake = Fake(beta=2.0, alpha=0.25, loss_type="simpo", simpo_gamma=0.8, label_smoothing=0.0)
+    theirs, *_ = CPOTrainer.cpo_loss(fake, m[:6], m[6:])
+    compare_with_trl(theirs.mean(), ours("alphapo", batch, gamma_beta_ratio=0.4), batch)
+    logp = batch["logp"].sum(1)
+    fake = Fake(beta=0.1, alpha=0.0, loss_type="sigmoid", label_smoothing=0.0)
+    theirs, *_ = CPOTrainer.cpo_loss(fake, logp[:6], logp[6:])
+    compare_with_trl(theirs.mean(), ours("cpo", batch, nll_alpha=0.0), batch)

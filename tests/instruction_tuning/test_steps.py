@@ -10,6 +10,7 @@ from steps_by_hand import check_adamw, check_gradient, record_steps, save_tiny, 
 from torch import Tensor, nn
 
 from instruction_tuning import evaluation
+from instruction_tuning.losses import losses
 from rlhf import groups
 from rlhf.embedded.make import END, character_tokenizer
 from rlhf.models.policy import load_policy
@@ -47,11 +48,25 @@ def by_hand(conversation: list[dict[str, str]], *, last_turn_only: bool) -> tupl
     return ids, counts
 
 
-def nats(model: nn.Module, conversation: list[dict[str, str]], *, last_turn_only: bool = False) -> tuple[Tensor, int]:
-    """Negative log-likelihood of the tokens that count, summed, and their number."""
+def nats(
+    model: nn.Module, conversation: list[dict[str, str]], *, last_turn_only: bool = False, dft: bool = False
+) -> tuple[Tensor, int]:
+    """Negative log-likelihood of the tokens that count, summed, and their number; or their loss in DFT."""
     ids, counts = by_hand(conversation, last_turn_only=last_turn_only)
     counted = torch.tensor(counts[1:])
-    return -token_logp(model, ids[:1], ids[1:])[counted].sum(), int(counted.sum())
+    logp = token_logp(model, ids[:1], ids[1:])[counted]
+    weight = logp.detach().exp() if dft else torch.ones(len(logp))
+    return -(weight * logp).sum(), int(counted.sum())
+
+
+def test_dft_maximizes_the_mean_probability() -> None:
+    """d(-sg(p) log p) = -dp: the exact gradient of minus the probability of the demonstrated token; of nll, -dp / p."""
+    theta = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+    for target in range(3):
+        (of_p,) = torch.autograd.grad(theta.softmax(0)[target], theta)
+        for name, scale in (("dft", 1.0), ("nll", 1 / theta.softmax(0)[target].item())):
+            loss = losses[name](theta.log_softmax(0)[target].view(1, 1)).sum()
+            torch.testing.assert_close(torch.autograd.grad(loss, theta)[0], -scale * of_p)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +75,9 @@ def nats(model: nn.Module, conversation: list[dict[str, str]], *, last_turn_only
         (["--token_budget", "80"], False),
         (["--token_budget", "60", "--pack_to", "50"], True),
         (["--token_budget", "80", "--last_turn_only", "true"], False),
+        (["--token_budget", "80", "--loss", "dft"], False),
     ],
-    ids=["micro-batches", "packed", "last turn"],
+    ids=["micro-batches", "packed", "last turn", "dft"],
 )
 def test_a_step_is_the_token_mean_of_its_conversations(
     monkeypatch: pytest.MonkeyPatch, capfd, tmp_path: Path, extra: list[str], packs: bool
@@ -106,7 +122,7 @@ def test_a_step_is_the_token_mean_of_its_conversations(
     assert len({str(it) for own in batches for it in own}) == 18, "no conversation twice, of 24 or more"
     for record, step, own in zip(metrics, steps, batches, strict=True):
         model = step.at()
-        parts = [nats(model, it, last_turn_only=last) for it in own]
+        parts = [nats(model, it, last_turn_only=last, dft="dft" in extra) for it in own]
         loss = torch.stack([it for it, _ in parts]).sum() / sum(n for _, n in parts)
         assert record["loss"] == pytest.approx(float(loss.detach()), abs=1e-4)
         check_gradient(step, model, loss)
