@@ -5,17 +5,16 @@ The components are the verdict of the task, where it has reference answers, the 
 rubric.yaml: 1}`, see `reward_functions.py`). The reward is their weighted sum.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.reward_functions import evaluate, load_functions, names_of
-from rlhf.data.answers import Answer, text_of
+from rlhf.data.answers import text_of
 from rlhf.errors import UserError
-from rlhf.tasks.problem import Problem, Task, messages_for
+from rlhf.evaluate.reward_model import Answered, RewardModelScore, load_reward_model
+from rlhf.tasks.problem import Problem, Task
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
-Answered = tuple[Problem, Sequence[Answer | str]]  # a problem with completions
-RewardModelScore = Callable[[Sequence[Answered]], list[list[float]]]  # one number for each completion
 
 
 class RewardFunction:
@@ -95,21 +94,8 @@ def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -
 
 
 def make_reward(task: Task, config: PolicyGradientConfig) -> RewardFunction:
-    return RewardFunction(task, config.reward_weights, config.reward_functions, load_reward_model(config))
-
-
-def load_reward_model(config: PolicyGradientConfig) -> RewardModelScore | None:
-    """The reward model that the config names; it sees the same system prompt as the policy.
-
-    Raises:
-        UserError: the config names something that is no reward model.
-    """
-    if not config.reward_models:
-        return None
-    from rlhf.models.reward_model import RewardModel
-
-    model = RewardModel.of(config)
-    return lambda answered: model.score([(messages_for(it, config.system_prompt), answers) for it, answers in answered])
+    model = load_reward_model(config, system_prompt=config.system_prompt)
+    return RewardFunction(task, config.reward_weights, config.reward_functions, model)
 
 
 def overlong_penalty(length: int, *, max_new_tokens: int, overlong_buffer: float) -> float:

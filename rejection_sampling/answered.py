@@ -3,7 +3,7 @@
 Axes: b prompts of a round, g completions of each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,6 @@ from numpy import ndarray as Array
 
 from rlhf.data.answers import Answer
 from rlhf.tasks.problem import Problem, Verdict
-
-# Problems with completions of each -> a reward for each completion.
-type Score = Callable[[Sequence[tuple[Problem, Sequence[Answer]]]], list[list[float]]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rejection_sampling.answered import Answered, Score, Selected, may_be_selected
+from rejection_sampling.answered import Answered, Selected, may_be_selected
 from rejection_sampling.config import RejectionSamplingConfig
 from rejection_sampling.diagnostics import in_words, metrics_of
 from rejection_sampling.selection import selections
@@ -21,6 +21,7 @@ from rlhf.data.answers import Answer, sampled_answer
 from rlhf.data.rows import in_epochs
 from rlhf.distributed import gather, local_shard
 from rlhf.errors import UserError
+from rlhf.evaluate.reward_model import RewardModelScore
 from rlhf.groups import Group
 from rlhf.random_keys import Key, of_selection, of_training
 from rlhf.run.session import Session
@@ -38,7 +39,7 @@ class Rounds:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
-        reward_model: Score | None,
+        reward_model: RewardModelScore | None,
     ):
         self.session, self.model, self.tokenizer = session, model, tokenizer
         self.task, self.reward_model = task, reward_model

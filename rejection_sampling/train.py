@@ -33,12 +33,12 @@ DEFAULT = Path(__file__).parent / "configs" / "top_per_prompt.yaml"
 def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from rejection_sampling.diagnostics import Adviser, describe_metrics
-    from rejection_sampling.reward import load_reward_model
     from rejection_sampling.rounds import Rounds
     from rejection_sampling.weights import StartingPoint
     from rlhf.aggregate import Totals, token_mean
     from rlhf.distributed import all_reduce_sum, local_shard
     from rlhf.evaluate.held_out import HeldOut
+    from rlhf.evaluate.reward_model import load_reward_model
     from rlhf.groups import micro_batches
     from rlhf.logprobs import Scorer
     from rlhf.optimizer import backward, in_turn, optimizer_step
@@ -55,7 +55,7 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
     with open_session(command, metrics, title=config.selection, headline=["loss"], advice=advice) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         accelerator = session.accelerator
-        reward_model = load_reward_model(config)
+        reward_model = load_reward_model(config, system_prompt=config.system_prompt)
         held_out = HeldOut(tasks, config)
         model, tokenizer = session.load_policy()
         rounds = Rounds(session, model, tokenizer, task, reward_model)
