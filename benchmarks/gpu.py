@@ -195,14 +195,8 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
     rows = []
     for name in ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"):
         for shared in (True, False):
-            arguments = [
-                "--config",
-                "policy_gradients/configs/grpo.yaml",
-                "--profile",
-                "gpu",
-                "--max_steps",
-                str(STEPS),
-            ]
+            arguments = ["--config", "policy_gradients/configs/grpo.yaml", "--profile", "gpu"]
+            arguments += ["--max_steps", str(STEPS)]
             arguments += ["--model_name", str(bench.model(name)), "--shared_prefix", str(shared).lower()]
             arguments += SMALL if bench.tiny else []
             steps = records(bench.run("policy_gradients.train", arguments))[1:]
@@ -230,9 +224,8 @@ def _matrix_rate(device: str) -> float:
 
     import torch
 
-    a, b = torch.randn(
-        2, 8192 if device == "cuda" else 1024, 8192 if device == "cuda" else 1024, device=device
-    ).bfloat16()
+    size = 8192 if device == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=device).bfloat16()
     for repeat in range(13):
         if repeat == 3:
             _synchronize(device)
