@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rlhf.config.paths import PathName
+from rlhf.config.sampling import SamplingConfig
 from rlhf.config.schema import COLDEST, Section
-from rlhf.config.tasks import TasksConfig
 
 JSD_BETA = 0.5  # the symmetric one
 
@@ -22,7 +22,7 @@ class TextsConfig(Section):
     max_length: int = Field(1024, gt=1, description="Longest conversation of a file, tokens; longer ones are not used.")
 
 
-class DistillationConfig(TasksConfig):
+class DistillationConfig(SamplingConfig):
     """Distillation"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -34,7 +34,6 @@ class DistillationConfig(TasksConfig):
         "objective": "The objective",
         "on_policy_share": "Texts",
         "steps_per_batch": "Updates",
-        "eval_problems": "Evaluation",
     }
     shared_size: ClassVar[tuple[str, str]] = ("prompts_per_step", "steps_per_batch")
 
@@ -72,9 +71,6 @@ class DistillationConfig(TasksConfig):
     top_k: int | None = Field(
         None, gt=0, description="Compare the teacher's likeliest tokens and one bucket for the rest; null: all tokens."
     )
-    temperature: float = Field(
-        1.0, ge=COLDEST, description="Temperature of both distributions, and of the student's sampling."
-    )
     scale_by_temperature: bool = Field(
         True, description="Multiply the loss by temperature^2, so that its gradient keeps its size (Hinton 2015)."
     )
@@ -87,16 +83,9 @@ class DistillationConfig(TasksConfig):
     max_steps: int = Field(60, gt=0, description="Batches.")
     prompts_per_step: int = Field(16, gt=0, le=10**5, description="Prompts in a batch, over all processes.")
     group_size: int = Field(4, gt=0, le=10**5, description="Completions of each prompt (g).")
-    max_new_tokens: int = Field(64, gt=0, description="Tokens at which a completion is cut.")
-    sampling_batch: int | None = Field(
-        None, gt=0, description="Completions decoded together; null: 256, or what fits a quarter of a GPU's memory."
-    )
 
     # updates
     steps_per_batch: int = Field(1, gt=0, description="Optimizer steps on a batch, each on its share of the prompts.")
-
-    # evaluation
-    eval_problems: int = Field(500, gt=0, le=10**6, description="Held-out problems of each task.")
 
     @property
     def is_self(self) -> bool:

@@ -15,6 +15,7 @@ and its optimizer step).
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,10 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
     # Imported here, since they load PyTorch: --help and errors in a config come at once.
     from distillation.batches import Sampler, mini_batches, open_texts, samples
     from distillation.diagnostics import Adviser, StepSums, describe_metrics
-    from distillation.evaluation import HeldOut
+    from distillation.evaluation import evaluate
     from distillation.teachers import Teachers, refuse_other_vocabularies
     from distillation.update import Learner
+    from rlhf.evaluate.held_out import HeldOut
     from rlhf.run.session import open_session
     from rlhf.tasks.of_config import open_tasks, training_task
     from rlhf.text.chat import refuse_unknown_prompts
@@ -53,14 +55,14 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
         refuse_other_vocabularies(tokenizer, config)
         model, tokenizer = session.load_policy()
         teachers = Teachers(session, model) if config.compares else None
-        held_out = HeldOut(session, tasks, tokenizer)
+        held_out = HeldOut({name: task for name, task in tasks.items() if task.verifies}, config)
         texts = open_texts(session, tokenizer, task)
         sampler = Sampler(session, model, tokenizer, task, texts)
         refuse_unknown_prompts(tokenizer, sampler.first_prompts())
         learner = Learner(session, model, teachers)
 
         session.begin()
-        for step in session.steps(lambda step: held_out.evaluate(model, teachers, step)):
+        for step in session.steps(partial(evaluate, session, held_out, model, tokenizer, teachers)):
             # 1. This step's prompts, with completions of the student, or texts of the teacher or a file.
             with session.watch("sampling"):
                 batch = sampler.batch(step)

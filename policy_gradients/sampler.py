@@ -192,8 +192,7 @@ class Sampler:
                 end_tokens=self.end_tokens,
                 keys=[of_training(config.seed, number) for number, _, _ in prompted],
                 temperature=temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
+                **config.kept_tokens,
                 batch=config.sampling_batch,
             )
         return [self._up_to_the_answer(each) for each in sampled] if config.stop_at == "answer" else sampled

@@ -4,13 +4,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.sampling import SamplingConfig
+from rlhf.config.sampling import TruncatedSamplingConfig
 from rlhf.config.scoring import ScoringConfig
 
 Selection = Literal["top_per_prompt", "top_k_overall", "random_per_prompt", "random_k_overall"]
 
 
-class RejectionSamplingConfig(SamplingConfig, ScoringConfig):
+class RejectionSamplingConfig(TruncatedSamplingConfig, ScoringConfig):
     """Rejection sampling"""
 
     common: ClassVar[tuple[str, ...]] = (

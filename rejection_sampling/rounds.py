@@ -142,7 +142,7 @@ class Rounds:
         names, are kept in the cache for other selections and settings of training."""
         config = self.config
         how: dict[str, Any] = {"completions": config.group_size, "max_new_tokens": config.max_new_tokens}
-        how |= {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        how |= {"temperature": config.temperature, **config.kept_tokens}
 
         def draw() -> list[list[list[int]]]:
             with self.accelerator.autocast():

@@ -42,7 +42,7 @@ class HeldOut:
         run: Measured,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        reward: Reward,
+        reward: Reward | None,
         step: int,
     ) -> None:
         """Accuracy, or the mean `reward` where there are no reference answers. Sampled; before the first step and after
@@ -62,7 +62,6 @@ class HeldOut:
                 max_new_tokens=config.max_new_tokens,
                 stop_at=self.stop_at,
                 temperature=config.temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
+                **config.kept_tokens,
             )
             run.log_evaluation(step, [result])
