@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.config.options import Parser, add_candidates, number, whole
 from rlhf.config.paths import user_path
@@ -47,39 +47,17 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def write_pairs(options: argparse.Namespace) -> int:
-    # What needs no PyTorch comes first.
-    from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.judges.config import read_judge, refuse_missing_judge
-    from rlhf.models.names import find_folder
-    from rlhf.tasks.names import refuse_unknown_task
-
-    output: Path = options.output
-    if output.suffix != ".jsonl":
-        raise UserError(f"--output: '{output}' is not a .jsonl file")
-    refuse_output(output)
-    refuse_unknown_task(options.task, options.task_config)
-    find_folder(options.model_name)
-    if options.reward_model and options.judge:
-        raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
-    if (options.reward_model or options.judge) and options.label_noise:
-        raise UserError("--label_noise is of the verifier's labels, and another one judges here")
-    if options.reward_model:
-        find_folder(options.reward_model, key="reward_model")
-    judged_by = read_judge(options.judge) if options.judge else None
-    if judged_by is not None:
-        refuse_missing_judge(judged_by)
+    refuse_unusable(options)
 
     from rlhf.candidates import sample_candidates, to_rankings
-    from rlhf.data.answers import to_columns
-    from rlhf.judges.judge import open_judge
-    from rlhf.judges.labelling import label_pairs
-    from rlhf.tasks.problem import refuse_unverified, with_system
+    from rlhf.data.files import write_jsonl
+    from rlhf.tasks.problem import refuse_unverified
     from rlhf.tasks.registry import open_task
 
+    output: Path = options.output
     task = open_task(options.task, options.task_config, answer_in=options.answer_in)
     if not (options.reward_model or options.judge):
         refuse_unverified(task, "pairing by the verifier")
-    judge = open_judge(judged_by) if judged_by else None  # before the sampling, which would be in vain without it
     candidates = sample_candidates(
         options.model_name,
         task,
@@ -91,34 +69,72 @@ def write_pairs(options: argparse.Namespace) -> int:
         system_prompt=options.system_prompt,
     )
     drawn = {"seed": options.seed, "per_problem": options.per_problem}
-    notes: list[str] = []
     if options.reward_model:
         rankings = judged_by_model(candidates, options.reward_model, system_prompt=options.system_prompt)
-    elif judge is not None and judged_by is not None:
-        labelled = label_pairs(candidates, judge, swap=judged_by.swap, system_prompt=options.system_prompt, **drawn)
-        rankings = labelled.rankings
-        notes = [*labelled.lines(), *(judge.usage.lines() if judge.usage else [])]
+    elif options.judge:
+        rankings = compared_by_judge(candidates, options.judge, system_prompt=options.system_prompt, **drawn)
     else:
         rankings = to_rankings(candidates, **drawn, label_noise=options.label_noise, noise=options.noise)
-    rows = [
-        {
-            "prompt": with_system(ranking.prompt, options.system_prompt),
-            "chosen": ranking.completions[0],
-            "rejected": ranking.completions[-1],
-            **({} if ranking.margin is None else {"margin": ranking.margin}),
-            **to_columns(ranking.answers),
-        }
-        for ranking in rankings
-    ]
-    for note in notes:
-        print(note)
-    if not rows:
+    if not rankings:
         raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
-    write_jsonl(output, rows)
+    write_jsonl(output, [to_row(ranking, options.system_prompt) for ranking in rankings])
     exact = [verdict.exact for one in candidates for _, verdict in one.judged]
     share = f"; {sum(exact) / len(exact):.2f} of the completions are right" if exact else ""
-    print(f"{output}: {len(rows)} pairs of {len(candidates)} problems{share}")
+    print(f"{output}: {len(rankings)} pairs of {len(candidates)} problems{share}")
     return 0
+
+
+def refuse_unusable(options: argparse.Namespace) -> None:
+    """What can be seen without PyTorch. Raises: UserError, if something that the options name is not there."""
+    from rlhf.data.files import refuse_output
+    from rlhf.judges.config import read_judge, refuse_missing_judge
+    from rlhf.models.names import find_folder
+    from rlhf.tasks.names import refuse_unknown_task
+
+    if options.output.suffix != ".jsonl":
+        raise UserError(f"--output: '{options.output}' is not a .jsonl file")
+    refuse_output(options.output)
+    refuse_unknown_task(options.task, options.task_config)
+    find_folder(options.model_name)
+    if options.reward_model and options.judge:
+        raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
+    if (options.reward_model or options.judge) and options.label_noise:
+        raise UserError("--label_noise is of the verifier's labels, and another one judges here")
+    if options.reward_model:
+        find_folder(options.reward_model, key="reward_model")
+    if options.judge:
+        refuse_missing_judge(read_judge(options.judge))
+
+
+def to_row(ranking: "Ranking", system_prompt: str | None) -> dict[str, Any]:
+    """The best and the worst completion as `--data.path` reads them."""
+    from rlhf.data.answers import to_columns
+    from rlhf.tasks.problem import with_system
+
+    return {
+        "prompt": with_system(ranking.prompt, system_prompt),
+        "chosen": ranking.completions[0],
+        "rejected": ranking.completions[-1],
+        **({} if ranking.margin is None else {"margin": ranking.margin}),
+        **to_columns(ranking.answers),
+    }
+
+
+def compared_by_judge(
+    candidates: Sequence["Candidates"], judge: str, *, seed: int, per_problem: int, system_prompt: str | None
+) -> list["Ranking"]:
+    """Pairs of any two completions, the one that the judge prefers first; says what it left out, and what it cost."""
+    from rlhf.judges.config import read_judge
+    from rlhf.judges.judge import open_judge
+    from rlhf.judges.labelling import label_pairs
+
+    config = read_judge(judge)
+    opened = open_judge(config)
+    drawn = {"seed": seed, "per_problem": per_problem}
+    labelled = label_pairs(candidates, opened, swap=config.swap, system_prompt=system_prompt, **drawn)
+    for line in [*labelled.lines(), *(opened.usage.lines() if opened.usage else [])]:
+        print(line)
+    return labelled.rankings
 
 
 def judged_by_model(

@@ -144,6 +144,30 @@ def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest
     assert [example.group.completions for example in data.train] == [[[y, x, end], [x]]] * len(data.train)
 
 
+def test_pairs_that_a_judge_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The likelier answer is chosen, right or wrong; it says how often that is the verifier's choice."""
+    from direct_alignment import sample_pairs
+
+    likely, unlikely = "<think>1+1=2</think><answer>2</answer>", "zzzz"
+
+    def sampled(model_name: str, task: Any, problems: list[Problem], **_: Any) -> list[Candidates]:
+        verdicts = [[Verdict(float(i != wrong), 1.0, 0.0) for i in range(2)] for wrong in (0, 1, 1, 1)]
+        pairs = zip([Problem(f"{i}+1", f"{i + 1}", {}) for i in range(4)], verdicts, strict=True)
+        return [Candidates(problem, [Answer(unlikely), Answer(likely)], own) for problem, own in pairs]
+
+    monkeypatch.setattr("rlhf.candidates.sample_candidates", sampled)
+    file = tmp_path / "pairs.jsonl"
+    asked = ["--judge", "{model: embedded, by: mean_logp}", "--output", str(file)]
+    assert sample_pairs.main(asked) == 0
+    rows = [json.loads(line) for line in file.open()]
+    assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows] == [(likely, unlikely)] * 4
+    said = capsys.readouterr().out
+    assert "agrees with the verifier in 0.250" in said
+    assert f"{file}: 4 pairs of 4 problems; 0.50 of the completions are right" in said
+
+
 # --------------------------------------------------------------------------------------------------- the policy's own
 
 
