@@ -1,13 +1,15 @@
-"""What a judge is, as settings: a model here or at an endpoint, and how it judges. Light: nothing here loads PyTorch.
+"""What a judge is, as settings: a model here or at an endpoint, and how it judges. A judge is named by one of
 
-embedded                                                        a model's name, asked for its verdict
-{model: smollm2-135m, by: mean_logp}                            settings
-{model: qwen3, url: http://localhost:8000/v1}                   an OpenAI-compatible endpoint
-judge.yaml                                                      a file with settings, a rubric perhaps
+    embedded                                          a model's name, asked for its verdict
+    {model: smollm2-135m, by: mean_logp}              settings
+    {model: qwen3, url: http://localhost:8000/v1}     an OpenAI-compatible endpoint
+    judge.yaml                                        a file with settings, a rubric perhaps
+
+Light: nothing here loads PyTorch.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -162,7 +164,7 @@ def _mapping(spec: str, key: str) -> Mapping[str, Any]:
     return tree
 
 
-def _validated(tree: Mapping[str, Any], origin: Any) -> JudgeConfig:
+def _validated(tree: Mapping[str, Any], origin: Callable[[str], str]) -> JudgeConfig:
     keys = all_keys(JudgeConfig)
     settings = flatten(tree, keys, origin)
     refuse_unknown(keys, [settings])
