@@ -9,7 +9,7 @@ Where the two differ on purpose, the tests say by what:
 
 - CISPO: `epsilon_high` is their cap of the weight, our cap is 1 + `clip_high`.
 - KL in GRPO's loss: they weigh k3 by the ratio (`use_bias_correction_kl`), whose gradient on-policy is that of k2. Ours
-  is k3 alone, as published, or k2 where the config says so.
+  is k3 alone, as published, or k2 where the config says so; times the ratio with `kl_unbiased`.
 - RLOO: they have a ratio and a clip for whole completions, we have none and refuse a second step. On-policy the
   gradients are the same; their loss is the mean of -adv, 0 by construction, ours that of -adv * logp.
 - A completion that is left out (`truncated: mask`) counts in their number of sequences, not in ours.
