@@ -21,7 +21,7 @@ def write_results(chains: Sequence[Chain], folder: Path, *, at_once: int, quiet:
     """Measure, write results.json, samples.jsonl, chain.png and chain.md into `folder`; returns the table.
 
     Raises:
-        UserError: a run has no checkpoints, or other weights than the start's.
+        UserError: a run is not finished, or has other weights than the start's.
     """
     lines = chains[0].config.optimizers
     jobs = [job for chain in chains for line, stage in lines.items() for job in jobs_of(chain, line, stage)]
@@ -69,10 +69,12 @@ def jobs_of(chain: Chain, line: str, stage: OptimizerStage) -> list[Job]:
     if stage.trainer == "best_of_n":
         n = config.evaluation.best_of
         return [start, replace(start, step=n, completions=n, problems=config.evaluation.best_of_problems)]
-    checkpoints = all_of(chain.optimizer(line, stage).path)
-    if not checkpoints:
-        raise UserError(f"{line}, seed {chain.seed}: there are no checkpoints to measure", "--stages all makes them.")
-    return [start, *(replace(start, step=step_of(path), checkpoint=str(path)) for path in checkpoints)]
+    run = chain.optimizer(line, stage)
+    if not run.done:
+        raise UserError(
+            f"{run.path}: the run is not finished, so it cannot be measured", "--stages all goes on with it."
+        )
+    return [start, *(replace(start, step=step_of(path), checkpoint=str(path)) for path in all_of(run.path))]
 
 
 def points_of(line: str, seed: int, measured: Mapping[Job, Mapping[str, Any]]) -> list[Point]:

@@ -10,32 +10,36 @@ own commands, see `stages.py`; how they are measured is in `measure.py`. Killed 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import ChainConfig, read_config
 from rlhf.config.options import Parser, number, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import run_main
 
-STAGES = ("preferences", "reward_models", "judged", "optimizers", "measure")
+if TYPE_CHECKING:
+    from rlhf.run.sweep import Planned
+
+MEASURE = "measure"
+STAGES = ("preferences", "reward_models", "judged", "optimizers", MEASURE)
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m pipeline.run",
         description="From a policy over preferences and a reward model to over-optimization, measured.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", default="laptop", help="YAML file, or the name of one in pipeline/configs")
-    add("--seeds", type=whole(1, 50), default=1, metavar="N", help="how many seeds")
-    add("--first_seed", type=whole(0, 50), default=0, metavar="N", help="the first of them")
-    add("--optimizers", default="all", metavar="A,B", help="lines of the picture, by name")
-    add("--stages", default="all", metavar="A,B", help=f"of {', '.join(STAGES)}")
-    add("--label_noise", type=number(0, 1), help="probability that a preference says the opposite; else the config's")
-    add("--output_dir", type=user_path, default=Path("runs/chain"), help="where runs and results are written")
-    add("--at_once", type=whole(1, 64), default=2, metavar="N", help="runs at the same time, each with one thread")
+    add("--config", default="laptop", help="YAML file, or the name of one in pipeline/configs (default: laptop)")
+    add("--seeds", type=whole(1, 50), default=1, metavar="N", help="how many seeds (default: 1)")
+    add("--first_seed", type=whole(0, 50), default=0, metavar="N", help="the first of them (default: 0)")
+    add("--optimizers", default="all", metavar="A,B", help="lines of the picture, by name (default: all)")
+    add("--stages", default="all", metavar="A,B", help=f"of {', '.join(STAGES)} (default: all)")
+    add("--label_noise", type=number(0, 1), help="share of pairs labelled otherwise (default: the config's)")
+    add("--output_dir", type=user_path, default=Path("runs/chain"), help="for runs and results (default: runs/chain)")
+    add("--at_once", type=whole(1, 64), default=2, metavar="N", help="runs at a time, a thread each (default: 2)")
     add("--plan", action="store_true", help="say which runs there would be, then stop")
     add("--quiet", action="store_true", help="print the results alone")
     add("--debug", action="store_true", help="show tracebacks")
@@ -60,29 +64,36 @@ def run(options: argparse.Namespace) -> int:
     from rlhf.tasks.names import refuse_unknown_task
 
     config = chain_of(options)
-    stages = choose("--stages", options.stages, STAGES, seeds=options.seeds)
+    asked = choose("--stages", options.stages, STAGES, seeds=options.seeds)
     refuse_unknown_task(config.task, config.task_config)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     chains = [Chain(config, seed, options.output_dir / f"seed{seed}") for seed in seeds]
-    planned = {stage: [run for chain in chains for run in chain.stage(stage)] for stage in STAGES if stage != "measure"}
-    for runs in planned.values():
-        for run in runs:
-            refuse_stale(run)
+    stages = {stage: [made for chain in chains for made in chain.stage(stage)] for stage in STAGES if stage != MEASURE}
+    for planned in stages.values():
+        for one in planned:
+            refuse_stale(one)
     if options.plan:
-        for stage, runs in planned.items():
-            print(f"{stage}: {len(runs)} runs, {sum(run.done for run in runs)} of them there")
-            print(*(f"    {run.label:<32} {run.path}" for run in runs), sep="\n")
+        print(plan(stages))
         return 0
-    for stage, runs in planned.items():
-        if stage in stages:
-            for chain in chains:
-                chain.folder.mkdir(parents=True, exist_ok=True)
-            make_all(runs, at_once=options.at_once, quiet=options.quiet)
-    if "measure" in stages:
+    for chain in chains:
+        chain.folder.mkdir(parents=True, exist_ok=True)
+    for stage, planned in stages.items():
+        if stage in asked:
+            make_all(planned, at_once=options.at_once, quiet=options.quiet)
+    if MEASURE in asked:
         from pipeline.results import write_results
 
         print(write_results(chains, options.output_dir, at_once=options.at_once, quiet=options.quiet))
     return 0
+
+
+def plan(stages: Mapping[str, "Sequence[Planned]"]) -> str:
+    """The runs of each stage, one a line."""
+    lines = []
+    for stage, planned in stages.items():
+        lines.append(f"{stage}: {len(planned)} runs, {sum(one.done for one in planned)} of them there")
+        lines += [f"    {one.label:<32} {one.path}" for one in planned]
+    return "\n".join(lines)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ transformers fills gaps: a weight that is missing or of another size is made ane
 not know is dropped. Here each of these is an error that names the weights. No Python code of a model is ever run.
 """
 
+import sys
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -183,6 +184,9 @@ def load_weights(
         _refuse_whole_numbers(source)
     quiet = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of weights is looked at below
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     try:
         with reading(source, " could not be loaded"):
             model, found = kind.from_pretrained(
@@ -196,6 +200,8 @@ def load_weights(
             )
     finally:
         transformers_logging.set_verbosity(quiet)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
     model.eval()
     if look is not None:
         look(model)

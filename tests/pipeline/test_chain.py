@@ -40,7 +40,7 @@ def test_the_runs_of_a_seed(tmp_path: Path) -> None:
     assert made["dpo"].config["data"]["path"] == str(chain(tmp_path).stage("judged")[0].path)
     assert {run.config["seed"] for run in made.values()} == {3}
     seeds = [run.config["seed"] for run in chain(tmp_path).stage("reward_models")]
-    assert sorted(seeds) == [3, 3, 3, 1003, 2003]
+    assert sorted(seeds) == [3, 3, 3, 1003, 2003]  # members of an ensemble differ in their seed
     pairs = [chain(tmp_path).stage(stage)[0].arguments for stage in ("preferences", "judged")]
     assert [arguments[arguments.index("--seed") + 1] for arguments in pairs] == ["103", "203"]
 
@@ -167,6 +167,7 @@ def test_the_whole_chain_and_that_it_goes_on(tmp_path: Path, made: list[str]) ->
         run(options)
 
 
-def test_a_run_without_checkpoints_cannot_be_measured(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="grpo, seed 3: there are no checkpoints to measure"):
+def test_a_run_that_is_not_finished_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "optimizers" / "grpo" / "checkpoints" / "step_1").mkdir(parents=True)
+    with pytest.raises(UserError, match="grpo: the run is not finished"):
         results.jobs_of(chain(tmp_path), "grpo", CONFIG.optimizers["grpo"])
