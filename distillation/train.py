@@ -97,10 +97,12 @@ def plan(config: DistillationConfig) -> "Plan":
     from rlhf.run.memory_plan import Plan, memory_needs
 
     completions = config.prompts_per_step * config.group_size if config.on_policy_share else 0
+    lies_beside = config.compares and config.is_self and config.teacher_moves != "live"
+    others = config.teacher_names if config.asks_teacher and not (config.compares and config.is_self) else []
     memory = memory_needs(
         config,
-        reference="always" if config.compares and config.is_self and config.teacher_moves != "live" else None,
-        teachers=[] if config.is_self or not config.compares else config.teacher_names,
+        reference="always" if lies_beside else None,
+        teachers=dict.fromkeys(others, "always" if config.compares else "sampling"),
         sampled=(completions, config.max_new_tokens),
         at_once=config.sampling_batch,
     )

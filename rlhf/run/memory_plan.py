@@ -1,8 +1,9 @@
 """`--plan`: what a run would load and where its memory would go, before anything is loaded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -70,7 +71,7 @@ def memory_needs(
     reference: Phase | None = None,
     own_critic: bool = False,
     judges: Sequence[str] = (),
-    teachers: Sequence[str] = (),
+    teachers: Mapping[str, Phase] = MappingProxyType({}),
     sampled: tuple[int, int] = (0, 0),
     at_once: int | None = None,
     vocabulary: bool = True,
@@ -81,7 +82,7 @@ def memory_needs(
         reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
         judges: names of reward models.
-        teachers: names of frozen models with a vocabulary.
+        teachers: names of other models, and when they are there: as frozen ones always, or to sample from, in fp32.
         sampled: completions, and new tokens of each.
         at_once: completions decoded together; None: as `rlhf.sampling` chooses it.
         vocabulary: whether training computes logits over the vocabulary; a reward model's head has one number.
@@ -119,9 +120,10 @@ def memory_needs(
     for judge in judges:
         size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
         needs.append(Need("reward model", frozen * size / GB, f"{judge}, frozen, {stored}"))
-    for teacher in teachers:
+    for teacher, phase in teachers.items():
         size = sum(p.numel() for p in _skeleton(teacher).parameters())
-        needs.append(Need("teacher", frozen * size / GB, f"{teacher}, {size / 1e6:,.0f} M frozen, {stored}"))
+        wide, how = (4, "fp32") if phase == "sampling" else (frozen, stored)
+        needs.append(Need("teacher", wide * size / GB, f"{teacher}, {size / 1e6:,.0f} M, {how}", phase))
     completions, length = sampled
     if completions:
         width = 2 if in_bf16 else 4

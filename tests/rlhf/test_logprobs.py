@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 
 from rlhf import logprobs as scoring
 from rlhf.groups import Group, micro_batches
-from rlhf.logprobs import Scorer, attention_kernel, score
+from rlhf.logprobs import Scorer, attention_kernel, completion_states, score
 from rlhf.models.recomputing import checkpoint_activations
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10, 1], [11, 1]]), Group([5, 9], [[12, 13, 1], [7, 1]])]
@@ -64,7 +64,25 @@ def test_batches_are_scored_in_the_order_of_the_completions(token_budget: int) -
         assert not found.entropy[i, len(tokens) :].any()
 
 
+@pytest.mark.parametrize("shared_prefix", [True, False])
+@pytest.mark.parametrize("token_budget", [6, 1000])
+def test_states_are_those_of_plain_rows(token_budget: int, shared_prefix: bool) -> None:
+    """The state before a token predicts it; zero behind the end of a completion."""
+    model = tiny_model("qwen3")
+    found = completion_states(
+        model, GROUPS, token_budget=token_budget, device=torch.device("cpu"), shared_prefix=shared_prefix
+    )
+    said = [(group.prompt, completion) for group in GROUPS for completion in group.completions]
+    assert found.shape[:2] == (len(said), max(len(tokens) for _, tokens in said))
+    assert not found.requires_grad
+    for states, (prompt, tokens) in zip(found, said, strict=True):
+        plain = model.base_model(input_ids=torch.tensor([[*prompt, *tokens]])).last_hidden_state[0]
+        torch.testing.assert_close(states[: len(tokens)], plain[len(prompt) - 1 : -1], atol=1e-4, rtol=1e-4)
+        assert not states[len(tokens) :].any()
+
+
 def test_nothing_to_score_is_an_empty_batch() -> None:
+    assert completion_states(tiny_model("qwen3"), [], token_budget=10, device=torch.device("cpu")).shape[0] == 0
     found = score(Scorer(tiny_model("qwen3")), [], token_budget=10, device=torch.device("cpu"))
     assert [part.shape for part in found] == [(0, 0)] * 3
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf import tensors
-from rlhf.tensors import masked_mean, masked_sum, token_logp
+from rlhf.tensors import chunks, masked_mean, masked_sum, token_logp, vocabulary_logits
 
 TOKENS, WIDTH, VOCABULARY = 37, 16, 50
 
@@ -74,6 +74,27 @@ def test_gradient_of_one_input_alone(batch) -> None:
     (of_head,) = torch.autograd.grad(token_logp(hidden, w, target)[0].sum(), w)
     assert torch.equal(of_hidden, both[0])
     assert torch.equal(of_head, both[1])
+
+
+def test_logits_with_gradients(batch) -> None:
+    """z = h W^T, dL/dh = G W and dL/dW = G^T h, for a loss sum G z; a head that is stored in bf16 gets none."""
+    hidden, head, _, _ = batch
+    h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+    weight = torch.randn(TOKENS, VOCABULARY, generator=torch.Generator().manual_seed(1))
+    logits = vocabulary_logits(h, w)
+    torch.testing.assert_close(logits, hidden @ head.T)
+    of_hidden, of_head = torch.autograd.grad((weight * logits).sum(), (h, w))
+    torch.testing.assert_close(of_hidden, weight @ head)
+    torch.testing.assert_close(of_head, weight.T @ hidden)
+    stored = head.to(torch.bfloat16)
+    (of_hidden,) = torch.autograd.grad((weight * vocabulary_logits(h, stored)).sum(), h)
+    torch.testing.assert_close(of_hidden, weight @ stored.float())
+
+
+@pytest.mark.parametrize(("tokens", "at_once", "sizes"), [(7, 30, [3, 3, 1]), (7, 9, [1] * 7), (0, 30, [])])
+def test_chunks_hold_few_enough_logits(monkeypatch, tokens: int, at_once: int, sizes: list[int]) -> None:
+    monkeypatch.setattr("rlhf.tensors.LOGITS_AT_ONCE", at_once)
+    assert [len(range(tokens)[part]) for part in chunks(tokens, 10)] == sizes
 
 
 def test_fp32_under_autocast(batch) -> None:

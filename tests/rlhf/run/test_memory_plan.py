@@ -6,6 +6,8 @@ import pytest
 
 from direct_alignment.config import read as read_alignment
 from direct_alignment.train import plan as plan_alignment
+from distillation.config import DistillationConfig
+from distillation.train import plan as plan_distillation
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.train import plan as plan_policy
 from reward_models.config import PreferenceConfig
@@ -57,6 +59,27 @@ def test_the_key_value_cache_is_that_of_the_completions_decoded_together() -> No
     one = memory_needs(grpo(), sampled=(1, 512))[-1].gigabytes
     assert one == pytest.approx((512 * 114_688 + 16 * 151_936) / 1e9)
     assert memory_needs(grpo(), sampled=(7, 512))[-1].gigabytes == pytest.approx(7 * one)
+
+
+def test_a_teacher_is_frozen_beside_the_student_or_there_to_sample_alone() -> None:
+    """4.02 billion weights, of 2 bytes where it scores, of 4 where it writes texts; the student as its own live teacher
+    takes nothing, and a fixed one is a copy."""
+
+    def of(**settings: object) -> tuple[dict[str, float], set[str]]:
+        given = {"model_name": "Qwen/Qwen3-0.6B", "precision": "bf16", "device": "cpu", **settings}
+        plan = plan_distillation(DistillationConfig(**given))
+        return needs(plan), {need.phase for need in plan.memory if need.what == "teacher"}
+
+    scores, when = of(teacher="Qwen/Qwen3-4B")
+    assert scores["teacher"] == pytest.approx(2 * 4.022, abs=0.01)
+    assert when == {"always"}
+    writes, when = of(teacher="Qwen/Qwen3-4B", objective="sequence", on_policy_share=0)
+    assert writes["teacher"] == pytest.approx(4 * 4.022, abs=0.01)
+    assert when == {"sampling"}
+    live, _ = of(teacher_sees="attempt", teacher_moves="live")
+    assert not {"teacher", "reference model"} & live.keys()
+    fixed, _ = of(teacher_temperature=0.3)
+    assert fixed["reference model"] == pytest.approx(2 * 0.596, abs=0.01)
 
 
 def test_checkpointing_keeps_the_states_between_layers() -> None:
