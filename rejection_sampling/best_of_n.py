@@ -59,7 +59,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 def write_best_of_n(o: argparse.Namespace) -> int:
     # What needs no PyTorch comes first.
     from rlhf.data.files import write_jsonl
-    from rlhf.models.names import find_folder
+    from rlhf.models.names import find_folder, find_policy
     from rlhf.report.html import BEGINNING
     from rlhf.tasks.names import refuse_unknown_task
 
@@ -68,9 +68,9 @@ def write_best_of_n(o: argparse.Namespace) -> int:
     if o.combine != "mean" and len(o.reward_model) < 2:
         raise UserError(f"--combine {o.combine}: an ensemble has several reward models (--reward_model A B)")
     refuse_unknown_task(o.task, o.task_config)
-    for key, names in (("model_name", [o.model_name]), ("reward_model", o.reward_model)):
-        for name in names:
-            find_folder(name, key=key)
+    find_policy(o.model_name)
+    for name in o.reward_model:
+        find_folder(name, key="reward_model")
     for ending, beginning in {**FILES, "html": BEGINNING.encode()}.items():
         refuse_strangers(o.output / f"best_of_n.{ending}", beginning, "best-of-n of this project")
 

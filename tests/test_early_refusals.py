@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PG, SFT, DPO = "policy_gradients.train", "instruction_tuning.train", "direct_alignment.train"
 DISTILL = "distillation.train"
+REJECT, BEST_OF_N = "rejection_sampling.train", "rejection_sampling.best_of_n"
 PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train_orm", "reward_models.train_prm"
-TRAINERS = (PG, SFT, DPO, DISTILL, PREFERENCE, ORM, PRM)
+TRAINERS = (PG, SFT, DPO, DISTILL, REJECT, PREFERENCE, ORM, PRM)
 PAIRS = "direct_alignment.sample_pairs"
 CHAT, GENERATE, EVALUATE = "rlhf.chat.__main__", "rlhf.generate.__main__", "rlhf.evaluate.__main__"
 TALKING = (
@@ -20,7 +21,7 @@ TALKING = (
     (EVALUATE, ["--task", "spell_backward"]),
 )
 JUDGES = "rlhf.judges.__main__"
-COMPARE = ("policy_gradients.compare", "direct_alignment.compare")
+COMPARE = ("policy_gradients.compare", "direct_alignment.compare", "rejection_sampling.compare")
 
 # (command, arguments, what the message names)
 CASES: list[tuple[str, list[str], str]] = [
@@ -39,7 +40,7 @@ CASES: list[tuple[str, list[str], str]] = [
     *(
         (command, ["--data.path", "rows.jsonl"], "there is no file 'rows.jsonl'")
         for command in TRAINERS
-        if command not in (PG, DISTILL)
+        if command not in (PG, DISTILL, REJECT)
     ),
     (DPO, ["--data.path", "nobody/no-such"], "the Hub did not give it: HF_HUB_OFFLINE is set"),
     *((command, ["--data.task", "spell"], "did you mean 'spell_backward'?") for command in (PREFERENCE, ORM, PRM)),
@@ -67,6 +68,16 @@ CASES: list[tuple[str, list[str], str]] = [
     (DISTILL, ["--on_policy_share", "0.5", "--texts.path", "no.jsonl"], "texts.path: there is no file 'no.jsonl'"),
     (DISTILL, ["--teacher_sees", "attempt", "--teacher_prompt", "{question}"], "{attempt} is missing"),
     (DISTILL, ["--teacher_sees", "answer", "--teacher_prompt", "{answer} {verdict}"], "{verdict} is not known"),
+    (REJECT, ["--tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
+    (REJECT, ["--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
+    (REJECT, ["--selection", "top_per_promt"], "accepted: one of top_per_prompt, top_k_overall"),
+    (REJECT, ["--keep", "9"], "keep 9: 8 completions are sampled of a prompt"),
+    (BEST_OF_N, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
+    (BEST_OF_N, ["--model_name", "./nowhere"], "model_name: there is no folder './nowhere'"),
+    (BEST_OF_N, ["--model_name", "embedded-judge"], "is a reward model"),
+    (BEST_OF_N, ["--reward_model", "embedded-judge", "./nowhere"], "reward_model: there is no folder './nowhere'"),
+    (BEST_OF_N, ["--samples", "8", "--largest_n", "9"], "only 8 answers are sampled"),
+    (BEST_OF_N, ["--combine", "min"], "--combine min: an ensemble has several reward models"),
     (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
     ("reward_models.score", ["embedded", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
     ("reward_models.score", ["nowhere", "--data", "n.csv", "--output", "no/out.jsonl"], "there is no folder 'no'"),

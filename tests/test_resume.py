@@ -18,7 +18,12 @@ from rlhf.run.tracking import read_records
 WORDS = ["--task_config", "{min_word_len: 3, max_word_len: 4}", "--max_new_tokens", "32", "--eval_problems", "2"]
 SUMS = ["--task_config", "{min_terms: 2, max_terms: 2}", "--max_new_tokens", "40", "--eval_problems", "2"]
 PAIRS = ["--eval_samples", "2", "--data.problems", "20", "--data.candidates", "6", "--data.held_out", "4"]
-SHORTER = {"policy_gradients.train": WORDS, "distillation.train": WORDS, "direct_alignment.train": [*SUMS, *PAIRS]}
+SHORTER = {
+    "policy_gradients.train": WORDS,
+    "rejection_sampling.train": WORDS,
+    "distillation.train": WORDS,
+    "direct_alignment.train": [*SUMS, *PAIRS],
+}
 STEPS = 4
 REALLY_KILLED = "SFT"  # of the others, the directory is copied while the process stands still, and copies are resumed
 
