@@ -56,6 +56,8 @@ def compare(
         temperature: T, of both sides.
     """
     teacher_head = teacher.head[: len(head)]
+    if head.requires_grad:
+        head = head.float()  # gradients of the chunks add up in fp32, where low_memory stores the head in bf16
 
     def of(states: Tensor, target: Tensor, teacher_states: Tensor, head: Tensor) -> Compared:
         with torch.autocast(states.device.type, enabled=False):

@@ -75,7 +75,7 @@ class _Logits(torch.autograd.Function):
         (grad,) = gradients
         hidden, head = ctx.saved_tensors
         grad_hidden = in_fp32(grad, head) if ctx.needs_input_grad[0] else None
-        grad_head = grad.T @ hidden if ctx.needs_input_grad[1] else None
+        grad_head = (grad.T @ hidden).to(head.dtype) if ctx.needs_input_grad[1] else None
         return grad_hidden, grad_head
 
 

@@ -56,7 +56,7 @@ def move_towards(reference: nn.Module, policy: nn.Module, *, mix: float) -> None
     Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (TR-DPO), 2024, arXiv 2404.09656, eq. 6.
     """
     for of_reference, of_policy in zip(reference.parameters(), policy.parameters(), strict=True):
-        of_reference.lerp_(of_policy, mix)
+        of_reference.lerp_(of_policy.to(of_reference.dtype), mix)  # with low_memory the policy is stored in bf16
 
 
 def load_policy(

@@ -83,6 +83,21 @@ def test_gradient_is_that_of_the_whole_tensors(numbers: dict[str, Tensor]) -> No
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_gradients_of_chunks_add_up_in_fp32(numbers: dict[str, Tensor], monkeypatch) -> None:
+    """A head that is trained in bf16 gets the sum rounded once, whatever the chunks."""
+
+    def gradient() -> Tensor:
+        head = numbers["head"].to(torch.bfloat16).requires_grad_()
+        compared(numbers | {"head": head}, forward_kl).divergence.sum().backward()
+        assert head.grad is not None
+        return head.grad
+
+    whole = gradient()
+    monkeypatch.setattr(tensors, "LOGITS_AT_ONCE", 1)  # a token a chunk
+    assert whole.dtype == torch.bfloat16
+    assert torch.equal(gradient(), whole)
+
+
 def test_nothing_as_large_as_the_logits_is_kept(numbers: dict[str, Tensor], monkeypatch) -> None:
     monkeypatch.setattr(tensors, "LOGITS_AT_ONCE", AT_ONCE * V * 3)
     hidden = numbers["hidden"].clone().requires_grad_()

@@ -35,7 +35,7 @@ from rlhf.groups import Group, micro_batches
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, takes_shared_rows
 from rlhf.models.lora import Lora, add_lora, merge_lora
-from rlhf.models.policy import choose_precision, find_model, load_policy, load_tokenizer
+from rlhf.models.policy import choose_precision, find_model, load_policy, load_tokenizer, move_towards
 from rlhf.sampling import sample, shares_prompts
 
 CPU = torch.device("cpu")
@@ -308,3 +308,12 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is a file, wanted a folder"):
         find_model(str(tmp_path / "config.json"))
+
+
+def test_a_reference_follows_a_policy_that_is_stored_in_bf16() -> None:
+    """A quarter of the way from 1 to 3 is 1.5; the reference stays in fp32, in which small moves are not lost."""
+    reference, policy = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False).to(torch.bfloat16)
+    nn.init.constant_(reference.weight, 1.0)
+    nn.init.constant_(policy.weight, 3.0)
+    move_towards(reference, policy, mix=0.25)
+    assert torch.equal(reference.weight.detach(), torch.full((2, 2), 1.5))
