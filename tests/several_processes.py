@@ -170,7 +170,7 @@ def compare(one: Path, several: Path) -> Difference:
     ours, theirs = gradients(several), gradients(one)
     logs = [read_records(run / "metrics.jsonl") for run in (one, several)]
     said = [
-        {(r["step"], r["prompt"]): r["completion"] for r in read_records(run / "samples.jsonl")}
+        {(r["step"], r["prompt"], r.get("written_by")): r["completion"] for r in read_records(run / "samples.jsonl")}
         for run in (one, several)
     ]
     shared = said[0].keys() & said[1].keys()

@@ -24,7 +24,7 @@ from rlhf.judges.templates import WORDS, criterion_question
 from rlhf.judges.usage import Usage
 from rlhf.text.chat import Message
 
-type Answered = tuple[Sequence[Message], Answer | str]  # a prompt with one answer
+type PromptedAnswer = tuple[Sequence[Message], Answer | str]  # a prompt with one answer
 
 
 class Rubric:
@@ -43,12 +43,12 @@ class Rubric:
         total = sum(criterion.weight for criterion in self.config.rubric.values())
         return {name: criterion.weight / total for name, criterion in self.config.rubric.items()}
 
-    def values(self, name: str, answered: Sequence[Answered]) -> list[float | None]:
+    def values(self, name: str, answered: Sequence[PromptedAnswer]) -> list[float | None]:
         """How far each answer meets one criterion: 0 to 1; None where no verdict came."""
         ask = self.config.rubric[name].ask
         return self.chooser.choose([criterion_question(prompt, answer, ask) for prompt, answer in answered], WORDS)
 
-    def scores(self, answered: Sequence[Answered]) -> list[float | None]:
+    def scores(self, answered: Sequence[PromptedAnswer]) -> list[float | None]:
         """The weighted mean of the criteria; None unless each gave a verdict."""
         columns = {name: self.values(name, answered) for name in self.config.rubric}
         rows = zip(*columns.values(), strict=True)

@@ -84,6 +84,8 @@ def test_scores_are_those_of_plain_transformers(folder, tmp_path, classes) -> No
     model, tokenizer = load_with_head(str(folder), classes=classes)
     torch.nn.init.normal_(model.score.weight, std=0.3)
     assert takes_shared_rows(model)
+    if classes:  # as training does
+        model.config.update({"step_separator": "\n", "step_judged_at": "last"})
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     auto = AutoModelForTokenClassification if classes else AutoModelForSequenceClassification

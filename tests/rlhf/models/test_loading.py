@@ -148,7 +148,7 @@ def test_a_policy_is_not_made_of_a_reward_model(whole: Path, tmp_path: Path) -> 
     model, tokenizer = load_with_head(str(whole))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert "missing from its files (lm_head.weight)" in refusal(load_policy, tmp_path)
+    assert "is a reward model: it judges answers and writes none" in refusal(load_policy, tmp_path)
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
