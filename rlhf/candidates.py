@@ -134,8 +134,8 @@ def to_rankings(
         pairs = [(a, b) for a in right for b in wrong]
         rng = Random(f"{seed} {one.problem.question}")
         for chosen, rejected in rng.sample(pairs, min(per_problem, len(pairs))):
-            wrong = noise == "swap" or len(rejected.text) > len(chosen.text)
-            if rng.random() < label_noise and wrong:
+            would_swap = noise == "swap" or len(rejected.text) > len(chosen.text)
+            if rng.random() < label_noise and would_swap:
                 chosen, rejected = rejected, chosen
             rankings.append(Ranking.of_answers(messages_for(one.problem, None), [chosen, rejected]))
     return rankings
