@@ -1,8 +1,7 @@
 """Proof on a GPU, without a network: uv run python -m benchmarks.gpu --json gpu.json
 
 blocks   every family's `gpu:` block takes three steps with random weights of its model's real size and rows in its data
-         set's schema, and stays within the memory that `--plan` states; not rejection sampling's, which selects only
-         completions that end, and no random model ends one
+         set's schema, and stays within the memory that `--plan` states
 speed    the parts of a GRPO step, tokens a second, peak memory and share of the matrix rate, at 0.6B and 1.7B, with one
          row for the completions of a prompt and with a row for each (shared_prefix)
 learns   the laptop profile on this card, in fp32 and in bf16: held-out accuracy before and after 25 steps of GRPO
@@ -38,6 +37,7 @@ SMALL = ["--max_new_tokens", "16", "--prompts_per_step", "2", "--group_size", "4
 SMALLER = {  # for --tiny
     "policy_gradients.train": SMALL,
     "distillation.train": SMALL,
+    "rejection_sampling.train": ["--max_new_tokens", "64", "--prompts_per_round", "8", "--batch_size", "4"],
 }
 
 
@@ -53,12 +53,12 @@ class Bench:
     evaluate: bool = False  # whether runs of `blocks` evaluate and save
     runs: dict[tuple[str, ...], Path] = field(default_factory=dict)  # directories of runs that were made already
 
-    def model(self, name: str) -> Path:
+    def model(self, name: str, *, ends: bool = False) -> Path:
         """The folder of a model with random weights; made when it is first asked for."""
-        folder = self.folder / name.replace("/", "-")
+        folder = self.folder / (name.replace("/", "-") + ("-ends" if ends else ""))
         if not folder.exists():
             size = KNOWN_SIZES[name] | (TINY | {"head_dim": 8, "num_key_value_heads": 2} if self.tiny else {})
-            in_process(lambda: {"made": str(make_model(folder, size, device=self.device))})
+            in_process(lambda: {"made": str(make_model(folder, size, device=self.device, ends=ends))})
         return folder
 
     def run(self, module: str, arguments: Sequence[str], *, whole: bool = False, deterministic: bool = False) -> Path:
@@ -144,7 +144,7 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
         if bench.blocks and block.name not in bench.blocks:
             continue
         arguments = ["--config", block.config, "--profile", "gpu", "--max_steps", str(STEPS)]
-        arguments += ["--model_name", str(bench.model(block.model)), *block.arguments, *bench.limit]
+        arguments += ["--model_name", str(bench.model(block.model, ends=block.ends)), *block.arguments, *bench.limit]
         if block.teacher:
             arguments += ["--teacher", str(bench.model(block.teacher))]
         if block.data:

@@ -26,6 +26,7 @@ class Block:
     arguments: tuple[str, ...] = ()
     data: str = ""  # the file that stands for its data set
     teacher: str = ""  # a key of KNOWN_SIZES
+    ends: bool = False  # whether the model's completions end before max_new_tokens
 
 
 BLOCKS = (
@@ -64,6 +65,17 @@ BLOCKS = (
         arguments=("--chat_template_kwargs", "{}"),
         teacher="Qwen/Qwen3-4B",
     ),
+    Block(
+        "rejection sampling",
+        "rejection_sampling.train",
+        "rejection_sampling/configs/top_per_prompt.yaml",
+        "Qwen/Qwen3-0.6B",
+        arguments=(
+            *("--chat_template_kwargs", "{}", "--task", "spell_backward", "--task_config", "{}"),
+            *("--answer_in", "answer_tag", "--prompts_per_round", "128"),
+        ),
+        ends=True,  # only those are selected
+    ),
     Block("PRM", "reward_models.train_prm", "reward_models/configs/prm.yaml", "Qwen/Qwen3-0.6B", data="steps.jsonl"),
     Block(
         "DPO",
@@ -83,8 +95,13 @@ BLOCKS = (
 )
 
 
-def make_model(folder: Path, size: dict[str, Any], *, device: str, seed: int = 0) -> Path:
-    """Save a causal language model with random weights, in bf16 as models come, with a tokenizer."""
+def make_model(folder: Path, size: dict[str, Any], *, device: str, ends: bool = False, seed: int = 0) -> Path:
+    """Save a causal language model with random weights, in bf16 as models come, with a tokenizer.
+
+    Args:
+        ends: the end token's output weights are large, so its logit is far above the others' now and then; otherwise
+            one token in the vocabulary's size is the end, and completions are as long as they may be.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -96,6 +113,9 @@ def make_model(folder: Path, size: dict[str, Any], *, device: str, seed: int = 0
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    if ends:
+        with torch.no_grad():
+            model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 10
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
