@@ -108,8 +108,8 @@ def make_model(folder: Path, size: dict[str, Any], *, device: str, ends: bool = 
     from rlhf.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("embedded")
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    config = AutoConfig.for_model(**size, **ends)
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = AutoConfig.for_model(**size, **special)
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
