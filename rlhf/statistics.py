@@ -8,9 +8,14 @@ independent, so they are one cluster, and clusters are what counts:
     bootstrap     any statistic                 percentiles over clusters drawn anew
     paired        a difference, of one method   Bonett and Price's, or Student's t over the items' differences
                   from another on the same items
+    paired_runs   the same, of runs by seed    Student's t over the seeds' differences
+    bootstrap_runs   any statistic of runs     percentiles over runs drawn anew, those of each arm by themselves
 
 Without clusters, each item is one. Where an interval cannot be known there is none (None): one cluster alone says
 nothing about the others.
+
+`interquartile_mean` and `probability_of_improvement` summarize the runs of an arm as Agarwal et al. do: "Deep
+reinforcement learning at the edge of the statistical precipice", 2021, arXiv 2108.13264, whose library is rliable.
 """
 
 import math
@@ -23,6 +28,7 @@ from numpy.typing import ArrayLike
 type Array = np.ndarray
 Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 RESAMPLES = 1000
+RESAMPLES_OF_RUNS = 5000  # a few runs are quickly drawn
 
 
 class Estimate(NamedTuple):
@@ -91,6 +97,80 @@ def paired(after: ArrayLike, before: ArrayLike) -> Estimate:
     middle = float(difference.sum()) / n
     half = Z * math.sqrt((float((difference**2).sum() + 2) / n - middle**2) / n)
     return Estimate(value, max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value)), len(difference))
+
+
+def paired_runs(after: Mapping[int, float], before: Mapping[int, float]) -> Estimate:
+    """The mean of `after - before` over the seeds that both have, with Student's interval over these differences.
+
+    What the runs of a seed have in common (the order of the prompts, the random numbers of the samples) is in both and
+    falls out of the difference. `n` is the number of pairs.
+
+    >>> round(paired_runs({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5}).value, 2)
+    0.15
+
+    Raises:
+        ValueError: they share no seed.
+    """
+    shared = sorted(after.keys() & before.keys())
+    if not shared:
+        raise ValueError("no seed is in both")
+    return t_interval([after[seed] - before[seed] for seed in shared])
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """The mean of what is left without the lowest and the highest quarter of the values, all runs and data sets together.
+
+    Less moved by one run than the mean, and by all runs, which the median is not. Of n values floor(n / 4) are cut off on
+    each side: of 3 none. Agarwal et al. 2021, section 4.
+
+    >>> interquartile_mean([0.0, 0.5, 0.7, 9.0])
+    0.6
+    """
+    ordered = np.sort(np.asarray(values, dtype=float), axis=None)
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
+    """P(X > Y): how often a run of X is above a run of Y, ties counting one half; the mean over the data sets.
+
+    P(X_m > Y_m) = 1/(n k) sum_i sum_j S(x_im, y_jm), S = 1, 1/2 or 0: the statistic of Mann and Whitney. Agarwal et al.
+    2021, section 4. It says how often, and not by how much.
+
+    Args:
+        x: (n, m), of n runs on m data sets; (n,) of one data set.
+        y: (k, m) or (k,).
+
+    >>> probability_of_improvement([3.0, 1.0], [1.0, 0.0])
+    0.875
+    """
+    x, y = (np.asarray(values, dtype=float) for values in (x, y))
+    above = x[:, None] - y[None]  # (n, k, ...)
+    return float((np.sign(above) + 1).mean() / 2)
+
+
+def bootstrap_runs(statistic: Callable[..., float], *arms: ArrayLike) -> Estimate:
+    """`statistic(*arms)` with its percentile interval over runs drawn anew, those of each arm by themselves.
+
+    A run that was judged on several data sets is drawn with all its values, which are of one training. (The stratified
+    bootstrap of Agarwal et al. draws anew for every task, since each task has runs of its own; on one data set the two
+    are the same.) Where all resamples agree, as of three runs that are all above three others, they know no interval.
+
+    Args:
+        arms: of each (n, m), n runs on m data sets, or (n,); their numbers of runs may differ.
+
+    Returns:
+        The statistic; its `n` is the number of runs of the first arm.
+    """
+    runs = [np.asarray(arm, dtype=float) for arm in arms]
+    value, n = float(statistic(*runs)), len(runs[0])
+    rng = np.random.default_rng(0)
+    draws = ([own[rng.integers(len(own), size=len(own))] for own in runs] for _ in range(RESAMPLES_OF_RUNS))
+    values = np.array([statistic(*drawn) for drawn in draws])
+    if np.ptp(values) == 0:
+        return Estimate(value, None, None, n)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(value, min(float(low), value), max(float(high), value), n)
 
 
 def bootstrap(statistic: Callable[[Array], float], cluster: ArrayLike) -> Estimate:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm, t
+from scipy.stats import binomtest, mannwhitneyu, norm, t, trim_mean
 
 from rlhf import statistics
 from rlhf.statistics import (
@@ -12,9 +12,13 @@ from rlhf.statistics import (
     Estimate,
     Z,
     bootstrap,
+    bootstrap_runs,
     in_brackets,
+    interquartile_mean,
     over_seeds_text,
     paired,
+    paired_runs,
+    probability_of_improvement,
     record,
     t_interval,
     wilson,
@@ -310,3 +314,70 @@ def test_one_seed_is_said():
     assert over_seeds_text(Estimate(0.9, 0.7, 1.1, 3), bounds=(0, 1)) == "0.900 [0.700, 1.000]"
     assert over_seeds_text(Estimate(0.1, -0.1, 0.3, 3), bounds=(0, 1)) == "0.100 [0.000, 0.300]"
     assert over_seeds_text(Estimate(-3.0, -4.25, -1.75, 3), digits=1) == "-3.0 [-4.2, -1.8]"
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+def test_runs_are_paired_by_their_seeds():
+    """Differences 0.1, 0.2, 0.3: mean 0.2, s = 0.1, t(0.975, 2) = 4.302653: ± 0.248414. Seed 9 has no partner. The runs
+    of either arm differ by far more among themselves."""
+    found = paired_runs({2: 0.9, 0: 0.2, 1: 0.6, 9: 1.0}, {0: 0.1, 1: 0.4, 2: 0.6})
+    assert (found.value, found.n) == (pytest.approx(0.2), 3)
+    assert half(found) == pytest.approx(0.248414, abs=1e-6)
+    assert half(t_interval([0.2, 0.6, 0.9])) > 3 * half(found)
+    assert paired_runs({0: 0.5}, {0: 0.75}) == Estimate(-0.25, None, None, 1)
+    with pytest.raises(ValueError, match="no seed is in both"):
+        paired_runs({0: 1.0}, {1: 1.0})
+
+
+def test_interquartile_mean_by_hand():
+    """Of 8 values 2 go on each side, whatever their size. Of 3 none goes. Runs and data sets count together."""
+    assert interquartile_mean([8.0, 1.0, 7.0, 2.0, 100.0, 4.0, 3.0, -50.0]) == pytest.approx((2 + 3 + 4 + 7) / 4)
+    assert interquartile_mean([0.0, 1.0, 5.0]) == 2.0
+    assert interquartile_mean([[0.0, 9.0], [1.0, 2.0]]) == 1.5
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (7, 3), (4, 2), (1, 1)])
+def test_both_summaries_of_runs_are_scipys(shape: tuple[int, int]):
+    """rliable takes them from scipy: a mean that trims 25 % on each side, and U of Mann and Whitney by the pairs."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 4, shape).astype(float), rng.integers(0, 4, (3, shape[1])).astype(float)
+    assert interquartile_mean(x) == pytest.approx(trim_mean(x, 0.25, axis=None))
+    u = [mannwhitneyu(x[:, m], y[:, m], alternative="greater").statistic for m in range(shape[1])]
+    assert probability_of_improvement(x, y) == pytest.approx(np.mean(u) / (shape[0] * 3))
+
+
+def test_probability_of_improvement_by_hand():
+    """First data set: 3 > 1 and 3 > 3 is a tie: 1.5 of 2; 0 above none: 1.5 of 4. Second: both above both. Mean."""
+    x, y = [[3.0, 9.0], [0.0, 8.0]], [[1.0, 1.0], [3.0, 2.0]]
+    assert probability_of_improvement(x, y) == pytest.approx((1.5 / 4 + 1) / 2)
+    assert probability_of_improvement(y, x) == pytest.approx(1 - (1.5 / 4 + 1) / 2)
+    assert probability_of_improvement([0.5, 0.5], [0.5]) == 0.5
+
+
+def test_runs_are_drawn_whole_and_each_arm_by_itself():
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def statistic(x: np.ndarray, y: np.ndarray) -> float:
+        seen.append((x, y))
+        return float(x.mean() - y.mean())
+
+    found = bootstrap_runs(statistic, [[0.0, 10.0], [1.0, 11.0]], [[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]])
+    assert (found.value, found.n) == (5.5 - 6.0, 2)
+    assert all((x[:, 1] - x[:, 0] == 10).all() for x, _ in seen), "both values of a run go together"
+    assert {x.shape for x, _ in seen} == {(2, 2)}
+    assert {y.shape for _, y in seen} == {(3, 2)}
+    draws = {(tuple(x[:, 0]), tuple(y[:, 0])) for x, y in seen}
+    assert len(draws) == 2**2 * 3**3, "every pair of draws: the arms are drawn apart"
+
+
+def test_the_interval_of_runs_is_of_percentiles():
+    """Of two runs, 0 and 1, the mean of a resample is 0, 1/2 or 1, with 1/4, 1/2 and 1/4."""
+    assert bootstrap_runs(interquartile_mean, [0.0, 1.0]) == Estimate(0.5, 0.0, 1.0, 2)
+    values = np.random.default_rng(1).normal(size=200)
+    found = bootstrap_runs(lambda x: float(x.mean()), values)
+    assert half(found) == pytest.approx(Z * values.std() / math.sqrt(200), rel=0.05)
+    assert found == bootstrap_runs(lambda x: float(x.mean()), values), "the same draws every time"
+    above = bootstrap_runs(probability_of_improvement, [3.0, 4.0, 5.0], [0.0, 1.0, 2.0])
+    assert above == Estimate(1.0, None, None, 3), "no resample disagrees: no certainty either"
