@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from rlhf.config.addresses import Address
 from rlhf.config.keys import all_keys, flatten
 from rlhf.config.paths import PathName, user_path
 from rlhf.config.schema import Section
@@ -42,15 +42,6 @@ class Criterion(Section):
         return {"ask": given} if isinstance(given, str) else given
 
 
-def _plain_address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no address; accepted: http(s)://HOST:PORT/v1, for example")
-    if parts.username or parts.password or parts.query:
-        raise ValueError("an address holds no password and no '?': name the variable that holds the key in key_from")
-    return url.rstrip("/")
-
-
 class JudgeConfig(Section):
     """A judge"""
 
@@ -69,7 +60,7 @@ class JudgeConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where a model here is loaded.")
 
-    url: Annotated[str, AfterValidator(_plain_address)] | None = Field(
+    url: Address | None = Field(
         None,
         description="OpenAI-compatible endpoint, such as http://localhost:8000/v1; null: load the model here.",
     )
