@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rejection_sampling.config import RejectionSamplingConfig
 from reward_models.config import PreferenceConfig
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import UserError
-from rlhf.run.from_python import to_argv
+from rlhf.run.planned import PlannedFile, merged, planned_file, planned_run
 from rlhf.run.sweep import Planned
 
 # Each sampling of problems has a stream of its own: what a policy is trained on is not what its reward model saw.
@@ -35,19 +34,6 @@ FAMILIES: Mapping[str, tuple[str, type[TrainerConfig]]] = {
     "direct_alignment": ("direct_alignment.train", DirectAlignmentConfig),
     "reward_models": ("reward_models.train_preference_rm", PreferenceConfig),
 }
-
-
-@dataclass(frozen=True)
-class PlannedFile(Planned):
-    """A file to write: `python -m module *arguments --output path`, in one go."""
-
-    @property
-    def done(self) -> bool:
-        return self.path.is_file()
-
-    @property
-    def command(self) -> list[str]:
-        return ["-m", self.module, *self.arguments, "--output", str(self.path)]
 
 
 @dataclass(frozen=True)
@@ -98,9 +84,8 @@ class Chain:
         }
         given |= {"max_new_tokens": config.max_new_tokens, "seed": stream + self.seed, **settings}
         digest = sha256(json.dumps([given, made_by], sort_keys=True).encode()).hexdigest()[:8]
-        arguments = [text for key, value in given.items() for text in (f"--{key}", _as_text(value))]
         path = self.folder / f"{name}-{digest}.jsonl"
-        return PlannedFile(f"{name}, seed {self.seed}", path, "direct_alignment.sample_pairs", arguments)
+        return planned_file(f"{name}, seed {self.seed}", path, module="direct_alignment.sample_pairs", settings=given)
 
     def path_of_model(self, name: str) -> Path:
         return self.folder / "reward_models" / name
@@ -137,22 +122,14 @@ class Chain:
         if both := sorted(dotted(chosen) & dotted(own)):
             raise UserError(f"{name}: {both[0]} is decided by the chain", "Leave it out of the settings.")
         module, config_class = FAMILIES[family]
-        arguments = [f"--profile={self.config.profile}", *to_argv(merged(own, chosen), config_class)]
-        command = import_module(module).read(arguments)
-        return Planned(f"{name}, seed {self.seed}", path, module, arguments, command.config.model_dump(mode="json"))
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, groups key by key; where both have a value, that of `above`.
-
-    >>> merged({"lr": 1, "data": {"size": 5}}, {"lr": 2, "data": {"seed": 0}})
-    {'lr': 2, 'data': {'size': 5, 'seed': 0}}
-    """
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = merged(found[key], value) if both else value
-    return found
+        return planned_run(
+            f"{name}, seed {self.seed}",
+            path,
+            module=module,
+            config_class=config_class,
+            settings=merged(own, chosen),
+            profile=self.config.profile,
+        )
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> set[str]:
@@ -161,7 +138,3 @@ def dotted(settings: Mapping[str, Any], prefix: str = "") -> set[str]:
     for key, value in settings.items():
         found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}"}
     return found
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,8 +1,10 @@
 """What operating systems differ in. What only POSIX has is used here and in the process that verifies answers."""
 
 import os
+import platform
 import signal
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -33,3 +35,14 @@ def peak_memory_bytes() -> int:
         return psutil.Process().memory_info().peak_wset
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def processor() -> str:
+    """What the processor is called, and how many of its cores this process may use: "AMD EPYC, 2 cores"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    return f"{next(iter(names), '') or platform.processor() or platform.machine()}, {cores} cores"

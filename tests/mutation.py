@@ -48,6 +48,7 @@ PACKAGES = (
     "rejection_sampling",
     "distillation",
     "pipeline",
+    "claims",
 )
 # Calls that only word a message; keyword arguments that no test on a CPU can feel.
 MESSAGES = {"print", "say", "advise", "UserError", "ValueError", "Path"}

@@ -15,6 +15,7 @@ PACKAGES = (
     "rejection_sampling",
     "distillation",
     "pipeline",
+    "claims",
 )
 
 

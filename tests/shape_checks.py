@@ -34,6 +34,7 @@ PACKAGES = (
     "rejection_sampling",
     "distillation",
     "pipeline",
+    "claims",
 )
 # Every module is checked but these: pydantic reads the annotations of configs itself; the others hold no tensors.
 UNCHECKED_FOLDERS = ("config", "report", "run")

@@ -28,7 +28,7 @@ MODULES = [
     *(f"direct_alignment.{name}" for name in ("train", "compare", "sample_pairs")),
     *("rlhf.chat", "rlhf.generate", "rlhf.evaluate"),
     *(f"rejection_sampling.{name}" for name in ("train", "compare", "best_of_n")),
-    "pipeline.run",
+    *("pipeline.run", "claims"),
 ]
 
 

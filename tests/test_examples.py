@@ -17,6 +17,7 @@ PACKAGES = (
     "rejection_sampling",
     "distillation",
     "pipeline",
+    "claims",
 )
 MODULES = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)

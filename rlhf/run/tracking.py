@@ -152,8 +152,7 @@ def provenance(
         "trainer": command.trainer,
         "command": command_line(),
         "version": _own_version(),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **code_version(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "seed": command.config.seed,
@@ -174,6 +173,14 @@ def _own_version() -> str:
         return version(OWN)
     except PackageNotFoundError:
         return ""
+
+
+def code_version() -> dict[str, Any]:
+    """The commit that the code is of, and whether it was changed since; None where there is no git."""
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
 
 
 def _git(*arguments: str) -> str | None:

@@ -15,11 +15,12 @@ from pipeline import results
 from pipeline.config import CONFIGS, read_config
 from pipeline.measure import measure
 from pipeline.run import read_options, run
-from pipeline.stages import Chain, PlannedFile, merged
+from pipeline.stages import Chain
 from rlhf.errors import UserError
 from rlhf.logprobs import Scorer
 from rlhf.models.names import EMBEDDED_JUDGE
 from rlhf.models.policy import load
+from rlhf.run.planned import PlannedFile, merged
 from rlhf.run.sweep import Planned
 
 CONFIG = read_config("laptop")

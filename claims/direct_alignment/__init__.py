@@ -1,0 +1,1 @@
+"""Claims of direct alignment."""

@@ -1,0 +1,1 @@
+"""Claims of what training makes a model forget."""

@@ -1,0 +1,104 @@
+"""Verdicts by hand: on which side of equal the interval of the paired differences lies."""
+
+import math
+
+import pytest
+
+from claims.claim import Arm, Claim, Expect, Measure, Paper
+from claims.verdicts import compare, overall
+from claims.words import between, claimed, compared
+
+LENGTH = Measure("length", "tokens", "how many")
+VARIANCE = Measure("variance", "", "how much", ratio=True)
+
+
+def test_the_interval_is_that_of_paired_differences() -> None:
+    """Seeds differ by 10 and 20, arms by 1, 2 and 3: mean 2, s = 1, t(0.975, 2) = 4.3027, so 2 ± 4.3027 / sqrt(3)."""
+    found = compare(Expect("b", ">", "a"), LENGTH, [11, 22, 33], [10, 20, 30]).found
+    assert found.value == pytest.approx(2)
+    assert (found.low, found.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sign", "left", "verdict"),
+    [
+        ("<", [1.0, 1.1, 0.9], "seen"),
+        (">", [1.0, 1.1, 0.9], "opposite"),
+        ("<", [3.0, 3.1, 2.9], "opposite"),
+        (">", [3.0, 3.1, 2.9], "seen"),
+        ("<", [1.9, 2.2, 2.0], "not seen"),
+        (">", [1.9, 2.2, 2.0], "not seen"),
+        ("<", [1.0], "one seed"),
+        ("<", [1.0, math.nan, math.nan], "one seed"),
+        ("<", [math.nan] * 3, "one seed"),
+        ("<", [1.0, math.nan, 1.1], "seen"),
+    ],
+)
+def test_verdict_of_a_difference(sign: str, left: list[float], verdict: str) -> None:
+    right = [2.0, 2.1, 1.9][: len(left)] if verdict != "not seen" else [2.0, 2.0, 2.1]
+    if left == [1.0, math.nan, 1.1]:
+        right = [2.0, 9.0, 2.12]
+    assert compare(Expect("a", sign, "b"), LENGTH, left, right).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("within", "left", "verdict"),
+    [
+        (0.5, [2.0, 2.1, 1.9], "seen"),
+        (0.01, [2.05, 2.1, 1.9], "not seen"),
+        (0.5, [5.0, 5.1, 4.9], "opposite"),
+        (0.5, [-1.0, -1.1, -0.9], "opposite"),
+    ],
+)
+def test_equal_is_an_interval_that_lies_near_zero(within: float, left: list[float], verdict: str) -> None:
+    assert compare(Expect("a", "=", "b", within=within), LENGTH, left, [2.0, 2.1, 2.0]).verdict == verdict
+
+
+def test_a_ratio_is_a_geometric_mean_around_one() -> None:
+    """log 2 and log 8 average to log 4."""
+    one = compare(Expect("a", ">", "b"), VARIANCE, [2.0, 8.0], [1.0, 1.0])
+    assert one.found.value == pytest.approx(4)
+    assert one.verdict == "not seen"  # of two seeds that differ so much
+    assert compare(Expect("a", "<", "b"), VARIANCE, [1.0, 1.01, 0.99], [2.0] * 3).verdict == "seen"
+    assert compare(Expect("a", "=", "b", within=0.1), VARIANCE, [1.0, 1.01, 0.99], [1.0] * 3).verdict == "seen"
+
+
+def test_a_claim_with_several_comparisons_says_how_many_are_what() -> None:
+    def one(left: list[float]):
+        return compare(Expect("a", "<", "b"), LENGTH, left, [2.0, 2.1, 1.9])
+
+    low, high = one([1.0, 1.1, 0.9]), one([3.0, 3.1, 2.9])
+    assert overall([low, low]) == "seen"
+    assert overall([high, low, low]) == "2 seen, 1 opposite"
+
+
+def test_comparisons_in_words() -> None:
+    below = compare(Expect("a", "<", "b"), LENGTH, [1.0, 1.1, 0.9], [2.0, 2.1, 1.9])
+    assert (compared(below), claimed(below), between(below)) == ("a − b", "< 0", "−1 [−1, −1]")
+    above = compare(Expect("a", ">", 0.0), LENGTH, [1.0, 2.0], [0.0, 0.0])
+    assert (compared(above), claimed(above), between(above)) == ("a", "> 0", "+1.5 [−4.85, 7.85]")
+    ratio = compare(Expect("a", "=", "b", within=0.1), VARIANCE, [3.0], [2.0])
+    assert (compared(ratio), claimed(ratio), between(ratio)) == ("a / b", "within 0.1 of 1", "× 1.5")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expected": [Expect("a", "<", "c")]}, "no arm 'c'"),
+        ({"expected": [Expect("a", "<", "b", of="height")]}, "no measure 'height'"),
+        ({"command": "policy_gradients.train"}, "either a command or a computation"),
+    ],
+)
+def test_a_claim_that_contradicts_itself(change: dict, message: str) -> None:
+    settings = {
+        "sentence": "a is shorter than b.",
+        "paper": Paper("A", 2020, "B"),
+        "setting": "",
+        "arms": {"a": Arm("one"), "b": Arm("other")},
+        "measures": [LENGTH],
+        "expected": [Expect("a", "<", "b")],
+        "compute": lambda seed: {},
+        "text": "",
+    }
+    with pytest.raises(ValueError, match=message):
+        Claim(**settings | change)
