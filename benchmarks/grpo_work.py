@@ -61,13 +61,12 @@ def make_problems(tokenizer, options: Options) -> list:
     """B problems for each step, the question followed by instructions until the prompt has the length asked for."""
     from dataclasses import replace
 
-    from rlhf.tasks.problem import messages_for
+    from rlhf.tasks.encoding import encode_problem
     from rlhf.tasks.procedural import ProceduralTask
-    from rlhf.text.chat import encode_prompt
 
     def lengthened(problem):
         words = cycle(INSTRUCTIONS.split())
-        while len(encode_prompt(tokenizer, messages_for(problem, None))) < options.prompt_tokens:
+        while len(encode_problem(tokenizer, problem, None)) < options.prompt_tokens:
             problem = replace(problem, question=f"{problem.question} {next(words)}")
         return problem
 

@@ -22,8 +22,9 @@ from rlhf.random_keys import of_samples
 from rlhf.run.session import Session
 from rlhf.sampling import SampledCompletions, refuse_long_prompts, sample
 from rlhf.statistics import record, t_interval, wilson
-from rlhf.tasks.problem import Task, messages_for
-from rlhf.text.chat import decode, encode_prompt, end_tokens
+from rlhf.tasks.encoding import encode_problem
+from rlhf.tasks.problem import Task
+from rlhf.text.chat import decode, end_tokens
 
 PAIRS, SAMPLES = "held-out pairs", "samples"
 SHOWN = 4  # completions that are sampled for samples.jsonl
@@ -53,9 +54,7 @@ class Evaluation:
         self.config: DirectAlignmentConfig = session.command.config
         self.problems = task.held_out_problems(self.config.eval_problems) if task else []
         self.prompts = list(dict.fromkeys(tuple(example.group.prompt) for example in held_out))
-        self.questions = [
-            encode_prompt(tokenizer, messages_for(problem, self.config.system_prompt)) for problem in self.problems
-        ]
+        self.questions = [encode_problem(tokenizer, it, self.config.system_prompt) for it in self.problems]
         sampled = self.prompts[: max(SHOWN, self.config.eval_samples)]
         refuse_long_prompts(model, [*self.questions, *sampled], self.config.max_new_tokens)
 

@@ -23,8 +23,9 @@ from rlhf.groups import Group
 from rlhf.random_keys import of_training
 from rlhf.run.session import Session
 from rlhf.sampling import sample
-from rlhf.tasks.problem import Task, messages_for
-from rlhf.text.chat import encode_prompt, end_tokens
+from rlhf.tasks.encoding import encode_problem
+from rlhf.tasks.problem import Task
+from rlhf.text.chat import end_tokens
 
 
 class OnlinePairs:
@@ -94,7 +95,7 @@ def fresh_pairs(
     with accelerator.autocast():
         sampled = sample(
             model,
-            [encode_prompt(tokenizer, messages_for(problem, config.system_prompt)) for _, problem in mine],
+            [encode_problem(tokenizer, problem, config.system_prompt) for _, problem in mine],
             completions=config.data.candidates,
             max_new_tokens=config.max_new_tokens,
             end_tokens=end_tokens(tokenizer),

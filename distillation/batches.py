@@ -23,11 +23,13 @@ from rlhf.data.conversations import dialogue_groups, parse_row
 from rlhf.data.rows import in_epochs, load_rows, refuse_many_unusable, sift, sift_rows
 from rlhf.distributed import local_shard
 from rlhf.groups import Group
+from rlhf.models.architecture import refuse_long
 from rlhf.random_keys import of_training
 from rlhf.run.session import Session
 from rlhf.sampling import SampledCompletions, sample
+from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.mixture import OF_TASK
-from rlhf.tasks.problem import Problem, Task, messages_for
+from rlhf.tasks.problem import Problem, Task
 from rlhf.text.chat import encode_prompt, end_tokens
 
 
@@ -77,10 +79,9 @@ class Sampler:
         answered = dict(zip(own, self._answer(own), strict=True))
         return [answered[number] if number in answered else self._text(number) for number in numbers]
 
-    def first_prompts(self) -> list[list[int]]:
-        """The prompts of the first step, to see whether models can read them."""
-        problems = self.task.train_problems(seed=self.config.seed, first=0, count=self.config.prompts_per_step)
-        return [self._prompt(problem) for problem in problems]
+    def first_problems(self) -> list[Problem]:
+        """Those of the first step, to see whether the student can read them."""
+        return self.task.train_problems(seed=self.config.seed, first=0, count=self.config.prompts_per_step)
 
     def _text(self, number: int) -> Answers:
         (text,) = in_epochs(self.texts, seed=self.config.seed, first=number, count=1)
@@ -119,7 +120,7 @@ class Sampler:
         return Answers(group, teacher_of(problem, self.config), prompts, sampled, candidates)
 
     def _prompt(self, problem: Problem) -> list[int]:
-        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
+        return encode_problem(self.tokenizer, problem, self.config.system_prompt)
 
 
 def is_on_policy(number: int, config: DistillationConfig) -> bool:
@@ -135,22 +136,33 @@ def teacher_of(problem: Problem, config: DistillationConfig) -> str:
 # ----------------------------------------------------------------------------------------------------- off-policy texts
 
 
-def open_texts(session: Session, tokenizer: PreTrainedTokenizerBase, task: Task) -> list[Answers]:
+def open_texts(
+    session: Session, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
+) -> list[Answers]:
     """The off-policy texts of a run: sampled from the teacher once, and cached by content, or those of a file; none
-    where every completion is the student's."""
+    where every completion is the student's.
+
+    Raises:
+        UserError: the student cannot read them.
+    """
     config: DistillationConfig = session.command.config
     if config.on_policy_share == 1:
         return []
-    if config.texts.path != "teacher":
-        return _texts_of_file(config, tokenizer, say=session.console.say)
+    if config.texts.path == "teacher":
+        with session.watch("sampling"):
+            texts = _texts_of_teachers(config, tokenizer, task)
+    else:
+        texts = _texts_of_file(config, tokenizer, say=session.console.say)
+    refuse_long_texts(model, texts, "the student")
+    return texts
+
+
+def _texts_of_teachers(config: DistillationConfig, tokenizer: PreTrainedTokenizerBase, task: Task) -> list[Answers]:
     problems = distinct_problems(task, seed=config.seed, count=config.texts.problems)
     by_teacher: dict[str, list[Problem]] = {}
     for problem in problems:
         by_teacher.setdefault(teacher_of(problem, config), []).append(problem)
-    with session.watch("sampling"):
-        return [
-            text for name, own in by_teacher.items() for text in _texts_of_teacher(name, own, config, tokenizer, task)
-        ]
+    return [text for name, own in by_teacher.items() for text in _texts_of_teacher(name, own, config, tokenizer, task)]
 
 
 def _texts_of_teacher(
@@ -169,7 +181,7 @@ def _texts_of_teacher(
     )
     texts = []
     for one in candidates:
-        prompt = encode_prompt(tokenizer, messages_for(one.problem, config.system_prompt))
+        prompt = encode_problem(tokenizer, one.problem, config.system_prompt)
         group = Group(prompt, [list(answer.tokens) for answer in one.answers])
         texts.append(Answers(group, name, [prompt] * len(one.answers), None, one))
     return texts
@@ -192,6 +204,22 @@ def _texts_of_file(
         for _, groups in encoded.kept
         for group in groups
     ]
+
+
+def refuse_long_texts(network: PreTrainedModel, answers: Sequence[Answers], who: str) -> None:
+    """See that a model can read completions behind the prompts that the teacher sees; of texts, these are the
+    student's too.
+
+    Raises:
+        UserError: it cannot.
+    """
+    longest = max(
+        len(prompt) + len(completion)
+        for one in answers
+        for prompt, completion in zip(one.teacher_prompts, one.group.completions, strict=True)
+    )
+    lower = "max_new_tokens, texts.max_length, or what teacher_prompt adds"
+    refuse_long(network.config, longest, f"{who} is to read {longest} tokens", lower)
 
 
 # ---------------------------------------------------------------------------------------------------------- for a step

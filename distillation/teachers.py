@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distillation.batches import Answers
+from distillation.batches import Answers, refuse_long_texts
 from distillation.config import DistillationConfig
 from distillation.distributions import TeacherStates
 from rlhf.errors import UserError
@@ -15,7 +15,6 @@ from rlhf.logprobs import completion_states
 from rlhf.models.frozen import without_adapters
 from rlhf.models.policy import load_tokenizer, move_towards
 from rlhf.run.session import Session
-from rlhf.sampling import refuse_long_prompts
 
 SHOWN = 3  # tokens that a message names
 
@@ -68,21 +67,16 @@ class Teachers:
         else:
             yield network
 
-    def refuse_long(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Check that every teacher can read these prompts, with max_new_tokens more.
-
-        Raises:
-            UserError: one cannot.
-        """
-        for network in self.networks.values():
-            refuse_long_prompts(network, prompts, self.config.max_new_tokens)
-
     @torch.no_grad()
     def states(self, name: str, answers: Sequence[Answers]) -> TeacherStates:
         """What a teacher makes of completions, each behind the prompt that the teacher sees: hidden states (n, t, e).
 
         Completions behind the same prompt share a row.
+
+        Raises:
+            UserError: the teacher cannot read as much.
         """
+        refuse_long_texts(self.networks[name], answers, f"{_key(self.config)}: '{name}'")
         groups: list[Group] = []
         order: list[int] = []  # of the completions in the groups: their numbers among all of `answers`
         first = 0

@@ -42,7 +42,6 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
     from rlhf.evaluate.held_out import HeldOut
     from rlhf.run.session import open_session
     from rlhf.tasks.of_config import open_tasks, training_task
-    from rlhf.text.chat import refuse_unknown_prompts
 
     config = command.config
     tasks = open_tasks(config)
@@ -56,9 +55,9 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
         model, tokenizer = session.load_policy()
         teachers = Teachers(session, model) if config.compares else None
         held_out = HeldOut({name: task for name, task in tasks.items() if task.verifies}, config)
-        texts = open_texts(session, tokenizer, task)
+        texts = open_texts(session, model, tokenizer, task)
         sampler = Sampler(session, model, tokenizer, task, texts)
-        refuse_unknown_prompts(tokenizer, sampler.first_prompts())
+        held_out.refuse_unreadable(model, tokenizer, sampler.first_problems())
         learner = Learner(session, model, teachers)
 
         session.begin()

@@ -12,10 +12,10 @@ from rlhf.evaluate.task import evaluate_task
 from rlhf.groups import Layout
 from rlhf.logprobs import Scorer, score
 from rlhf.sampling import refuse_long_prompts
-from rlhf.tasks.problem import Problem, messages_for
+from rlhf.tasks.encoding import encode_problem
+from rlhf.tasks.problem import Problem
 from rlhf.tasks.procedural import ProceduralTask
 from rlhf.tensors import masked_sum
-from rlhf.text.chat import encode_prompt
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def refuse_long_problems(
         UserError: it cannot.
     """
     for task in data.tasks if data.held_out else ():
-        prompts = [encode_prompt(tokenizer, messages_for(it, None)) for it in _problems(task, data, config)]
+        prompts = [encode_problem(tokenizer, it, None) for it in _problems(task, data, config)]
         refuse_long_prompts(model, prompts, config.eval_max_new_tokens, key="eval_max_new_tokens")
 
 

@@ -43,10 +43,11 @@ from rlhf.models.policy import load
 from rlhf.models.reward_model import Combine, RewardModel
 from rlhf.random_keys import of_samples
 from rlhf.sampling import sample
+from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task, messages_for
 from rlhf.tasks.registry import open_task
 from rlhf.tensors import in_fp32, masked_sum
-from rlhf.text.chat import encode_prompt, end_tokens
+from rlhf.text.chat import end_tokens
 
 TOKEN_BUDGET = 8192  # of the rows in which completions are scored
 SHOWN = 40  # completions that are kept to look at
@@ -113,7 +114,7 @@ def _measure_policy(job: Job) -> dict[str, Any]:
     """A completion of every problem, by the policy."""
     task, problems = _held_out(job)
     policy, start, tokenizer = _load(job)
-    prompts = [encode_prompt(tokenizer, messages_for(problem, None)) for problem in problems]
+    prompts = [encode_problem(tokenizer, problem, None) for problem in problems]
     sampled = sample(
         policy,
         prompts,

@@ -17,9 +17,10 @@ from rlhf.distributed import all_reduce_sum, gather, local_shard
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
-from rlhf.sampling import SampledCompletions, refuse_long_prompts, sample
-from rlhf.tasks.problem import Problem, Task, messages_for
-from rlhf.text.chat import encode_prompt, end_tokens, length_up_to, refuse_unknown_prompts
+from rlhf.sampling import SampledCompletions, sample
+from rlhf.tasks.encoding import encode_problem
+from rlhf.tasks.problem import Problem, Task
+from rlhf.text.chat import end_tokens, length_up_to
 
 Prompted = tuple[int, Problem, list[int]]  # a problem's number in the training stream, the problem, its prompt
 
@@ -48,16 +49,6 @@ class Sampler:
         self.next_problem = 0  # of the next problem in the training stream
         self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
         self.waiting: list[list[Rollout]] = []  # batches that were sampled and not trained on yet, the oldest first
-
-    def refuse_unreadable(self, problems: Sequence[Problem]) -> None:
-        """Check that the model can read the prompts of these problems, with max_new_tokens more.
-
-        Raises:
-            UserError: it cannot.
-        """
-        prompts = [self._prompt(problem) for problem in problems]
-        refuse_unknown_prompts(self.tokenizer, prompts)
-        refuse_long_prompts(self.model, prompts, self.config.max_new_tokens)
 
     def first_problems(self) -> list[Problem]:
         """The problems of the first batch; `sample` checks later ones when they are drawn."""
@@ -205,7 +196,7 @@ class Sampler:
         return [replace(rollout, greedy=own) for rollout, own in zip(rollouts, rewarded, strict=True)]
 
     def _prompt(self, problem: Problem) -> list[int]:
-        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
+        return encode_problem(self.tokenizer, problem, self.config.system_prompt)
 
     def _up_to_the_answer(self, sampled: SampledCompletions) -> SampledCompletions:
         """As if sampling had stopped at </answer>: what comes after it is neither rewarded nor trained on."""

@@ -64,7 +64,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         reward = make_reward(task, config)
         model, tokenizer = session.load_policy()
         sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe)
-        sampler.refuse_unreadable([*held_out.all(), *sampler.first_problems()])
+        held_out.refuse_unreadable(model, tokenizer, sampler.first_problems())
         reference = Reference.load(session, model, recipe) if config.kl_coef else None
         layout = session.layout  # how groups are laid in rows and micro-batches
         critic = None

@@ -25,9 +25,10 @@ from rlhf.evaluate.reward_model import RewardModelScore
 from rlhf.groups import Group
 from rlhf.random_keys import Key, of_selection, of_training
 from rlhf.run.session import Session
-from rlhf.sampling import refuse_long_prompts, sample
-from rlhf.tasks.problem import Problem, Task, messages_for
-from rlhf.text.chat import encode_prompt, end_tokens, refuse_unknown_prompts
+from rlhf.sampling import sample
+from rlhf.tasks.encoding import encode_problem
+from rlhf.tasks.problem import Problem, Task
+from rlhf.text.chat import end_tokens
 
 
 class Rounds:
@@ -49,16 +50,6 @@ class Rounds:
         self.selected: list[Selected] = []  # of the round so far, the same in every process
 
     # ---------------------------------------------------------------- what the loop asks for
-
-    def refuse_unreadable(self, problems: Sequence[Problem]) -> None:
-        """Check that the model can read the prompts of these problems, with max_new_tokens more.
-
-        Raises:
-            UserError: it cannot.
-        """
-        prompts = [self._prompt(problem) for problem in problems]
-        refuse_unknown_prompts(self.tokenizer, prompts)
-        refuse_long_prompts(self.model, prompts, self.config.max_new_tokens)
 
     def problems(self, number: int) -> list[Problem]:
         """The training problems of round `number`, counted from 0: the next of the stream."""
@@ -123,7 +114,7 @@ class Rounds:
         first = number * self.config.prompts_per_round
         mine = local_shard(list(enumerate(self.problems(number), start=first)), self.accelerator)
         problems = [problem for _, problem in mine]
-        prompts = [self._prompt(problem) for problem in problems]
+        prompts = [encode_problem(self.tokenizer, problem, self.config.system_prompt) for problem in problems]
         tokens = self._sample(number, prompts, [of_training(self.config.seed, i) for i, _ in mine])
         answers = [[sampled_answer(self.tokenizer, it) for it in own] for own in tokens]
         verdicts = [
@@ -155,9 +146,6 @@ class Rounds:
             return draw()
         policy = [fingerprint(config.model_name), self.session.precision]
         return cached("rounds", key(policy, prompts, keys, how, self.end_tokens), draw)
-
-    def _prompt(self, problem: Problem) -> list[int]:
-        return encode_prompt(self.tokenizer, messages_for(problem, self.config.system_prompt))
 
 
 def nothing_selected(

@@ -59,7 +59,7 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
         held_out = HeldOut(tasks, config)
         model, tokenizer = session.load_policy()
         rounds = Rounds(session, model, tokenizer, task, reward_model)
-        rounds.refuse_unreadable([*held_out.all(), *rounds.problems(0)])
+        held_out.refuse_unreadable(model, tokenizer, rounds.problems(0))
         scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
         start = StartingPoint(model, optimizer) if config.train_from == "start" else None
 

@@ -19,8 +19,9 @@ from rlhf.distributed import open_device
 from rlhf.models.policy import choose_precision, load, load_tokenizer
 from rlhf.random_keys import of_candidates
 from rlhf.sampling import sample
+from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task, Verdict, messages_for
-from rlhf.text.chat import encode_prompt, end_tokens
+from rlhf.text.chat import end_tokens
 
 type Noise = Literal["swap", "longer"]
 
@@ -77,7 +78,7 @@ def sample_candidates(
     questions = [problem.question for problem in problems]
     tokenizer = tokenizer or load_tokenizer(model_name)
     ends = end_tokens(tokenizer)
-    prompts = [encode_prompt(tokenizer, messages_for(problem, system_prompt)) for problem in problems]
+    prompts = [encode_problem(tokenizer, problem, system_prompt) for problem in problems]
     how = [count, max_new_tokens, seed, temperature, ends]
     entry = key(fingerprint(model_name), questions, prompts, how, "candidates 3")
 

@@ -9,7 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.sampling import SamplingConfig
 from rlhf.evaluate.task import Reward, evaluate_task
+from rlhf.sampling import refuse_long_prompts
+from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task
+from rlhf.text.chat import refuse_unknown_prompts
 
 
 @runtime_checkable  # for beartype, in tests
@@ -34,8 +37,18 @@ class HeldOut:
         self.tasks, self.config, self.stop_at = tasks, config, stop_at
         self.problems = {name: task.held_out_problems(config.eval_problems) for name, task in tasks.items()}
 
-    def all(self) -> list[Problem]:
-        return [problem for problems in self.problems.values() for problem in problems]
+    def refuse_unreadable(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, first: Sequence[Problem]
+    ) -> None:
+        """See that the model can read these problems, and the first of training, with max_new_tokens more.
+
+        Raises:
+            UserError: a prompt is too long, or too many are of letters that the tokenizer does not know.
+        """
+        held_out = [problem for problems in self.problems.values() for problem in problems]
+        prompts = [encode_problem(tokenizer, it, self.config.system_prompt) for it in [*held_out, *first]]
+        refuse_unknown_prompts(tokenizer, prompts)
+        refuse_long_prompts(model, prompts, self.config.max_new_tokens)
 
     def evaluate(
         self,

@@ -79,6 +79,33 @@ def test_a_bucket_for_no_token_is_refused(models: list[str], tmp_path: Path) -> 
 # ----------------------------------------------------------------------------------------------------- several teachers
 
 
+@pytest.mark.parametrize(
+    ("settings", "reader"),
+    [
+        ({"teacher_sees": "feedback", "objective": "reverse_kl"}, "teacher: '"),
+        ({"on_policy_share": 0.0, "objective": "sequence", "texts": {"path": "texts.jsonl"}}, "the student"),
+    ],
+)
+def test_more_than_a_model_reads_is_refused(tmp_path: Path, monkeypatch, settings: dict, reader: str) -> None:
+    """Rotary positions beyond the last one would be computed without a word."""
+    monkeypatch.chdir(tmp_path)
+    model = save_tiny(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 90}))
+    row = {"prompt": "q" * 40, "completion": "a" * 90}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=rf"{reader}.* is to read \d+ tokens, and the model .* reads 90 tokens at most"):
+        distillation.run(model=str(model), output_dir=tmp_path / "run", **{**SHORT, **settings})
+
+
+def test_prompts_are_checked_before_the_first_step(models: list[str], tmp_path: Path) -> None:
+    rows = [{"prompt": f"\u2603 {i}?", "answer": str(i)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"task": "prompts", "task_config": {"path": str(tmp_path / "rows.jsonl"), "match": "number"}}
+    with pytest.raises(UserError, match="the model's tokenizer does not know"):
+        distillation.run(model=models[0], teacher=models[1], output_dir=tmp_path / "run", **SHORT, **asked)
+
+
 def test_each_task_has_its_own_teacher(models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both score the tokens of their own task alone, on-policy and off."""
     asked: dict[str, set[str]] = {}

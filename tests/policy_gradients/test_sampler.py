@@ -21,7 +21,6 @@ from rlhf.logprobs import Scorer, score
 from rlhf.sampling import SampledCompletions
 from rlhf.tasks.problem import Problem
 from rlhf.tasks.procedural import ProceduralTask
-from rlhf.text.chat import encode_prompt
 
 TASK = ProceduralTask("spell_backward", {"min_word_len": 3, "max_word_len": 6}, answer_in="text")
 
@@ -269,29 +268,6 @@ def test_what_follows_the_answer_is_neither_rewarded_nor_trained_on(
     assert rollout.sampled.truncated == [stop_at == "end", True]
     batch = it.batch([rollout])
     assert batch.length.tolist() == [len(tokens) for tokens in rollout.sampled.tokens]
-
-
-def test_problems_are_checked_with_their_prompts(model, accelerator, monkeypatch) -> None:
-    """With the system prompt, by the tokenizer's words, and with room for the completion."""
-    it = sampler(model, accelerator, system_prompt="Be brief.", max_new_tokens=17)
-    problems, asked = TASK.held_out_problems(3), []
-    monkeypatch.setattr("policy_gradients.sampler.refuse_unknown_prompts", lambda *given: asked.append(given))
-    monkeypatch.setattr("policy_gradients.sampler.refuse_long_prompts", lambda *given: asked.append(given))
-    it.refuse_unreadable(problems)
-    words = [
-        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": problem.question}]
-        for problem in problems
-    ]
-    prompts = [encode_prompt(it.tokenizer, messages) for messages in words]
-    assert asked == [(it.tokenizer, prompts), (model, prompts, 17)]
-
-
-def test_a_prompt_that_the_model_cannot_read_is_refused(model, accelerator) -> None:
-    with pytest.raises(UserError):
-        sampler(model, accelerator, max_new_tokens=10**6).refuse_unreadable(TASK.held_out_problems(1))
-    unknown = Problem("\u2603", "", {})
-    with pytest.raises(UserError):
-        sampler(model, accelerator).refuse_unreadable([unknown])
 
 
 def test_generated_tokens_include_those_that_do_not_count(model, accelerator) -> None:

@@ -206,6 +206,14 @@ def test_nothing_to_select_is_said(run: Run, folder: Path, tmp_path: Path, monke
     assert not (tmp_path / "run").exists()
 
 
+def test_the_first_round_must_be_readable(folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"\u2603 {i}?", "answer": str(i)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--task", "prompts", "--task_config", f"{{path: {tmp_path / 'rows.jsonl'}, match: number}}"]
+    with pytest.raises(UserError, match="the model's tokenizer does not know"):
+        go(folder, tmp_path / "run", *asked)
+
+
 def test_prompts_without_answers_need_a_reward_model(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(30)))
