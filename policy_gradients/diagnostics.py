@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -77,6 +78,8 @@ METRICS: dict[str, dict[str, Any]] = {
         "unit": "",
     },
     "length/mean": {"description": "Mean length of a completion", "unit": "tokens"},
+    "length/right": {"description": "Mean length of the completions that are right", "unit": "tokens"},
+    "length/wrong": {"description": "Mean length of those that are not", "unit": "tokens"},
     "length/max": {"description": "Longest completion", "unit": "tokens"},
     "length/truncated": {"description": "Share of completions cut at max_new_tokens", "unit": ""},
     "sampler/logp_gap": {
@@ -102,6 +105,7 @@ METRICS: dict[str, dict[str, Any]] = {
 # What there is only where completions are compared with an answer.
 OF_VERDICTS = {
     *("reward/exact", "reward/format", "reward/partial", "reward/unverified", "groups/solved", "groups/failed"),
+    *("length/right", "length/wrong"),
 }
 ON_POLICY = (
     "a batch has one optimizer step, taken by the policy that sampled it, so the ratio is 1 and the clip never acts; "
@@ -138,13 +142,16 @@ def batch_metrics(
     """Metrics of a batch of rollouts, over all processes; and what the judges among the reward functions have cost."""
     components = [it for rollout in batch.rollouts for it in rollout.components]
     exact = [[it["exact"] for it in rollout.components] for rollout in batch.rollouts if rollout.is_verified]
-    reward = batch.reward
+    right = torch.tensor([it.get("exact", math.nan) for it in components])
+    reward, length = batch.reward, batch.length
     n, b = len(components), len(batch.rollouts)
     found: dict[str, tuple[float, int]] = {  # sums, and over how many
         "reward/mean": (float(reward.sum()), n),
         **{f"reward/{name}": _sum_of(name, components) for name in _names(components, accelerator)},
         "reward/std": (float(reward.square().sum()), n),
-        "length/mean": (float(batch.length.sum()), n),
+        "length/mean": (float(length.sum()), n),
+        "length/right": (float(length[right == 1].sum()), int((right == 1).sum())),
+        "length/wrong": (float(length[right == 0].sum()), int((right == 0).sum())),
         "length/truncated": (float(batch.truncated.sum()), n),
         "groups/contrast": (float((reward != reward[:, :1]).any(1).sum()), b),
         "groups/solved": (sum(min(own) == 1 for own in exact), len(exact)),
@@ -156,7 +163,7 @@ def batch_metrics(
     metrics = {key: total / count for key, total, count in zip(found, sums, counts, strict=True) if count}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
     metrics["groups/drawn"] = float(batch.drawn)
-    metrics["length/max"] = float(accelerator.gather(batch.length.max()[None].to(accelerator.device)).max())
+    metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
     return metrics | judge_metrics((functions or {}).values(), accelerator)
 
 

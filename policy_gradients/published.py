@@ -197,6 +197,11 @@ def _contradictions(
             f"group_size: {name} compares the completions of a prompt, so 2 at least, not {config.group_size}",
             "--group_size 8 is usual; reinforce and ppo work with 1.",
         )
+    if (config.pass_k or 0) > config.group_size:
+        yield (
+            f"pass_k: a prompt has {config.group_size} completions, of which nobody can choose {config.pass_k}",
+            f"--group_size {2 * config.pass_k} and --pass_k {config.pass_k}, for example.",
+        )
     updates = config.epochs_per_batch * config.steps_per_batch
     if not algorithm.has_ratio and (updates > 1 or config.staleness) and config.importance == "none":
         when = f"{config.staleness} steps old" if config.staleness else f"for {updates} optimizer steps"

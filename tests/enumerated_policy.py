@@ -8,7 +8,7 @@ from torch import Tensor
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.credit import Outcomes, per_completion
-from policy_gradients.defaults import resolve
+from policy_gradients.defaults import Recipe, resolve
 from rlhf.aggregate import Totals, sequence_sum
 from rlhf.tensors import masked_sum
 
@@ -53,13 +53,16 @@ class Enumerated:
         return -self.gradient(aggregate(loss, self.mask, Totals(15, int(self.mask.sum()), 3)))
 
 
-def expected_ascent(name: str, policy: Enumerated, reward: Tensor, *, g: int, **known: Tensor) -> Tensor:
+def expected_ascent(
+    name: str, policy: Enumerated, reward: Tensor, *, g: int, recipe: Recipe | None = None, **known: Tensor
+) -> Tensor:
     """The expected gradient of a group of g, every one of the 15^g groups with its probability.
 
     Args:
+        recipe: that of the algorithm, unless another is given.
         known: what the advantage takes beside reward and length.
     """
-    recipe = RECIPES[name]
+    recipe = recipe or RECIPES[name]
     logp, length = masked_sum(policy.logp(), policy.mask), policy.mask.sum(1)
     total = torch.zeros(())
     for group in itertools.product(range(15), repeat=g):

@@ -147,6 +147,7 @@ BOUNDS = {  # (the largest value that is refused below, the smallest that is ref
     "max_shift": (0, 1),
     "reward_shift": (-1, 1),
     "length_alpha": (0, None),
+    "pass_k": (0, None),
 }
 
 

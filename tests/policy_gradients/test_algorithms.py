@@ -1,9 +1,12 @@
 """Whole algorithms: against exact gradients of policies whose outcomes are enumerated, and cut into micro-batches."""
 
+import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from enumerated_policy import RECIPES, Enumerated, expected_ascent
@@ -22,6 +25,7 @@ from rlhf.logprobs import Scorer
 from rlhf.tensors import masked_sum
 
 ROOT = Path(__file__).parents[2]
+PASS_2 = resolve(PolicyGradientConfig(algorithm="passk", pass_k=2))
 
 
 def test_the_enumeration_is_whole() -> None:
@@ -347,6 +351,45 @@ def test_maxrl_is_the_gradient_of_log_success_cut_after_g_less_one_terms(g: int)
     p = (policy.probability() * success).sum()
     exact = policy.gradient(-sum((1 - p) ** k / k for k in range(1, g)))
     torch.testing.assert_close(expected_ascent("maxrl", policy, success, g=g), exact, atol=1e-12, rtol=1e-9)
+
+
+def test_passk_by_hand() -> None:
+    """g = 4, k = 2, two right ones: 1 of 6 pairs fails, std sqrt(5) / 6. Right: (1/6) / std = 1 / sqrt(5). A wrong one
+    is in 3 pairs, of which 1 fails: (1/6 - 1/3) / std. None where all are wrong, or fewer than k."""
+    reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0] * 4, [1.0] * 4, [1.0, 1.0, 0.0, 1.0]])
+    x = 5**-0.5
+    adv = PASS_2.advantage(reward)
+    torch.testing.assert_close(adv, torch.tensor([[x, -x, -x, x], *[[0.0] * 4] * 3]))
+    with pytest.raises(ValueError, match="0 or 1"):
+        PASS_2.advantage(reward / 2)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_passk_compares_choices_of_k_completions(k: int) -> None:
+    """By the definition: every choice of k out of 5, its reward the best in it, drawn one by one."""
+    recipe = resolve(PolicyGradientConfig(algorithm="passk", pass_k=k))
+    for reward in itertools.product((0.0, 1.0), repeat=5):
+        best = {choice: max(reward[i] for i in choice) for choice in itertools.combinations(range(5), k)}
+        mean, std = np.mean(list(best.values())), np.std(list(best.values()))
+        wanted = [np.mean([best[choice] for choice in best if i in choice]) - mean for i in range(5)]
+        found = recipe.advantage(torch.tensor([reward]))[0]
+        assert found.tolist() == pytest.approx([x / std if std else 0.0 for x in wanted], abs=1e-6)
+
+
+def test_passk_is_the_gradient_of_pass_at_k() -> None:
+    """Times the standard deviation of the choices: (1/k) (1 - k/g) that of 1 - (1 - p)^k, with g = 3 and k = 2."""
+    policy = Enumerated(4)
+    success = (policy.reward > 0.4).double()
+    p = (policy.probability() * success).sum()
+    exact = policy.gradient(1 - (1 - p) ** 2) / 2 / 3
+
+    def before_std(reward: Tensor) -> Tensor:
+        wrong = (reward == 0).double().sum()
+        fail = wrong * (wrong - 1) / 6
+        return PASS_2.advantage(reward) * (fail * (1 - fail)).sqrt()
+
+    found = expected_ascent("passk", policy, success, g=3, recipe=replace(PASS_2, advantage=before_std))
+    torch.testing.assert_close(found, exact, atol=1e-12, rtol=1e-9)
 
 
 def test_opo_by_hand() -> None:

@@ -91,6 +91,8 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "grpo", "baseline": "running_mean"}, "baseline"),
         ({"algorithm": "rloo", "staleness": 1}, "1 steps old"),
         ({"algorithm": "rloo", "dual_clip": 3.0}, "dual_clip"),
+        ({"algorithm": "passk", "group_size": 2}, "pass_k"),
+        ({"algorithm": "passk", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
         ({"algorithm": "opo", "steps_per_batch": 2}, "has no ratio"),
         ({"algorithm": "opo", "clip_high": 0.2}, "clip_high"),
         ({"algorithm": "opo", "group_size": 1}, "group_size"),

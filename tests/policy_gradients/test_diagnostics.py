@@ -60,6 +60,8 @@ def test_batch_metrics_by_hand(accelerator) -> None:
         "groups/failed": 1 / 3,
         "groups/drawn": 0.0,
         "length/mean": 3.0,
+        "length/right": 8 / 3,
+        "length/wrong": 10 / 3,
         "length/max": 5.0,
         "length/truncated": 1 / 3,
     }
