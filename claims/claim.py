@@ -130,6 +130,7 @@ class Claim:
         seeds: how many there are unless the command line says otherwise; 10 where a run takes under a minute.
         setting: on what all this happens, in a sentence: model, task, budget.
         x: the title of the horizontal axis of arms that have an `x`, with its unit.
+        log_x: whether that axis is logarithmic.
         before: what is made before the arms, with each seed: runs, and files. Settings name it by `RunOf`.
         over_runs: from the directories of all runs of a seed, by arm and by the names of `before`, to their numbers.
         text: for the page: what was tried, and what a reader should take from it.
@@ -150,6 +151,7 @@ class Claim:
     compute: Callable[[int], Numbers] | None = None
     curves: Sequence[Curve] = ()
     x: str = ""
+    log_x: bool = False
 
     def __post_init__(self) -> None:
         """Raises: ValueError: the claim contradicts itself."""

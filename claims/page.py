@@ -1,17 +1,15 @@
 """The page of a claim, in Markdown: what is claimed, what differs, what was measured, what was found, the verdict."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims.claim import Arm, Claim, File, RunOf
+from claims.claim import Arm, Claim, File, Measure, RunOf
 from claims.results import Results
-from claims.verdicts import overall
+from claims.verdicts import over_seeds, overall
 from claims.words import between, claimed, compared, number, with_interval
 from rlhf.report.numbers import duration
-from rlhf.statistics import t_interval
 
 HEAD = (
     "<!-- A claim of this project; written by python -m claims. -->\n"  # by which the page is known when it is replaced
@@ -65,8 +63,9 @@ def _in_short(seeds: int) -> str:
 
 
 def _arms(claim: Claim) -> str:
-    """What each arm does, and the settings that only it has; then what all have."""
-    rows = [[name, arm.what, _settings(arm)] for name, arm in claim.arms.items()]
+    """What each arm does, and the settings that only it has; then what all have. A line is one arm."""
+    lines = {arm.line or name: arm for name, arm in claim.arms.items()}
+    rows = [[name, arm.what, _settings(arm)] for name, arm in (lines if claim.x else claim.arms).items()]
     settings = any(arm.settings for arm in claim.arms.values())
     head = ["arm", "what it does", "settings"]
     parts = [table(head if settings else head[:2], rows if settings else [row[:2] for row in rows])]
@@ -95,24 +94,37 @@ def _name(value: Any) -> Any:
 def _measures(claim: Claim) -> str:
     if len(claim.measures) == 1:
         (one,) = claim.measures
-        return f"{one.name}, in {one.unit}: {one.what}."
-    return "\n\n" + "\n".join(f"- **{one.name}**, in {one.unit}: {one.what}." for one in claim.measures)
+        return f"{one.name} ({one.unit}): {one.what}."
+    return "\n\n" + "\n".join(f"- **{one.name}** ({one.unit}): {one.what}." for one in claim.measures)
 
 
 def _values(claim: Claim, results: Results) -> str:
-    """Each arm's mean and interval of each measure, and, of the first one, what each seed gave."""
+    """Each arm's mean and interval of each measure, and, of the first one, what each seed gave; or a table of lines."""
+    if claim.x:
+        return "\n\n".join(_lines(claim, measure, results) for measure in claim.measures)
     first = claim.measures[0]
     rows = []
     for arm in claim.arms:
-        cells = [_mean(results.values[measure.name][arm]) for measure in claim.measures]
+        cells = [_mean(measure, results.values[measure.name][arm]) for measure in claim.measures]
         rows.append([arm, *cells, ", ".join(map(number, results.values[first.name][arm]))])
     of_seeds = "seeds" if len(claim.measures) == 1 else f"seeds ({first.name})"
     return table(["arm", *(measure.name for measure in claim.measures), of_seeds], rows)
 
 
-def _mean(values: Sequence[float]) -> str:
-    known = [value for value in values if math.isfinite(value)]
-    return with_interval(t_interval(known)) if known else "–"
+def _lines(claim: Claim, measure: Measure, results: Results) -> str:
+    """A measure of arms that have an `x`: a row for each line, a column for each x."""
+    at = sorted({arm.x for arm in claim.arms.values() if arm.x is not None})
+    cells: dict[str, dict[float, str]] = {}
+    for name, arm in claim.arms.items():
+        if arm.x is not None:
+            cells.setdefault(arm.line or name, {})[arm.x] = _mean(measure, results.values[measure.name][name])
+    rows = [[line, *(of_x.get(x, "–") for x in at)] for line, of_x in cells.items()]
+    return f"{measure.name} ({measure.unit}), at {claim.x}:\n\n" + table(["", *map(number, at)], rows)
+
+
+def _mean(measure: Measure, values: Sequence[float]) -> str:
+    mean = over_seeds(measure, values)
+    return with_interval(mean) if mean else "–"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

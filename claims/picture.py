@@ -4,6 +4,7 @@ A row for each measure: to the left each arm's seeds, mean and 95 % interval; to
 a line at equal and the verdict beside each. Below them the curves, mean and band over seeds, named at their ends.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -11,11 +12,11 @@ from typing import Any
 
 from claims.claim import Claim, Curve, Measure
 from claims.results import Results
-from claims.verdicts import Comparison
+from claims.verdicts import Comparison, over_seeds
 from claims.words import between, compared
 from rlhf.report import charts
 from rlhf.report.curves import short
-from rlhf.statistics import t_interval
+from rlhf.statistics import Estimate, t_interval
 
 ROW = 34  # pixels of an arm
 WIDTH, OF_DIFFERENCES, OF_CURVES = 400, 330, 430
@@ -31,18 +32,19 @@ def write_picture(claim: Claim, results: Results, output: Path) -> Path:
 def draw(claim: Claim, results: Results) -> charts.Spec:
     """The figure as a Vega-Lite spec."""
     comparisons = results.comparisons(claim)
+    has_x = any(arm.x is not None for arm in claim.arms.values())
     rows = []
     for measure in claim.measures:
         own = [one for one in comparisons if one.measure == measure]
-        has_x = any(arm.x is not None for arm in claim.arms.values())
         left = _over_x(claim, measure, results) if has_x else _arms(claim, measure, results)
         rows.append({"hconcat": [left, _differences(own, measure)] if own else [left], "spacing": 30})
     curves = [_curves(curve, results) for curve in claim.curves]
     rows += [{"hconcat": curves[i : i + 2], "spacing": 90} for i in range(0, len(curves), 2)]
     n = len(results.seeds)
     about = f"{claim.paper.authors}, {claim.paper.year}. {claim.setting}"
-    over = f"{n} seeds: a small dot is a seed, a large one the mean, lines and bands are 95 % intervals over seeds."
-    subtitle = [*wrap(about, LINE + 20), over if n > 1 else "One seed."]
+    dots = "" if has_x else "a small dot is a seed, a large one the mean; "
+    over = f"{n} seeds: {dots}thick lines and bands are 95 % intervals over seeds." if n > 1 else "One seed."
+    subtitle = [*wrap(about, LINE + 20), over]
     return {
         "vconcat": rows,
         "spacing": 30,
@@ -60,27 +62,26 @@ def _axis(measure: Measure, title: str) -> charts.Spec:
 def _arms(claim: Claim, measure: Measure, results: Results) -> charts.Spec:
     """Each arm's seeds, mean and interval, one arm below the other."""
     values = results.values[measure.name]
-    names = [arm for arm in claim.arms if any(value == value for value in values[arm])]
+    means = {arm: mean for arm in claim.arms if (mean := over_seeds(measure, values[arm]))}
+    names = list(means)
     x = _axis(measure, f"{measure.name}, {measure.unit}")
-    y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 320, "grid": True}}
+    y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 400, "grid": True}}
     seeds = [{"g": arm, "v": short(value)} for arm in names for value in values[arm] if value == value]
-    means = [_interval_row(arm, values[arm]) for arm in names]
     layers = [
         {"data": {"values": seeds}, "mark": {"type": "point", "filled": True, "size": 18, "opacity": 0.45}}
         | {"encoding": {"x": {"field": "v", **x}}},
-        *_interval_layers(means, x),
+        *_interval_layers([_interval_row(*mean) for mean in means.items()], x),
     ]
     return {"width": WIDTH, "height": ROW * len(names), "encoding": {"y": y}, "layer": layers}
 
 
-def _interval_row(name: str, values: Sequence[float]) -> dict[str, Any]:
-    estimate = t_interval([value for value in values if value == value])
+def _interval_row(name: str, estimate: Estimate) -> dict[str, Any]:
     return {"g": name, "v": short(estimate.value), "l": short(estimate.low), "h": short(estimate.high)}
 
 
 def _interval_layers(rows: Sequence[Mapping[str, Any]], x: charts.Spec) -> list[charts.Spec]:
     data = {"values": list(rows)}
-    rule = {"type": "rule", "strokeWidth": 2.5}
+    rule = {"type": "rule", "strokeWidth": 3, "color": charts.SERIES["light"][0]}
     return [
         {"data": data, "mark": rule, "transform": [{"filter": "isValid(datum.l)"}]}
         | {"encoding": {"x": {"field": "l", **x}, "x2": {"field": "h"}}},
@@ -93,36 +94,38 @@ def _differences(comparisons: Sequence[Comparison], measure: Measure) -> charts.
     """What was found of each comparison, and its verdict."""
     names = [compared(one) for one in comparisons]
     x = _axis(measure, f"{'ratio' if measure.ratio else 'difference'} of {measure.name}, paired by seed")
-    y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 320, "grid": True}}
+    y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 400, "grid": True}}
     rows = [
-        {"g": compared(one), "v": short(one.found.value), "l": short(one.found.low), "h": short(one.found.high)}
-        | {"c": COLOURS[one.verdict], "t": f"{one.verdict}: {between(one)}"}
+        _interval_row(compared(one), one.found) | {"c": COLOURS[one.verdict], "t": f"{one.verdict}: {between(one)}"}
         for one in comparisons
         if one.found.value == one.found.value
     ]
     colour = {"color": {"field": "c", "type": "nominal", "scale": None}}
     equal = {"data": {"values": [{"e": 1 if measure.ratio else 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]}}
-    text = {"type": "text", "dy": -13, "fontSize": 12}
+    text = {"type": "text", "align": "left", "fontSize": 12}
     layers: list[charts.Spec] = [equal | {"encoding": {"x": {"field": "e", **x}}}]
     for layer in _interval_layers(rows, x):
         layer["encoding"] |= {"y": y} | colour
         layers.append(layer)
     layers.append(
         {"data": {"values": rows}, "mark": text}
-        | {"encoding": {"y": y, "x": {"field": "v", **x}, "text": {"field": "t"}, **colour}}
+        | {"encoding": {"y": y, "x": {"value": OF_DIFFERENCES + 12}, "text": {"field": "t"}, **colour}}
     )
-    return {"width": OF_DIFFERENCES, "height": max(ROW, 46) * len(names), "layer": layers}
+    return {"width": OF_DIFFERENCES, "height": ROW * len(names), "layer": layers}
 
 
 def _over_x(claim: Claim, measure: Measure, results: Results) -> charts.Spec:
     """Lines of arms over their `x`, mean and band over seeds, named at their ends."""
     rows = [
-        {"x": arm.x, **_interval_row(arm.line or name, results.values[measure.name][name])}
+        {"x": arm.x, **_interval_row(arm.line or name, mean)}
         for name, arm in claim.arms.items()
-        if arm.x is not None and any(value == value for value in results.values[measure.name][name])
+        if arm.x is not None and (mean := over_seeds(measure, results.values[measure.name][name]))
     ]
     y = _axis(measure, f"{measure.name}, {measure.unit}")
-    return _lines(rows, x={"field": "x", "type": "quantitative", "title": claim.x}, y=y, width=WIDTH + 60)
+    x = {"field": "x", "type": "quantitative", "title": claim.x, "axis": {"tickCount": 5}}
+    if claim.log_x:
+        x["scale"] = {"type": "log"}
+    return _lines(rows, x=x, y=y, width=WIDTH, log=measure.ratio)
 
 
 def _curves(curve: Curve, results: Results) -> charts.Spec:
@@ -134,13 +137,15 @@ def _curves(curve: Curve, results: Results) -> charts.Spec:
             for x, y in points:
                 by_x.setdefault(x, []).append(y)
         whole = {x: ys for x, ys in by_x.items() if len(ys) == len(of_seeds)}
-        rows += [{"x": x, **_interval_row(arm, ys)} for x, ys in sorted(whole.items())]
+        rows += [{"x": x, **_interval_row(arm, t_interval(ys))} for x, ys in sorted(whole.items())]
     x = {"field": "x", "type": "quantitative", "title": curve.x, "axis": {"tickCount": 5}}
     y = {"type": "quantitative", "title": curve.title, "scale": {"zero": False}, "axis": {"tickCount": 5}}
     return _lines(rows, x=x, y=y, width=OF_CURVES)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], *, x: charts.Spec, y: charts.Spec, width: int) -> charts.Spec:
+def _lines(
+    rows: Sequence[Mapping[str, Any]], *, x: charts.Spec, y: charts.Spec, width: int, log: bool = False
+) -> charts.Spec:
     names = list(dict.fromkeys(row["g"] for row in rows))
     colour = {"field": "g", "type": "nominal", "scale": {"domain": names}, "legend": None}
     dashes = [charts.DASHES[charts.dash_of(i)] for i in range(len(names))]
@@ -152,18 +157,21 @@ def _lines(rows: Sequence[Mapping[str, Any]], *, x: charts.Spec, y: charts.Spec,
         | {"encoding": {"x": x, "y": {"field": "l", **y}, "y2": {"field": "h"}, "color": colour}},
         {"mark": {"type": "line", "strokeWidth": 2.25}}
         | {"encoding": {"x": x, "y": {"field": "v", **y}, "color": colour, "strokeDash": dash}},
-        {"data": {"values": _apart(last, rows)}, "mark": label}
+        {"data": {"values": _apart(last, rows, log=log)}, "mark": label}
         | {"encoding": {"x": x, "y": {"field": "at", **y}, "text": {"field": "g"}, "color": colour}},
     ]
     return {"width": width, "height": 260, "data": {"values": list(rows)}, "layer": layers}
 
 
-def _apart(last: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _apart(last: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], *, log: bool) -> list[dict[str, Any]]:
     """The ends of the lines, each with the height of its name, so that no name lies on another."""
-    shown = [row[key] for row in rows for key in ("v", "l", "h") if row[key] is not None]
-    apart = (max(shown) - min(shown)) * 0.06 or 1e-9
+    there, back = (math.log, math.exp) if log else (float, float)
+    shown = [there(row[key]) for row in rows for key in ("v", "l", "h") if row[key] is not None]
+    apart = (max(shown) - min(shown)) * 0.06
     placed: list[dict[str, Any]] = []
+    least = -math.inf
     for row in sorted(last, key=lambda row: row["v"]):
-        least = placed[-1]["at"] + apart if placed else row["v"]
-        placed.append({**row, "at": max(row["v"], least)})
+        at = max(there(row["v"]), least)
+        least = at + apart
+        placed.append({**row, "at": back(at)})
     return placed

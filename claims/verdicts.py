@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from claims.claim import Expect, Measure
-from rlhf.statistics import Estimate, paired_runs
+from rlhf.statistics import Estimate, paired_runs, t_interval
 
 type Verdict = Literal["seen", "not seen", "opposite", "one seed"]
 
@@ -44,6 +44,15 @@ def compare(expected: Expect, measure: Measure, left: Sequence[float], right: Se
     return Comparison(expected, measure, found, _verdict(expected, found, equal=1.0 if measure.ratio else 0.0))
 
 
+def over_seeds(measure: Measure, values: Sequence[float]) -> Estimate | None:
+    """An arm's mean over the seeds that have a number, geometric where arms are compared by their ratio; None: no seed
+    has one."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return None
+    return _exp(t_interval([math.log(value) for value in known])) if measure.ratio else t_interval(known)
+
+
 def _known(values: Sequence[float]) -> dict[int, float]:
     return {seed: value for seed, value in enumerate(values) if math.isfinite(value)}
 
@@ -51,8 +60,14 @@ def _known(values: Sequence[float]) -> dict[int, float]:
 def _ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
     """The geometric mean of a / b: the interval is that of the mean logarithm."""
     of_logs = paired_runs(*({seed: math.log(value) for seed, value in one.items()} for one in (a, b)))
-    value, low, high = (None if x is None else math.exp(x) for x in of_logs[:3])
-    return Estimate(value or 0.0, low, high, of_logs.n)
+    return _exp(of_logs)
+
+
+def _exp(of_logs: Estimate) -> Estimate:
+    value, low, high, n = of_logs
+    return Estimate(
+        math.exp(value), None if low is None else math.exp(low), None if high is None else math.exp(high), n
+    )
 
 
 def _verdict(expected: Expect, found: Estimate, *, equal: float) -> Verdict:

@@ -6,13 +6,16 @@ from claims.verdicts import Comparison
 from rlhf.statistics import Estimate
 
 FROM_SMALL = 1e-3  # smaller numbers have an exponent
+ROUNDING = 1e-12  # what is smaller is what rounding leaves of 0
 
 
 def number(value: float) -> str:
     """Three significant digits, with a true minus sign."""
     if not math.isfinite(value):
         return "–"
-    text = f"{value:.3g}" if value == 0 or abs(value) >= FROM_SMALL else f"{value:.1e}".replace("e-0", "e-")
+    if abs(value) < ROUNDING:
+        return "0"
+    text = f"{value:.3g}" if abs(value) >= FROM_SMALL else f"{value:.1e}".replace("e-0", "e-")
     return text.replace("e-", "e−").replace("-", "−")
 
 
@@ -28,7 +31,7 @@ def between(one: Comparison) -> str:
     text = with_interval(one.found)
     if one.measure.ratio:
         return f"× {text}"
-    return f"+{text}" if one.found.value > 0 else text
+    return f"+{text}" if one.found.value > ROUNDING else text
 
 
 def compared(one: Comparison) -> str:

@@ -154,7 +154,7 @@ def sequence_gradients() -> dict[str, Tensor]:
     total = (whole * (whole.log() - reference.probability().detach().log())).sum()
     table, table_ref = policy.theta.log_softmax(-1), reference.theta.log_softmax(-1).detach()
     of_states = (table.exp() * (table - table_ref)).sum(-1)  # KL of the next token in each state
-    visits = torch.stack([sum(p[i, 0] for i, o in enumerate(policy.outcomes) if passes(o, s)) for s in policy.prefixes])
+    visits = policy.visits().detach()
     return {
         "exact": of(total),
         "reward, whole completion": of((p * masked_sum(of_tokens, mask)[:, None] * torch.where(mask, logp, 0.0)).sum()),
@@ -163,11 +163,6 @@ def sequence_gradients() -> dict[str, Tensor]:
         "k2 in the loss": of((p * torch.where(mask, k2(logp, logp_ref), 0.0)).sum()),
         "states as they are": of((visits * of_states).sum()),
     }
-
-
-def passes(outcome: str, prefix: str) -> bool:
-    """Whether a completion has a token behind this prefix."""
-    return outcome.startswith(prefix) and len(outcome) > len(prefix)
 
 
 def test_only_what_comes_later_makes_it_the_kl_of_completions() -> None:
