@@ -32,7 +32,7 @@ def add_displacement(paths: Sequence[Path], folder: Path) -> tuple[str, list[Pat
 
 
 def main() -> int | None:
-    from rlhf.run.sweep import compare
+    from rlhf.run.compare import compare
 
     return compare(
         "python -m direct_alignment.compare",

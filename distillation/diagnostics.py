@@ -68,7 +68,9 @@ class StepSums:
     """Sums over the completions and tokens of a step, then means over all processes."""
 
     def __init__(self, batch: Sequence[Answers]):
-        self.found: dict[str, list[float]] = {name: [0.0, 0.0] for name in (*METRICS, "right", "wrong")}  # sum, count
+        self.found: dict[str, list[float]] = {
+            name: [0.0, 0.0] for name in (*METRICS, "sampled", "right", "wrong")
+        }  # sum, count
         self.last: dict[str, float] = {}
         self.loss, self.updates = 0.0, 0
         for one in batch:
@@ -82,6 +84,7 @@ class StepSums:
         if one.group.loss_mask:
             self._add("teacher/says_nothing", [float(not any(mask)) for mask in one.group.loss_mask])
         if one.sampled is not None:
+            self._add("sampled", lengths)
             self._add("length/truncated", one.sampled.truncated)
         if one.candidates is not None:
             exact = [verdict.exact for verdict in one.candidates.verdicts if verdict is not None]
@@ -122,6 +125,7 @@ class StepSums:
             means["teacher/favours_right"] = means["right"] - means["wrong"]
         means["loss"] = flat[0] / max(1, self.updates)
         shown = {name: value for name, value in means.items() if name in described}
+        shown["sampler/tokens"] = sums["sampled"][0]
         return shown | self.last, round(sums["policy/entropy"][1])
 
 

@@ -4,7 +4,8 @@ Every algorithm with its own config and the same budget: prompts, completions, b
 one page, one picture and one table. After an interruption the same command continues.
 
 Algorithms take one optimizer step on a batch, or several, as their configs say; the table counts them. With `--equal
-optimizer_steps` all take the same number of those, and those that take several have fewer batches.
+optimizer_steps` all take the same number of those, and those that take several have fewer batches. With `--equal
+sampled_tokens` all are read where they have sampled as many tokens.
 """
 
 import sys
@@ -50,7 +51,7 @@ def batches(config: PolicyGradientConfig) -> int:
 
 
 def main() -> int | None:
-    from rlhf.run.sweep import compare
+    from rlhf.run.compare import compare
 
     return compare(
         "python -m policy_gradients.compare",
@@ -61,6 +62,7 @@ def main() -> int | None:
         example="--task step_arithmetic --max_steps 60",
         budget=BUDGET,
         read=read,
+        equal=("batches", "optimizer_steps", "sampled_tokens"),
         batches=batches,
     )
 

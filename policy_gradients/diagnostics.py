@@ -163,6 +163,7 @@ def batch_metrics(
     metrics = {key: total / count for key, total, count in zip(found, sums, counts, strict=True) if count}
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
     metrics["groups/drawn"] = float(batch.drawn)
+    metrics["sampler/tokens"] = batch.sampled_tokens
     metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
     return metrics | judge_metrics((functions or {}).values(), accelerator)
 

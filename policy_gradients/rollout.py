@@ -75,6 +75,7 @@ class Batch:
     logp_sampler: Float[Tensor, "n t"]  # the sampler's log-probabilities, nats; zero behind the end
     mask: Bool[Tensor, "n t"]  # True = the token counts in the loss
     drawn: int = 0  # prompts that were sampled to make the batch, over all processes
+    sampled_tokens: float = 0.0  # tokens that were sampled to make it, over all processes
     greedy_reward: Float[Tensor, "b 1"] | None = None  # of the greedy completions; None: the algorithm needs none
     components: Float[Tensor, "b g k"] | None = None  # of the reward, unweighted; None: the algorithm needs none
     weights: Float[Tensor, " k"] | None = None  # of the components

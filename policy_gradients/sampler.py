@@ -47,6 +47,7 @@ class Sampler:
         self.needs = recipe.needs
         self.end_tokens = end_tokens(tokenizer)
         self.next_problem = 0  # of the next problem in the training stream
+        self.tokens = 0  # sampled by this process since the last batch was taken
         self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
         self.waiting: list[list[Rollout]] = []  # batches that were sampled and not trained on yet, the oldest first
 
@@ -62,7 +63,9 @@ class Sampler:
             self.waiting.append(rollouts)
         batch = self.batch(self.waiting.pop(0))
         batch.drawn = self.next_problem - first
-        (mixed,) = all_reduce_sum([sum(rollout.is_mixed for rollout in batch.rollouts)], self.accelerator)
+        mixed = sum(rollout.is_mixed for rollout in batch.rollouts)
+        mixed, batch.sampled_tokens = all_reduce_sum([mixed, self.tokens], self.accelerator)
+        self.tokens = 0
         self.any_mixed = self.any_mixed or mixed > 0
         return batch
 
@@ -186,7 +189,10 @@ class Sampler:
                 **config.kept_tokens,
                 batch=config.sampling_batch,
             )
-        return [self._up_to_the_answer(each) for each in sampled] if config.stop_at == "answer" else sampled
+        if config.stop_at == "answer":
+            sampled = [self._up_to_the_answer(each) for each in sampled]
+        self.tokens += sum(len(tokens) for each in sampled for tokens in each.tokens)
+        return sampled
 
     def _beside(
         self, rollouts: Sequence[Rollout], prompted: Sequence[Prompted], greedy: Sequence[SampledCompletions]

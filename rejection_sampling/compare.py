@@ -31,7 +31,7 @@ def read(name: str, seed: int, shared: list[str]) -> tuple[list[str], Command[Re
 
 
 def main() -> int | None:
-    from rlhf.run.sweep import compare
+    from rlhf.run.compare import compare
 
     return compare(
         "python -m rejection_sampling.compare",
@@ -42,6 +42,7 @@ def main() -> int | None:
         example="--task step_arithmetic --max_steps 60",
         budget=BUDGET,
         read=read,
+        equal=("steps", "sampled_tokens"),
     )
 
 

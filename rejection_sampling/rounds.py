@@ -81,7 +81,8 @@ class Rounds:
         ]
         metrics = metrics_of(answered, reward, allowed, chosen)
         self.session.console.say(in_words(number, metrics, self.config))
-        return {"round": number + 1, **metrics}
+        sampled = sum(len(answer.tokens) for it in answered for answer in it.answers)
+        return {"round": number + 1, "sampler/tokens": float(sampled), **metrics}
 
     def batch(self, place: int) -> list[Group]:
         """The completions of optimizer step `place` of the round: the selection, shuffled anew for every pass."""

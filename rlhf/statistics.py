@@ -28,7 +28,6 @@ from numpy.typing import ArrayLike
 type Array = np.ndarray
 Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 RESAMPLES = 1000
-RESAMPLES_OF_RUNS = 5000  # a few runs are quickly drawn
 
 
 class Estimate(NamedTuple):
@@ -99,7 +98,7 @@ def paired(after: ArrayLike, before: ArrayLike) -> Estimate:
     return Estimate(value, max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value)), len(difference))
 
 
-def paired_runs(after: Mapping[int, float], before: Mapping[int, float]) -> Estimate:
+def paired_runs(after: Mapping[Any, float], before: Mapping[Any, float]) -> Estimate:
     """The mean of `after - before` over the seeds that both have, with Student's interval over these differences.
 
     What the runs of a seed have in common (the order of the prompts, the random numbers of the samples) is in both and
@@ -118,10 +117,10 @@ def paired_runs(after: Mapping[int, float], before: Mapping[int, float]) -> Esti
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """The mean of what is left without the lowest and the highest quarter of the values, all runs and data sets together.
+    """The mean of the values without their lowest and their highest quarter, all runs and data sets together.
 
-    Less moved by one run than the mean, and by all runs, which the median is not. Of n values floor(n / 4) are cut off on
-    each side: of 3 none. Agarwal et al. 2021, section 4.
+    One run moves it less than it moves the mean, and it looks at more runs than the median does. Of n values
+    floor(n / 4) are cut off on each side: of 3 none. Agarwal et al. 2021, section 4.
 
     >>> interquartile_mean([0.0, 0.5, 0.7, 9.0])
     0.6
@@ -165,7 +164,7 @@ def bootstrap_runs(statistic: Callable[..., float], *arms: ArrayLike) -> Estimat
     runs = [np.asarray(arm, dtype=float) for arm in arms]
     value, n = float(statistic(*runs)), len(runs[0])
     rng = np.random.default_rng(0)
-    draws = ([own[rng.integers(len(own), size=len(own))] for own in runs] for _ in range(RESAMPLES_OF_RUNS))
+    draws = ([own[rng.integers(len(own), size=len(own))] for own in runs] for _ in range(RESAMPLES))
     values = np.array([statistic(*drawn) for drawn in draws])
     if np.ptp(values) == 0:
         return Estimate(value, None, None, n)

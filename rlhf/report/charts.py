@@ -222,7 +222,7 @@ def _value_axis(rows: Rows) -> Spec:
 # ------------------------------------------------------------------------------------------------------------ PNG
 
 
-def held_out_figure(panels: Sequence[Panel], *, title: str, subtitle: str) -> Spec:
+def held_out_figure(panels: Sequence[Panel], *, title: str, subtitle: str, along: str = "training step") -> Spec:
     """Held-out curves as a picture: a title, one panel a data set, a legend below."""
     width = 820 if len(panels) == 1 else 460
     drawn = []
@@ -230,7 +230,7 @@ def held_out_figure(panels: Sequence[Panel], *, title: str, subtitle: str) -> Sp
         panel = curves(rows, labels, height=380)
         params = panel.pop("params", [])  # the picture declares them once, for all panels
         panel["layer"] = panel["layer"][:-1]  # a picture has no pointer
-        panel["encoding"]["x"]["title"] = "training step"
+        panel["encoding"]["x"]["title"] = along
         for layer in panel["layer"]:
             layer["encoding"]["y"]["title"] = f"held-out {metric}"
         if len(labels) > 1:

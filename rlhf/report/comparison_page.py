@@ -6,24 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.errors import UserError
 from rlhf.report import charts, html, numbers
+from rlhf.report.against import LEGEND, baseline_of, by_metric, standings
 from rlhf.report.curves import POINTS_A_CHART, curve_in_words, curve_rows, described, panels, targets_of
 from rlhf.report.html import Html, Page
 from rlhf.report.over_seeds import (
+    Axis,
     SeedGroup,
     area_under,
     differing_keys,
-    group_runs,
     held_out_over_seeds,
     over_seeds,
+    read_groups,
     smooth,
 )
-from rlhf.report.runs import Point, Run, Target, read_run
+from rlhf.report.runs import Point, Run, Target
 from rlhf.statistics import Estimate, t_interval
 
 
-def write_comparison(runs: Sequence[Path], output: Path, label: str | Sequence[str] = ()) -> Path:
+def write_comparison(
+    runs: Sequence[Path],
+    output: Path,
+    label: str | Sequence[str] = (),
+    *,
+    by: Axis = "steps",
+    against: Path | None = None,
+) -> Path:
     """Write one page that lays several runs on the same axes.
 
     Runs that differ only in their seed become one line, the mean over seeds, with its 95 % t-interval as a band.
@@ -32,24 +40,13 @@ def write_comparison(runs: Sequence[Path], output: Path, label: str | Sequence[s
         runs: run directories.
         output: the HTML file to write.
         label: config key or keys that name the groups; without it, the fewest keys that tell them apart.
+        by: what the curves are laid along, and where they are read: see `sampled_tokens.py`.
+        against: a run of the group that the others are compared with; None: the first.
     """
-    return _comparison(read_groups(runs, label)).write(Path(output))
+    return _comparison(read_groups(runs, label, by=by), by, against).write(Path(output))
 
 
-def read_groups(runs: Sequence[Path], label: str | Sequence[str]) -> list[SeedGroup]:
-    """The runs, grouped over seeds.
-
-    Raises:
-        UserError: there are no runs, or one of them cannot be read.
-    """
-    keys = [label] if isinstance(label, str) else list(label)
-    unique = list({Path(run).resolve(): Path(run) for run in runs}.values())  # the same directory twice is one run
-    if not unique:
-        raise UserError("no runs to compare", hint="name one or more run directories")
-    return group_runs([read_run(run) for run in unique], keys)
-
-
-def _comparison(groups: list[SeedGroup]) -> Page:
+def _comparison(groups: list[SeedGroup], by: Axis, against: Path | None) -> Page:
     runs = [run for group in groups for run in group.runs]
     targets = targets_of(runs)
     title = f"Comparison: {targets[0].name}" if targets else "Comparison"
@@ -57,13 +54,17 @@ def _comparison(groups: list[SeedGroup]) -> Page:
     labels = [group.label for group in groups]
     legend = html.legend(labels) if len(labels) > 1 else Html()
     band = band_in_words(groups)
+    baseline = baseline_of(groups, against)
+    along = "Along the tokens that each run sampled. " if by == "sampled_tokens" else ""
     leads = {
-        "held-out": f"{band[0].upper()}{band[1:]}.",
+        "held-out": f"{along}{band[0].upper()}{band[1:]}.",
+        "against": LEGEND,
         "training": f"Smoothed within each run; then {band}.",
         "settings": "Settings that are not the same in all groups, apart from the seed.",
     }
     parts = {
         "held-out": ("Held-out evaluation", _compare_held_out(comparison, groups, targets, legend)),
+        "against": (f"Against {baseline.label}", _against(groups, targets, baseline)),
         "training": ("Training", _compare_training(comparison, groups, legend)),
         "settings": ("What differs", _differences(groups)),
         "runs": ("Runs", _run_list(groups)),
@@ -73,7 +74,7 @@ def _comparison(groups: list[SeedGroup]) -> Page:
         "Groups": len(groups),
         "Runs": len(runs),
         "Seeds a group": _range([len(g.runs) for g in groups]),
-        "Steps": _range([run.last_step for run in runs]),
+        "Sampled tokens" if by == "sampled_tokens" else "Steps": _range([run.last_step for run in runs]),
         "Model": ", ".join(sorted({str(r.config["model_name"]) for r in runs if r.config.get("model_name")})),
     }
     links = {place: name for place, (name, _) in shown.items()}
@@ -219,6 +220,18 @@ def _table_notes(groups: Sequence[SeedGroup]) -> list[str]:
     if any(len(group.runs) == 1 for group in groups):
         notes.append("† One seed: the interval is over its held-out problems and says nothing about other seeds.")
     return notes
+
+
+def _against(groups: Sequence[SeedGroup], targets: Sequence[Target], baseline: SeedGroup) -> Html:
+    """One table a metric: interquartile mean, paired difference, probability of improvement."""
+    if len(groups) < 2:
+        return Html()
+    tables = []
+    for metric, own in by_metric(targets).items():
+        if rows := [each.cells for each in standings(groups, own, baseline)]:
+            columns = ["Group", "Interquartile mean", f"Minus {baseline.label}", "Probability of improvement"]
+            tables += [html.heading(metric), html.table(columns, rows)]
+    return html.together(tables)
 
 
 def _compare_training(comparison: Page, groups: list[SeedGroup], legend: Html) -> Html:

@@ -4,13 +4,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from rlhf.errors import UserError, nearest
-from rlhf.report.runs import Point, Run, Target
+from rlhf.report.runs import Point, Run, Target, read_run
+from rlhf.report.sampled_tokens import by_sampled_tokens
 from rlhf.statistics import t_interval
+
+type Axis = Literal["steps", "sampled_tokens"]
 
 # Runs that differ only in these keys are repetitions of one experiment.
 SEED_KEYS = frozenset({"seed", "output_dir", "wandb_run_name"})
@@ -57,6 +61,24 @@ def group_runs(runs: Sequence[Run], label_keys: Sequence[str] = ()) -> list[Seed
         for label, group in zip(labels, groups, strict=True)
     ]
     return [SeedGroup(name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def read_groups(runs: Sequence[Path], label: str | Sequence[str] = (), *, by: Axis = "steps") -> list[SeedGroup]:
+    """The runs, grouped over seeds.
+
+    Args:
+        label: config key or keys that name the groups; see `group_runs`.
+        by: what their curves are laid along.
+
+    Raises:
+        UserError: there are no runs, one of them cannot be read, or it did not log what the curves are laid along.
+    """
+    keys = [label] if isinstance(label, str) else list(label)
+    unique = list({Path(run).resolve(): Path(run) for run in runs}.values())  # the same directory twice is one run
+    if not unique:
+        raise UserError("no runs to compare", hint="name one or more run directories")
+    found = [read_run(run) for run in unique]
+    return group_runs(by_sampled_tokens(found) if by == "sampled_tokens" else found, keys)
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 from rlhf.errors import UserError
 from rlhf.report import charts
 from rlhf.report.charts import Panel
-from rlhf.report.comparison_page import band_in_words, group_rows, read_groups
+from rlhf.report.comparison_page import band_in_words, group_rows
 from rlhf.report.curves import held_out_rows, targets_of
+from rlhf.report.over_seeds import Axis, read_groups
 
 
-def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = ()) -> Path:
+def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = (), *, by: Axis = "steps") -> Path:
     """Write the held-out curves of one or several runs as a picture for a README."""
-    groups = read_groups(runs, label)
+    groups = read_groups(runs, label, by=by)
     targets = targets_of(run for group in groups for run in group.runs)
     if not targets:
         raise UserError("no held-out evaluation to draw: none of the runs has a readable eval.jsonl")
@@ -28,4 +29,6 @@ def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = (
         panels = [Panel(t.data if len(targets) > 1 else "", metric, group_rows(groups, t), labels) for t in targets]
         title = f"Held-out {metric}" + (f" on {targets[0].data}" if len(targets) == 1 and targets[0].data else "")
         about = band_in_words(groups)
-    return charts.render_png(charts.held_out_figure(panels, title=title, subtitle=about), Path(output))
+    along = {"steps": "training step", "sampled_tokens": "sampled tokens"}[by]
+    figure = charts.held_out_figure(panels, title=title, subtitle=about, along=along)
+    return charts.render_png(figure, Path(output))

@@ -5,32 +5,73 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf.report.over_seeds import SeedGroup, area_under, group_runs
-from rlhf.report.runs import Run, Target, read_run
+from rlhf.report.against import LEGEND, baseline_of, standings
+from rlhf.report.over_seeds import Axis, SeedGroup, area_under, read_groups
+from rlhf.report.runs import Run, Target
 from rlhf.statistics import over_seeds_text, t_interval
 
 
-def table(paths: Sequence[Path], *, key: str, metric: str) -> str:
+def table(
+    paths: Sequence[Path],
+    *,
+    key: str | Sequence[str],
+    metric: str,
+    by: Axis = "steps",
+    against: Path | None = None,
+) -> str:
     """Markdown: before, after and mean height of the held-out curve with 95 % t-intervals over seeds; what it took.
 
     Of a group, both ends are steps that all of its seeds were evaluated at; heights are over the stretch that all
     groups have. Seconds are those of the steps, without evaluation, start and end; tokens those that were sampled or
     trained on; optimizer steps those of the policy. The intervals are over seeds alone: all runs are judged on the same
     problems, and others would give other values.
+
+    Of several groups, how they stand against one of them comes behind.
+
+    Args:
+        key: config key or keys that name the groups.
+        by: where the curves are read: at the same steps, or at the same number of sampled tokens.
+        against: a run of the group that the others are compared with; None: the first.
     """
-    groups = group_runs([read_run(path) for path in paths], [key])
+    groups = read_groups(paths, key, by=by)
+    name = key if isinstance(key, str) else ", ".join(key)
     targets = {t: None for group in groups for run in group.runs for t in run.evaluation if t.metric == metric}
     lines = []
     for target in targets:
         lines += [
             f"Held-out {metric} on {target.data}:",
             "",
-            f"| {key} | before | after | seeds | mean over training | optimizer steps | seconds | tokens |",
+            f"| {name} | before | after | seeds | mean over training | optimizer steps | seconds | tokens |",
             "|---|---|---|---|---|---|---|---|",
             *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
             "",
         ]
+    if targets and by == "sampled_tokens":
+        end = max(points[-1].step for run in groups[0].runs for points in run.evaluation.values())
+        lines += [
+            f"After: at {end:,} sampled tokens, the fewest of a run; between two evaluations lies a straight line.",
+            "",
+        ]
+    if targets and len(groups) > 1:
+        lines += _against(groups, list(targets), baseline_of(groups, against), name)
     return "\n".join(lines)
+
+
+def _against(groups: Sequence[SeedGroup], targets: Sequence[Target], baseline: SeedGroup, name: str) -> list[str]:
+    rows = [f"| {' | '.join(each.cells)} |" for each in standings(groups, targets, baseline)]
+    if not rows:
+        return []
+    over = f", over {len(targets)} data sets" if len(targets) > 1 else ""
+    return [
+        f"Held-out {targets[0].metric} against {baseline.label}{over}:",
+        "",
+        f"| {name} | interquartile mean | minus {baseline.label} | probability of improvement |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        LEGEND,
+        "",
+    ]
 
 
 def _rows(groups: Sequence[SeedGroup], target: Target) -> list[list[str]]:

@@ -1,27 +1,18 @@
-"""Comparisons: many runs, made one after the other, resumed where they stopped, and shown side by side.
+"""Many runs, each in a process of its own: finished ones are used, stopped ones go on."""
 
-`compare` is the command; each family's compare.py says which runs it makes.
-"""
-
-import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from rlhf.config.command import Command
-from rlhf.config.command_line import Parser
-from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError, nearest
 from rlhf.run.inputs import changed, inputs
-
-HELD_OUT = ("accuracy", "reward")  # what runs are compared by; the second is of tasks without reference answers
 
 
 @dataclass(frozen=True)
@@ -50,148 +41,6 @@ UNASKED = (
     *("output_dir", "save_every", "keep_checkpoints", "sample_every", "tensorboard", "trackio"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode"),
 )
-# Switches of a trainer that are refused here: they are for one run.
-NOT_SHARED = ("resume", "overwrite", "plan", "show_config")
-
-
-def compare(
-    prog: str,
-    *,
-    what: str,
-    key: str,
-    names: Sequence[str],
-    folder: str,
-    example: str,
-    budget: Sequence[str],
-    read: Callable[[str, int, list[str]], tuple[list[str], Command[Any]]],
-    batches: Callable[[Any], int] | None = None,
-    add: Callable[[Sequence[Path], Path], tuple[str, list[Path]]] | None = None,
-) -> int:
-    """A family's `compare` command: make all runs, then write comparison.html, .png and .md into the folder.
-
-    Args:
-        prog: "python -m policy_gradients.compare".
-        what: the option that takes the names, such as "algorithms".
-        key: the config key that a name is a value of, such as "algorithm".
-        names: all names that there are.
-        folder: where runs and results are written unless --folder says otherwise.
-        example: settings of a trainer, for --help.
-        budget: keys that must be equal for a fair comparison.
-        read: (name, seed, options for all runs) -> the arguments of its run and the command that they give, resolved.
-        batches: of a config whose `max_steps` are meant as optimizer steps: the `max_steps` that make as many, for
-            `--equal optimizer_steps`. Without it each step of a run is one optimizer step, and there is no such option.
-        add: (run directories, folder) -> more text for comparison.md, and the pictures that it has drawn.
-
-    Raises:
-        UserError: see `choose`, `plan_runs` and `make_all`.
-    """
-    given, shared = options(prog, what=what, folder=folder, example=example, equal=batches is not None)
-    chosen = choose(f"--{what}", getattr(given, what), names, seeds=given.seeds)
-
-    def read_run(name: str, seed: int, more: Sequence[str] = ()) -> tuple[list[str], Command[Any]]:
-        return read(name, seed, [*shared, *more])
-
-    equalize = batches if getattr(given, "equal", "") == "optimizer_steps" else None
-    planned = plan_runs(
-        chosen, seeds=given.seeds, folder=given.folder, key=key, budget=budget, read=read_run, batches=equalize
-    )
-    make_all(planned)
-    text = write_all(planned, given.folder, key=key)
-    pictures = [given.folder / "comparison.png"]
-    if add:
-        more, drawn = add([run.path for run in planned], given.folder)
-        text = "\n".join(part for part in (text, more) if part)
-        (given.folder / "comparison.md").write_text(text, encoding="utf-8")
-        pictures += drawn
-    print(text)
-    label = "picture:" if len(pictures) == 1 else "pictures:"
-    print(f"{'page:':{len(label)}} {given.folder / 'comparison.html'}")
-    print(f"{label} {', '.join(map(str, pictures))}")
-    return 0
-
-
-def options(
-    prog: str, *, what: str, folder: str, example: str, equal: bool = False
-) -> tuple[argparse.Namespace, list[str]]:
-    """The options of a `compare` command, and the others, which go to every run.
-
-    Args:
-        what: "algorithms" or "losses".
-        equal: whether there is `--equal`.
-    """
-    parser = Parser(
-        prog=prog,
-        description=f"Train with several {what} and seeds, and compare the runs.",
-        epilog=f"Any setting of the trainer goes to every run, e.g. {example}.",
-    )
-    parser.add_argument(f"--{what}", default="all", metavar="A,B", help="names separated by commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
-    parser.add_argument("--folder", type=user_path, default=Path(folder), help="where runs and results are written")
-    if equal:
-        parser.add_argument(
-            "--equal",
-            choices=("batches", "optimizer_steps"),
-            default="batches",
-            help="what max_steps counts, and so what all runs have the same number of (default: batches of samples)",
-        )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser.parse_known_args()
-
-
-def plan_runs(
-    names: Sequence[str],
-    *,
-    seeds: int,
-    folder: Path,
-    key: str,
-    budget: Sequence[str],
-    read: Callable[..., tuple[list[str], Command[Any]]],
-    batches: Callable[[Any], int] | None = None,
-) -> list[Planned]:
-    """Every name with every seed, seed by seed, so that a first comparison comes early.
-
-    Args:
-        key: the setting that a name is a value of, such as `algorithm`.
-        budget: keys that must be equal for a fair comparison.
-        read: (name, seed, more arguments, if any) -> the arguments of its run and the command that they give, resolved.
-        batches: see `compare`; the runs get so many `max_steps`.
-
-    Raises:
-        UserError: a setting is not valid, or contradicts names and seeds; budgets differ; a run that exists has other
-            settings; or `folder` holds a comparison.md that is not ours.
-    """
-    planned, budgets = [], {}
-    for seed in range(seeds):
-        for name in names:
-            arguments, command = read(name, seed)
-            _refuse_contradiction(command, {key: name, "seed": seed})
-            asked = command.config.model_dump(mode="json")
-            budgets[name] = {it: asked[it] for it in budget}
-            if batches is not None:
-                arguments, command = read(name, seed, ["--max_steps", str(batches(command.config))])
-            config = command.config.model_dump(mode="json")
-            path = folder / f"{name}-seed{seed}"
-            planned.append(Planned(f"{name}, seed {seed}", path, command.trainer, arguments, config))
-    refuse_unequal(budgets)
-    for run in planned:
-        refuse_stale(run)
-    refuse_strangers(folder / "comparison.md", b"Held-out ", "table of this project")
-    return planned
-
-
-def _refuse_contradiction(command: Command[Any], wanted: Mapping[str, Any]) -> None:
-    switched = [name for name in NOT_SHARED if getattr(command, name)] + (["fork"] if command.source else [])
-    if switched:
-        raise UserError(f"--{switched[0]} is for one run, not for a comparison")
-    if command.origin["output_dir"] == "command line":
-        raise UserError("--output_dir: each run has a directory of its own", "--folder DIR says where they are.")
-    for key, value in wanted.items():
-        found = getattr(command.config, key)
-        if found != value:
-            raise UserError(
-                f"{key} is {found} ({command.origin[key]}), but the comparison asks for {value}",
-                hint=f"Leave {key} to the comparison: what is given to all runs must not fix it.",
-            )
 
 
 def refuse_stale(run: Planned) -> None:
@@ -233,22 +82,6 @@ def choose(option: str, given: str, names: Sequence[str], *, seeds: int) -> list
     if seeds < 1:
         raise UserError(f"--seeds: at least 1, not {seeds}")
     return chosen
-
-
-def refuse_unequal(budgets: Mapping[str, Mapping[str, Any]]) -> None:
-    """`budgets`: for each name the settings that must be equal for a fair comparison.
-
-    Raises:
-        UserError: they differ.
-    """
-    (first, wanted), *others = budgets.items()
-    for name, budget in others:
-        for key, value in budget.items():
-            if value != wanted[key]:
-                raise UserError(
-                    f"{key}: {name} has {value}, {first} has {wanted[key]}: no equal terms",
-                    hint=f"Set it for all: --{key} VALUE.",
-                )
 
 
 def make_all(planned: Sequence[Planned], *, at_once: int = 1, quiet: bool = False) -> None:
@@ -296,21 +129,3 @@ def _make(run: Planned, environment: Mapping[str, str]) -> None:
             f"{run.path} ended with exit code {done.returncode}; its message is above",
             hint="The same command goes on from here.",
         )
-
-
-def write_all(planned: Sequence[Planned], folder: Path, *, key: str) -> str:
-    """Write comparison.html, comparison.png and comparison.md into `folder`; returns the table.
-
-    `key`: the config key that names the lines, such as `algorithm`. Runs that differ only in their seed are one line.
-    """
-    from rlhf.report.comparison_page import write_comparison
-    from rlhf.report.picture import write_png
-    from rlhf.report.table import table
-
-    paths = [run.path for run in planned]
-    write_comparison(paths, folder / "comparison.html", key)
-    write_png(paths, folder / "comparison.png", key)
-    tables = [table(paths, key=key, metric=metric) for metric in HELD_OUT]
-    text = "\n".join(one for one in tables if one)
-    (folder / "comparison.md").write_text(text, encoding="utf-8")
-    return text

@@ -200,14 +200,14 @@ def test_comparison_runs_each_loss_once(
     """Two losses; a second call finds both done. In this process, since loading torch anew takes seconds."""
     calls = []
 
-    def make(planned: list[Planned]) -> None:
+    def make(planned: list[Planned], **_: object) -> None:
         for run in planned:
             if not run.done:
                 calls.append(run.command)
                 outcome = commands.train(*run.command[2:])
                 assert outcome.code == 0, outcome.err
 
-    monkeypatch.setattr("rlhf.run.sweep.make_all", make)
+    monkeypatch.setattr("rlhf.run.compare.make_all", make)
     small = [*SMALL, "--max_steps", "1", "--data.path", data, "--task", "none"]
     folder = tmp_path / "compared"
     for _ in range(2):

@@ -14,6 +14,7 @@ from distillation.batches import Answers
 from distillation.objectives import forward_kl, jsd, reverse_kl, top_k
 from distillation.train import read, train
 from rlhf.models.policy import load_policy
+from rlhf.run.tracking import read_records
 from rlhf.tasks.problem import Verdict
 from rlhf.tasks.procedural import ProceduralTask
 
@@ -149,6 +150,9 @@ def test_a_step_on_a_mixture_of_own_samples_and_of_a_file(run, models: tuple[Pat
     found = run("--on_policy_share", "0.5", "--texts.path", str(file))
     own = [one.sampled is not None for batch in found.batches for one in batch]
     assert {*own} == {True, False}
+    for record, batch in zip(read_records(tmp_path / "run" / "metrics.jsonl"), found.batches, strict=True):
+        sampled = [one.group.completions for one in batch if one.sampled is not None]
+        assert record["sampler/tokens"] == sum(len(tokens) for each in sampled for tokens in each)
     teacher = load_policy(str(models[1]))
     for step, batch in zip(found.steps, found.batches, strict=True):
         student = step.at()

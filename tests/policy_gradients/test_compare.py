@@ -35,7 +35,8 @@ def test_two_algorithms_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rlhf.run.sweep.subprocess", SimpleNamespace(run=make, PIPE=subprocess.PIPE))
     arguments = ["--algorithms", "grpo,rloo", "--seeds", "1", "--folder", str(tmp_path), *FEW]
     assert run(monkeypatch, *arguments) == 0
-    table = (tmp_path / "comparison.md").read_text()
+    table, against = (tmp_path / "comparison.md").read_text().split("against grpo:")
+    assert "| rloo | 0.000 (one seed) | +0.000 (one seed) | 0.500" in against
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     head = ["algorithm", "before", "after", "seeds", "mean over training", "optimizer steps", "seconds", "tokens"]
     assert rows[0] == head
@@ -120,8 +121,8 @@ def test_same_command_with_other_settings_is_refused_before_any_run(tmp_path: Pa
     config = tmp_path / "grpo-seed0" / "config.yaml"
     config.parent.mkdir()
     config.write_text("algorithm: grpo\nmax_steps: 2\nclip_low: 0.2\n")
-    monkeypatch.setattr("rlhf.run.sweep.make_all", lambda planned: None)
-    monkeypatch.setattr("rlhf.run.sweep.write_all", lambda *_, **__: "")
+    monkeypatch.setattr("rlhf.run.compare.make_all", lambda planned, **_: None)
+    monkeypatch.setattr("rlhf.run.compare.write_all", lambda *_, **__: "")
     assert run(monkeypatch, *arguments) == 0  # with nothing left open: clip_low is what null stands for
     for other in (["--max_steps", "3"], ["--clip_low", "0.1"]):
         with pytest.raises(UserError, match="grpo-seed0' is a run with other settings"):
@@ -148,11 +149,14 @@ def test_what_contradicts_the_comparison_is_refused(tmp_path: Path, monkeypatch,
 def test_equal_optimizer_steps_are_fewer_batches_of_those_that_take_several(tmp_path: Path, monkeypatch) -> None:
     """24 of them: 24 batches of GRPO, 6 of GSPO; 6 of PPO with its 2 passes of 2, after 3 that warm its critic up."""
     made: list[Planned] = []
-    monkeypatch.setattr("rlhf.run.sweep.make_all", made.extend)
-    monkeypatch.setattr("rlhf.run.sweep.write_all", lambda *_, **__: "")
+    monkeypatch.setattr("rlhf.run.compare.make_all", lambda planned, **_: made.extend(planned))
+    monkeypatch.setattr("rlhf.run.compare.write_all", lambda *_, **__: "")
     asked = ["--algorithms", "grpo,gspo", "--seeds", "1", "--folder", str(tmp_path), "--profile", "laptop"]
     run(monkeypatch, *asked, "--max_steps", "24")
     assert [it.config["max_steps"] for it in made] == [24, 24]
+    made.clear()
+    run(monkeypatch, *asked, "--max_steps", "24", "--equal", "sampled_tokens")
+    assert [it.config["max_steps"] for it in made] == [24, 24], "runs are as they are, and read at the same tokens"
     made.clear()
     run(monkeypatch, *asked, "--max_steps", "24", "--equal", "optimizer_steps")
     assert [it.config["max_steps"] for it in made] == [24, 6]

@@ -59,6 +59,7 @@ def test_batch_metrics_by_hand(accelerator) -> None:
         "groups/solved": 1 / 3,
         "groups/failed": 1 / 3,
         "groups/drawn": 0.0,
+        "sampler/tokens": 0.0,
         "length/mean": 3.0,
         "length/right": 8 / 3,
         "length/wrong": 10 / 3,

@@ -351,10 +351,24 @@ def test_the_error_of_resampling_says_what_was_drawn(model, accelerator, monkeyp
             it.draw(0, any_mixed_yet=False)
 
 
+def tokens_of(rollouts: list[Rollout]) -> int:
+    return sum(len(tokens) for rollout in rollouts for tokens in rollout.sampled.tokens)
+
+
+def test_tokens_of_greedy_completions_are_sampled_too(model, accelerator) -> None:
+    """Of each of four prompts."""
+    batch = sampler(model, accelerator, algorithm="remax").next_batch()
+    greedy = [rollout.greedy for rollout in batch.rollouts if rollout.greedy]
+    assert len(greedy) == 4
+    assert batch.sampled_tokens == tokens_of(batch.rollouts) + tokens_of(greedy)
+
+
 def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
     """The next problem, whether any group was mixed, and the batches that wait: here two, with staleness 2."""
     it = sampler(model, accelerator, staleness=2, importance="truncate")
     first = it.next_batch()
+    waiting = [sampled for rollouts in it.waiting for sampled in rollouts]
+    assert first.sampled_tokens == tokens_of([*first.rollouts, *waiting]), "also of the batches that wait"
     assert [one.number for one in first.rollouts] == [0, 1, 2, 3]
     state = it.state()
     assert state == {
@@ -368,6 +382,8 @@ def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
     for _ in range(3):
         assert again.next_batch().rollouts == it.next_batch().rollouts
     assert again.next_problem == it.next_problem == 24
+    newest = it.next_batch()
+    assert newest.sampled_tokens == tokens_of(it.waiting[-1]), "what it has taken is of an earlier step"
     again.load_state({"any_contrast": True})
     assert (again.next_problem, again.any_mixed, again.waiting) == (0, True, [])
     again.load_state({})
@@ -383,7 +399,7 @@ def test_one_mixed_group_in_any_batch_is_enough(model, accelerator, monkeypatch)
         it.next_batch()
         found.append(it.any_mixed)
     assert found == [False, True, True]
-    monkeypatch.setattr("policy_gradients.sampler.all_reduce_sum", lambda numbers, _: [numbers[0] + 1])
+    monkeypatch.setattr("policy_gradients.sampler.all_reduce_sum", lambda numbers, _: [it + 1 for it in numbers])
     elsewhere = sampler(model, accelerator)
     elsewhere.next_batch()
     assert elsewhere.any_mixed, "another process has seen one"

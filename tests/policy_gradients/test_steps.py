@@ -208,6 +208,8 @@ def test_dapo_with_resampling(run) -> None:
         numbers = [rollout.number for rollout in batch.rollouts]
         assert numbers == good[:4]
         assert done.metrics[k]["groups/drawn"] == at - start
+        drawn = [done.rewarded[n].sampled.tokens for n in range(start, at)]
+        assert done.metrics[k]["sampler/tokens"] == sum(len(own) for each in drawn for own in each)
         rows, adv, own = rows_of(batch), z_scores(batch), done.steps[2 * k : 2 * k + 2]
         for (_, tokens), reward, text in zip(
             rows, batch.reward.flatten().tolist(), [t for it in batch.rollouts for t in it.texts], strict=True

@@ -143,6 +143,7 @@ def test_what_a_round_tells(run: Run, folder: Path, tmp_path: Path) -> None:
         "reward/exact": sum(map(sum, right)) / (B * G),
         "groups/contrast": sum(len(set(own)) > 1 for own in free) / B,
         "groups/failed": sum(max(own) == 0 for own in right) / B,
+        "sampler/tokens": sum(len(tokens) for one in sampled for tokens in one.tokens),
         "length/truncated": 1 - sum(map(sum, ended)) / (B * G),
         "selection/size": len(flat),
         "selection/exact": sum(flat) / len(flat),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -14,18 +14,9 @@ from pydantic import Field
 from rlhf.config.command import Command, read_command
 from rlhf.config.schema import Config
 from rlhf.errors import UserError
+from rlhf.run.compare import NOT_SHARED, Varied, compare, options, plan_runs, refuse_unequal
 from rlhf.run.inputs import inputs
-from rlhf.run.sweep import (
-    NOT_SHARED,
-    UNASKED,
-    Planned,
-    compare,
-    make_all,
-    options,
-    plan_runs,
-    refuse_stale,
-    refuse_unequal,
-)
+from rlhf.run.sweep import UNASKED, Planned, make_all, refuse_stale
 
 
 class Toy(Config):
@@ -35,15 +26,18 @@ class Toy(Config):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-def read_toy(*more: str) -> Callable[[str, int], tuple[list[str], Command[Toy]]]:
-    def read(name: str, seed: int) -> tuple[list[str], Command[Toy]]:
-        arguments = ["--algorithm", name, "--seed", str(seed), *more]
+type Read = Callable[..., tuple[list[str], Command[Toy]]]
+
+
+def read_toy(*shared: str) -> Read:
+    def read(name: str, seed: int, more: Sequence[str] = ()) -> tuple[list[str], Command[Toy]]:
+        arguments = ["--algorithm", name, "--seed", str(seed), *shared, *more]
         return arguments, read_command(Toy, arguments, prog="python -m toy.train", description="")
 
     return read
 
 
-def plan(folder: Path, read: Callable[[str, int], tuple[list[str], Command[Toy]]], **change: Any) -> list[Planned]:
+def plan(folder: Path, read: Read, **change: Any) -> list[Planned]:
     asked: dict[str, Any] = {"seeds": 2, "folder": folder, "key": "algorithm", "budget": ("max_steps",), "read": read}
     return plan_runs(["b", "a"], **(asked | change))
 
@@ -99,7 +93,7 @@ def test_switches_of_one_run_are_not_for_a_comparison(tmp_path: Path, option: st
 def test_runs_of_a_comparison_neither_resume_nor_fork_by_command(tmp_path: Path, option: str) -> None:
     changes: dict[str, Any] = {"resume": {"resume": True}, "fork": {"source": tmp_path}}[option]
 
-    def read(name: str, seed: int) -> tuple[list[str], Command[Toy]]:
+    def read(name: str, seed: int, _: Sequence[str]) -> tuple[list[str], Command[Toy]]:
         arguments, command = read_toy()(name, seed)
         return arguments, Command(**(vars(command) | changes))
 
@@ -113,13 +107,40 @@ def test_directories_are_the_comparisons_own(tmp_path: Path) -> None:
 
 
 def test_budgets_of_all_names_are_equal(tmp_path: Path) -> None:
-    def read(name: str, seed: int) -> tuple[list[str], Command[Toy]]:
+    def read(name: str, seed: int, _: Sequence[str]) -> tuple[list[str], Command[Toy]]:
         return read_toy("--max_steps", {"a": "2", "b": "3"}[name])(name, seed)
 
     with pytest.raises(UserError, match=r"^max_steps: a has 2, b has 3: no equal terms$") as refused:
         plan(tmp_path, read)
     assert refused.value.hint == "Set it for all: --max_steps VALUE."
     assert len(plan(tmp_path, read, budget=("lr", "seed"))) == 4, "other keys may differ"
+
+
+def test_a_setting_may_vary_within_each_name(tmp_path: Path) -> None:
+    """Each name has all its values, before the next seed; it may be one that else has to be equal."""
+    planned = plan(tmp_path, read_toy(), varied=Varied("max_steps", ("2", "3")))
+    assert [run.label for run in planned[:5]] == [
+        *("b, max_steps 2, seed 0", "b, max_steps 3, seed 0", "a, max_steps 2, seed 0", "a, max_steps 3, seed 0"),
+        "b, max_steps 2, seed 1",
+    ]
+    assert planned[1].arguments == ["--algorithm", "b", "--seed", "0", "--max_steps", "3"]
+    assert planned[1].path == tmp_path / "b-max_steps-3-seed0"
+    assert [run.config["max_steps"] for run in planned[:4]] == [2, 3, 2, 3]
+    assert Varied("data.path", ("a/b c",)).directory("sft", "a/b c") == "sft-data.path-a_b_c"
+    with pytest.raises(UserError, match="lr: b, max_steps 3 has"):
+        plan(
+            tmp_path,
+            lambda name, seed, more: read_toy("--lr", more[1])(name, seed, more),
+            varied=Varied("max_steps", ("2", "3")),
+            budget=("lr", "max_steps"),
+        )
+
+
+@pytest.mark.parametrize("text", ["max_steps", "=1,2", "max_steps=1,1", "max_steps=1,", "max_steps="])
+def test_what_varies_has_a_name_and_different_values(text: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare", "--vary", text])
+    with pytest.raises(UserError, match="wanted KEY=X,Y"):
+        options("python -m toy.compare", what="losses", folder="runs", example="--lr 1")
 
 
 def test_a_table_of_ours_is_replaced_and_no_other_file(tmp_path: Path) -> None:
@@ -202,6 +223,11 @@ def test_options_of_a_comparison(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(sys, "argv", ["compare"])
     given, rest = options("python -m toy.compare", **words)
     assert (given.losses, given.seeds, given.folder, given.debug, rest) == ("all", 3, Path("runs/here"), False, [])
+    assert (given.vary, given.against, given.at_once) == (Varied(), None, 1)
+    assert not hasattr(given, "equal"), "there is but one budget"
+    monkeypatch.setattr(sys, "argv", ["compare", "--vary", "--lr=1, 2", "--against", "b", "--equal", "tokens"])
+    given, _ = options("python -m toy.compare", **words, equal=("steps", "tokens"))
+    assert (given.vary, given.against, given.equal) == (Varied("lr", ("1", "2")), "b", "tokens")
     arguments = ["--losses", "a,b", "--lr", "2", "--seeds", "5", "--folder", str(tmp_path), "--debug", "--plan"]
     monkeypatch.setattr(sys, "argv", ["compare", *arguments])
     given, rest = options("python -m toy.compare", **words)
@@ -299,12 +325,12 @@ def test_a_comparison_from_its_command_line_to_its_table(trainer, tmp_path: Path
         assert (paths, folder) == ([tmp_path / "out" / f"{name}-seed0" for name in "ab"], tmp_path / "out")
         return more, [folder / "more.png"]
 
-    def write_all(planned: list[Planned], folder: Path, *, key: str) -> str:
+    def write_all(planned: list[Planned], folder: Path, *, key: list[str], **_: Any) -> str:
         assert all(run.done for run in planned)
-        (folder / "comparison.md").write_text(f"table by {key}")
-        return f"table by {key}"
+        (folder / "comparison.md").write_text(f"table by {key[0]}")
+        return f"table by {key[0]}"
 
-    monkeypatch.setattr("rlhf.run.sweep.write_all", write_all)
+    monkeypatch.setattr("rlhf.run.compare.write_all", write_all)
     given = ["--algorithms", "a,b", "--seeds", "1", "--folder", str(tmp_path / "out"), "--lr", "2"]
     monkeypatch.setattr(sys, "argv", ["compare", *given])
     common = {

@@ -9,12 +9,8 @@ import yaml
 
 from rlhf.errors import UserError
 from rlhf.report.table import table
-from rlhf.run.sweep import (
-    Planned,
-    choose,
-    refuse_unequal,
-    write_all,
-)
+from rlhf.run.compare import refuse_unequal, write_all
+from rlhf.run.sweep import Planned, choose
 from rlhf.statistics import t_interval
 
 
@@ -33,7 +29,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             {"step": 2, "time/update_s": 3.0, "speed/tokens_per_s": 20.0},
         ]
         for step, taken in zip(steps, (1.0, 4.0), strict=True):
-            step["optim/steps"] = taken
+            step |= {"optim/steps": taken, "sampler/tokens": 10.0 * taken}
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
         return run
 
@@ -41,7 +37,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 def rows_of(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    """Without the table of how the groups stand against the first."""
+    lines = [line for line in text.split(" against ")[0].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
@@ -145,8 +142,10 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
         make_run("r0", {0: 0.3, 10: 0.4}, algorithm="rloo", metric="reward"),
     ]
     written: list[tuple] = []
-    monkeypatch.setattr("rlhf.report.comparison_page.write_comparison", lambda *given: written.append(given))
-    monkeypatch.setattr("rlhf.report.picture.write_png", lambda *given: written.append(given))
+    monkeypatch.setattr(
+        "rlhf.report.comparison_page.write_comparison", lambda *given, **how: written.append((*given, how))
+    )
+    monkeypatch.setattr("rlhf.report.picture.write_png", lambda *given, **how: written.append((*given, how)))
     encodings: list[str | None] = []
 
     def write_text(file: Path, text: str, encoding: str | None = None) -> None:
@@ -155,12 +154,16 @@ def test_page_picture_and_table_are_of_the_same_runs(make_run, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "write_text", write_text)
     planned = [Planned(path.name, path, "toy.train", []) for path in paths]
-    text = write_all(planned, tmp_path, key="algorithm")
+    text = write_all(planned, tmp_path, key="algorithm", by="sampled_tokens", against=paths[1])
     assert written == [
-        (paths, tmp_path / "comparison.html", "algorithm"),
-        (paths, tmp_path / "comparison.png", "algorithm"),
+        (paths, tmp_path / "comparison.html", "algorithm", {"by": "sampled_tokens", "against": paths[1]}),
+        (paths, tmp_path / "comparison.png", "algorithm", {"by": "sampled_tokens"}),
     ]
-    assert text == table(paths, key="algorithm", metric="reward")
+    assert text == table(paths, key="algorithm", metric="reward", by="sampled_tokens", against=paths[1])
+    assert "After: at 50 sampled tokens" in text
+    assert "Held-out reward against rloo:" in text
+    assert "| algorithm | interquartile mean | minus rloo | probability of improvement |" in text
+    assert "| größer | 0.600 (one seed) | +0.200 (one seed) | 1.000 (one seed) |" in text
     assert rows_of(text)[2][0] == "größer"
     assert (tmp_path / "comparison.md").read_bytes().decode("utf-8") == text
     assert encodings == ["utf-8"], "whatever the system's is"
