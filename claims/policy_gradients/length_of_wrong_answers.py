@@ -1,0 +1,39 @@
+"""GRPO divides a completion's loss by its length, Dr. GRPO by a constant: what that does to wrong completions."""
+
+from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
+from claims.measures import last, series
+from claims.policy_gradients.short_words import SHORT_WORDS, SUCCESS
+
+LENGTH = Measure(
+    "length of wrong completions",
+    "tokens",
+    "their mean length in the last eight batches",
+    last("length/wrong", steps=8),
+)
+
+CLAIM = Claim(
+    sentence="Dividing the loss by the completion's length makes wrong completions longer; a constant does not.",
+    paper=Paper("Liu et al.", 2025, "Understanding R1-Zero-Like Training: A Critical Perspective", "2503.20783"),
+    setting="The embedded model calculates step by step with 3 to 7 terms at temperature 1.3; it knows 3 and 4. 32 "
+    "batches of 4 prompts with 8 completions each of up to 96 tokens, one optimizer step on a batch.",
+    command="policy_gradients.train",
+    shared={
+        **SHORT_WORDS,
+        "task": "step_arithmetic",
+        "task_config": {"min_terms": 3, "max_terms": 7},
+        "temperature": 1.3,
+        "max_new_tokens": 96,
+        "max_steps": 32,
+        "algorithm": "drgrpo",
+    },
+    arms={
+        "by length": Arm("each completion's mean over its own tokens, as GRPO", {"aggregation": "sequence_mean"}),
+        "by all tokens": Arm("the mean over the tokens of a step, as DAPO", {"aggregation": "token_mean"}),
+        "by a constant": Arm("the sum by the longest length allowed, as Dr. GRPO", {}),
+    },
+    measures=[LENGTH, SUCCESS],
+    expected=[Expect("by length", ">", "by a constant"), Expect("by length", ">", "by all tokens")],
+    curves=[Curve("length of wrong completions, tokens", series("length/wrong", mean_of=4))],
+    seeds=10,
+    text="",
+)

@@ -1,0 +1,80 @@
+"""Prompts that are seldom solved: objectives that weigh them more, and success in one to 32 attempts."""
+
+import json
+from pathlib import Path
+
+from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
+from claims.measures import series
+from claims.policy_gradients.short_words import SHORT_WORDS, SUCCESS
+
+ATTEMPTS, PROBLEMS = 32, 60
+
+
+def pass_at(k: int) -> Measure:
+    def of_run(run: Path) -> float:
+        return _evaluated(run)[f"pass@{k}"]
+
+    what = f"held-out problems solved in {k} attempts, estimated from {ATTEMPTS} at each of {PROBLEMS} problems"
+    return Measure(f"pass@{k}", "share solved", what, of_run)
+
+
+def _evaluated(run: Path) -> dict[str, float]:
+    """The metrics of the final model, found once and kept beside the run."""
+    found = run / "attempts.json"
+    if not found.is_file():
+        from rlhf.atomic import write_whole
+
+        write_whole(found, json.dumps(_evaluate(run)) + "\n")
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def _evaluate(run: Path) -> dict[str, float]:
+    from rlhf.evaluate.attempts import attempt
+    from rlhf.evaluate.measures import per_problem
+    from rlhf.generate.settings import settings_for, tasks_of
+    from rlhf.generate.speaker import Speaker
+    from rlhf.tasks.registry import open_task
+
+    name = str(run)
+    settings = settings_for([name], {})[name]
+    ((task_name, parameters),) = tasks_of(run).items()
+    task = open_task(task_name, parameters, answer_in=settings.answer_in)
+    speaker = Speaker.open(name, settings, device="cpu", chat_template_kwargs={})
+    attempts = attempt(speaker, task, task.held_out_problems(PROBLEMS), samples=ATTEMPTS)
+    return {metric: float(values.mean()) for metric, values in per_problem(attempts).items()}
+
+
+CLAIM = Claim(
+    sentence="Weighing prompts by how seldom they are solved, as maximum likelihood does, solves more of them in "
+    "many attempts, and no fewer in one.",
+    paper=Paper("Tajwar et al.", 2026, "Maximum Likelihood Reinforcement Learning", "2602.02710"),
+    setting="The embedded model calculates step by step with 3 to 6 terms; it knows 3 and 4, and solves those with "
+    "more in 3 to 4 % of cases. 24 batches of 4 prompts with 16 completions each, one optimizer step on a batch, the "
+    "mean over each completion's tokens.",
+    command="policy_gradients.train",
+    shared={
+        **SHORT_WORDS,
+        "task": "step_arithmetic",
+        "task_config": {"min_terms": 3, "max_terms": 6},
+        "group_size": 16,
+        "max_new_tokens": 64,
+        "max_steps": 24,
+        "aggregation": "sequence_mean",
+    },
+    arms={
+        "RLOO": Arm("all prompts alike: the gradient of p", {"algorithm": "rloo"}),
+        "GRPO": Arm("divided by sqrt(p (1 - p)): easy and hard ones count more", {"algorithm": "grpo"}),
+        "MaxRL": Arm("divided by p: hard ones count more, the gradient of log p", {"algorithm": "maxrl"}),
+        "pass@4": Arm("the gradient of pass@4, divided by its standard deviation", {"algorithm": "passk"}),
+    },
+    measures=[pass_at(1), pass_at(4), pass_at(16), pass_at(32), SUCCESS],
+    expected=[
+        Expect("MaxRL", ">", "RLOO", of="pass@32"),
+        Expect("MaxRL", ">", "GRPO", of="pass@32"),
+        Expect("pass@4", ">", "GRPO", of="pass@32"),
+        Expect("MaxRL", ">", "GRPO", of="pass@1"),
+        Expect("pass@4", "<", "GRPO", of="pass@1"),
+    ],
+    curves=[Curve("share of a batch that is right, mean of four batches", series("reward/exact", mean_of=4))],
+    text="",
+)
