@@ -6,7 +6,8 @@
 
 Samples completions of problems that no evaluation uses, and has them judged: by the task's verifier, whose pairs are a
 right and a wrong completion of a problem; by a reward model, whose pairs are the best and the worst; or by a judge
-(`rlhf/judges`), which compares any two of them. What is written is what `--data.path` reads.
+(`rlhf/judges`), which compares any two of them. `--rows labels` writes each completion with the verifier's label. What
+is written is what `--data.path` reads.
 """
 
 import argparse
@@ -37,6 +38,12 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=user_path, required=True, help="the .jsonl file to write")
     add_candidates(parser, problems=1000, max_new_tokens=64)
+    add(
+        "--rows",
+        choices=("pairs", "labels"),
+        default="pairs",
+        help="labels: every completion with its verdict, for kto",
+    )
     add("--per_problem", type=whole(1), default=1, help="pairs of each problem at most (default: 1)")
     add("--label_noise", type=number(0, 1), default=0.0, help="share of the verifier's pairs labelled otherwise")
     add("--noise", choices=("swap", "longer"), default="swap", help="then the wrong, or the longer one is chosen")
@@ -69,6 +76,8 @@ def write_pairs(options: argparse.Namespace) -> int:
         system_prompt=options.system_prompt,
     )
     drawn = {"seed": options.seed, "per_problem": options.per_problem}
+    if options.rows == "labels":
+        return write_labels(output, candidates, options.system_prompt)
     if options.reward_model:
         rankings = judged_by_model(candidates, options.reward_model, system_prompt=options.system_prompt)
     elif options.judge:
@@ -84,6 +93,31 @@ def write_pairs(options: argparse.Namespace) -> int:
     return 0
 
 
+def write_labels(output: Path, candidates: "Sequence[Candidates]", system_prompt: str | None) -> int:
+    """Every completion that says something, with whether it is right: the classes are as unequal as they are."""
+    from rlhf.data.answers import to_columns
+    from rlhf.data.files import write_jsonl
+    from rlhf.tasks.problem import messages_for
+
+    rows = [
+        {
+            "prompt": messages_for(one.problem, system_prompt),
+            "completion": answer.text,
+            "label": verdict.exact == 1,
+            **to_columns([answer]),
+        }
+        for one in candidates
+        for answer, verdict in one.judged
+        if answer.text.strip()
+    ]
+    if not rows:
+        raise UserError("no completion says anything, so there is none to label")
+    write_jsonl(output, rows)
+    right = sum(row["label"] for row in rows)
+    print(f"{output}: {len(rows)} completions of {len(candidates)} problems, {right} of them right")
+    return 0
+
+
 def refuse_unusable(options: argparse.Namespace) -> None:
     """What can be seen without PyTorch. Raises: UserError, if something that the options name is not there."""
     from rlhf.data.files import refuse_output
@@ -96,6 +130,10 @@ def refuse_unusable(options: argparse.Namespace) -> None:
     refuse_output(options.output)
     refuse_unknown_task(options.task, options.task_config)
     find_folder(options.model_name)
+    if options.rows == "labels" and (options.reward_model or options.judge or options.label_noise):
+        raise UserError(
+            "--rows labels: the labels are the verifier's, and --reward_model, --judge and --label_noise make pairs"
+        )
     if options.reward_model and options.judge:
         raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
     if (options.reward_model or options.judge) and options.label_noise:

@@ -144,6 +144,39 @@ def test_a_file_of_pairs_is_what_was_sampled(tmp_path: Path, monkeypatch: pytest
     assert [example.group.completions for example in data.train] == [[[y, x, end], [x]]] * len(data.train)
 
 
+def test_a_file_of_labels_has_every_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One right of three: they are not paired, and nothing balances the classes. What says nothing is left out."""
+    from direct_alignment import sample_pairs
+
+    x, end = TOKENIZER.encode("x")[0], end_tokens(TOKENIZER)[0]
+    vocabulary = vocabulary_of(TOKENIZER)
+
+    def sampled(model_name: str, task: Any, problems: list[Problem], **_: Any) -> list[Candidates]:
+        wrong = Answer("x", (x, end), True, vocabulary)
+        answers = [wrong, Answer("xx", (x, x, end), True, vocabulary), wrong, Answer(" ", (), True, "")]
+        verdicts = [Verdict(exact, 1.0, exact) for exact in (0.0, 1.0, 0.0, 0.0)]
+        return [Candidates(problem, answers, verdicts) for problem in problems]
+
+    monkeypatch.setattr("rlhf.candidates.sample_candidates", sampled)
+    file = tmp_path / "labels.jsonl"
+    assert sample_pairs.main(["--output", str(file), "--problems", "20", "--rows", "labels"]) == 0
+    config = DirectAlignmentConfig(loss="kto", max_steps=1, batch_size=4, data={"path": str(file), "held_out": 6})
+    data = load(config, losses["kto"], None, TOKENIZER, say=print)
+    found = [(*example.group.completions, example.desirable) for example in [*data.train, *data.held_out]]
+    assert found.count(([x, end], (False,))) == 40
+    assert found.count(([x, x, end], (True,))) == 20
+    assert len(found) == 60
+
+
+@pytest.mark.parametrize("other", [["--label_noise", "0.1"], ["--reward_model", "embedded"], ["--judge", "embedded"]])
+def test_labels_are_the_verifiers(other: list[str], tmp_path: Path) -> None:
+    from direct_alignment import sample_pairs
+
+    options = sample_pairs.read_options(["--output", str(tmp_path / "x.jsonl"), "--rows", "labels", *other])
+    with pytest.raises(UserError, match="the labels are the verifier's"):
+        sample_pairs.write_pairs(options)
+
+
 def test_pairs_that_a_judge_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
