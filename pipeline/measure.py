@@ -5,11 +5,7 @@ is sampled at temperature 1, with the same random numbers for every policy.
 
     gold     1 if the verifier calls it right, else 0
     proxy    the score of the reward model that was optimized
-    kl       sum over the completion's tokens of KL(pi(. | prefix) || pi_start(. | prefix)), over the whole vocabulary
-
-The mean of `kl` over completions of pi is KL(pi || start) of whole completions, by the chain rule, and varies less than
-the mean of log pi - log pi_start, whose Rao-Blackwell estimator it is: Amini et al., 2025, "Better Estimation of the KL
-Divergence Between Language Models", arXiv 2504.10637.
+    kl       sum over the completion's tokens of KL(pi(. | prefix) || pi_start(. | prefix)): see rlhf/evaluate/kl.py
 
 Best-of-n is measured from `best_of` completions of the start, exactly over all subsets of n. Its KL is log n - (n-1)/n,
 which is a bound where completions have equal scores.
@@ -25,10 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from safetensors.torch import load_model
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.cache import cached, fingerprint, key
@@ -37,8 +30,9 @@ from rlhf.cpu import tune_cpu
 from rlhf.data.answers import sampled_answer
 from rlhf.distributed import open_device
 from rlhf.errors import UserError
-from rlhf.groups import Group, Rows, micro_batches
-from rlhf.logprobs import Scorer, hidden_states
+from rlhf.evaluate.kl import exact_kl
+from rlhf.groups import Group
+from rlhf.logprobs import Scorer
 from rlhf.models.policy import load
 from rlhf.models.reward_model import Combine, RewardModel
 from rlhf.random_keys import of_samples
@@ -46,10 +40,8 @@ from rlhf.sampling import sample
 from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task, messages_for
 from rlhf.tasks.registry import open_task
-from rlhf.tensors import in_fp32, masked_sum
 from rlhf.text.chat import end_tokens
 
-TOKEN_BUDGET = 8192  # of the rows in which completions are scored
 SHOWN = 40  # completions that are kept to look at
 
 
@@ -190,23 +182,3 @@ def _load(job: Job) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokeniz
         f"'{job.checkpoint}' does not hold the weights of '{job.start}'",
         hint="The chain measures policies of which all weights are trained: lora_rank 0.",
     )
-
-
-@torch.no_grad()
-def exact_kl(policy: PreTrainedModel, start: PreTrainedModel, groups: Sequence[Group]) -> Float[Tensor, " n"]:
-    """For each completion the sum over its tokens of KL(pi || pi_start) of the next token, in nats."""
-    kl = torch.zeros(sum(len(group.completions) for group in groups))
-    for rows in micro_batches(groups, token_budget=TOKEN_BUDGET, shared_prefix=False):
-        log_pi, log_start = (_next_token_logp(model, rows) for model in (policy, start))
-        of_token = torch.zeros(rows.mask.shape)
-        of_token[rows.mask] = torch.linalg.vecdot(log_pi.exp(), log_pi - log_start)
-        kl[rows.index] = masked_sum(of_token, rows.mask)
-    return kl
-
-
-def _next_token_logp(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "m v"]:
-    """The log-probabilities of the whole vocabulary where the m tokens of the completions were sampled, on the CPU."""
-    head = model.get_output_embeddings().weight
-    rows = rows.to(head.device)
-    states = hidden_states(model, rows).flatten(0, 1)[rows.logit_index[rows.mask]]
-    return in_fp32(states.float(), head.T).log_softmax(-1).cpu()
