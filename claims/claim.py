@@ -52,6 +52,13 @@ class RunOf:
 
 
 @dataclass(frozen=True)
+class SeedPlus:
+    """A setting whose value is the seed and a number more: of data, or of one of several equal runs."""
+
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Arm:
     """One of the sides that are compared.
 

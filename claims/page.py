@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims.claim import Arm, Claim, File, Measure, RunOf
+from claims.claim import Arm, Claim, File, Measure, RunOf, SeedPlus
 from claims.results import Results
 from claims.verdicts import over_seeds, overall
 from claims.words import between, claimed, compared, number, with_interval
@@ -88,7 +88,12 @@ def _as_text(settings: Mapping[str, Any]) -> str:
 
 
 def _name(value: Any) -> Any:
-    return value.name if isinstance(value, RunOf) else str(value)
+    match value:
+        case RunOf(name):
+            return name
+        case SeedPlus(number):
+            return f"seed + {number}" if number else "seed"
+    return str(value)
 
 
 def _measures(claim: Claim) -> str:

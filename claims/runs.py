@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from claims.claim import Arm, Claim, File, RunOf
+from claims.claim import Arm, Claim, File, RunOf, SeedPlus
 from claims.commands import COMMANDS
 from rlhf.run.planned import merged, planned_file, planned_run
 from rlhf.run.sweep import Planned, refuse_stale
@@ -49,19 +49,21 @@ class Seed:
             path,
             module=module,
             config_class=COMMANDS[module],
-            settings=merged(self.claim.shared if module == self.claim.command else {}, own),
+            settings=merged(self._resolved(self.claim.shared) if module == self.claim.command else {}, own),
             profile="laptop",
         )
         refuse_stale(run)
         return run
 
     def _resolved(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings with paths in place of `RunOf`, in lists and groups too."""
+        """The settings with paths in place of `RunOf`, and numbers in place of `SeedPlus`, in lists and groups too."""
 
         def resolved(value: Any) -> Any:
             match value:
                 case RunOf(name):
                     return str(self.paths[name])
+                case SeedPlus(number):
+                    return self.seed + number
                 case list():
                     return [resolved(one) for one in value]
                 case Mapping():

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import yaml
 import claims.results
 from claims import catalogue
 from claims.__main__ import main
-from claims.claim import Arm, Claim, Curve, Expect, File, Measure, Paper, RunOf
+from claims.claim import Arm, Claim, Curve, Expect, File, Measure, Paper, RunOf, SeedPlus
 from claims.measures import height, held_out, last, series
 from claims.output import in_docs
+from claims.page import _arms
 from claims.results import read_results
 from claims.runs import Seed, slug
 from rlhf.errors import UserError
@@ -99,8 +101,8 @@ def test_every_file_of_a_claim_is_in_the_catalogue() -> None:
 def test_every_claim_has_runs_that_its_commands_accept(name: str, tmp_path: Path) -> None:
     claim = catalogue.open_claim(name)
     if claim.command:
-        one = Seed(claim, 0, tmp_path)
-        assert {run.config["seed"] for run in one.arms} == {0}
+        of_seeds = [[run.config["seed"] for run in Seed(claim, seed, tmp_path).arms] for seed in (0, 1)]
+        assert of_seeds[1] == [seed + 1 for seed in of_seeds[0]]
     assert claim.seeds >= 5
     assert claim.sentence.endswith(".")
 
@@ -221,6 +223,15 @@ def test_settings_name_what_is_made_before(tmp_path: Path) -> None:
     pairs, _ = one.before
     assert pairs.command[-6:] == ["--seed", "4", "--problems", "4", "--output", str(tmp_path / "pairs-seed4.jsonl")]
     assert slug("Dr. GRPO, 40 %") == "dr_grpo_40"
+
+
+def test_what_all_runs_share_may_name_a_file_and_be_of_the_seed(tmp_path: Path) -> None:
+    shared = {"model_name": RunOf("start"), "staleness": SeedPlus(), "eval_problems": SeedPlus(10)}
+    claim = replace(TRAINED, shared=shared, arms={"a rope": Arm("", {"seed": SeedPlus(1000)})}, expected=[])
+    (run,) = Seed(claim, 4, tmp_path).arms
+    found = {key: run.config[key] for key in (*shared, "seed")}
+    assert found == {"model_name": str(tmp_path / "start-seed4"), "staleness": 4, "eval_problems": 14, "seed": 1004}
+    assert "`staleness: seed` `eval_problems: seed + 10`" in _arms(claim)
 
 
 def test_measures_of_a_run(tmp_path: Path) -> None:

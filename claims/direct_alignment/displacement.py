@@ -1,0 +1,45 @@
+"""Displacement: what becomes of the chosen completions themselves."""
+
+from pathlib import Path
+
+from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper, RunOf
+from claims.direct_alignment.setting import ACCURACY, RUN, SETTING, change, pairs
+from claims.measures import series
+
+chosen, rejected = change("logp", "chosen"), change("logp", "rejected")
+
+
+def margin(path: Path) -> float:
+    return chosen(path) - rejected(path)
+
+
+CLAIM = Claim(
+    sentence="DPO makes the chosen completions less likely while the margin grows; a likelihood term keeps them.",
+    paper=Paper(
+        "Pal et al.", 2024, "Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive", "2402.13228"
+    ),
+    setting=SETTING
+    + " Right and wrong completions have most of their tokens in common, which the paper calls the hard case.",
+    command="direct_alignment.train",
+    before={"pairs": pairs()},
+    shared={**RUN, "data": {"path": RunOf("pairs")}},
+    arms={
+        "DPO": Arm("the difference of log-ratios alone", {"loss": "dpo"}),
+        "DPO + NLL": Arm(
+            "besides, the negative log-likelihood of the chosen, by token (Pang et al., 2024, arXiv 2404.19733)",
+            {"loss": "dpo_nll"},
+        ),
+    },
+    measures=[
+        Measure("chosen", "nats", "change in the log-probability of held-out chosen completions", chosen),
+        Measure("margin", "nats", "change in log-probability, chosen less rejected, held out", margin),
+        ACCURACY,
+    ],
+    expected=[
+        Expect("DPO", "<", 0.0, of="chosen"),
+        Expect("DPO", ">", 0.0, of="margin"),
+        Expect("DPO + NLL", ">", "DPO", of="chosen"),
+    ],
+    curves=[Curve("log-probability of the step's chosen completions, nats", series("logp/chosen", mean_of=8))],
+    text="",
+)

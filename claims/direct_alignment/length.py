@@ -1,0 +1,34 @@
+"""An annotator who likes long answers, and what each loss makes of it."""
+
+from claims.claim import Arm, Claim, Expect, Measure, Paper, RunOf
+from claims.direct_alignment.setting import ACCURACY, RUN, SETTING, change, pairs
+
+CLAIM = Claim(
+    sentence="Where longer completions are preferred, SimPO and ORPO write less more than DPO does.",
+    paper=Paper(
+        "Meng et al.", 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", "2405.14734"
+    ),
+    setting=SETTING + " In half of the pairs the longer one is chosen, right or wrong.",
+    command="direct_alignment.train",
+    before={"pairs": pairs(label_noise=0.5, noise="longer")},
+    shared={**RUN, "data": {"path": RunOf("pairs")}, "eval_samples": 120},
+    arms={
+        "DPO": Arm("sums over tokens: a longer completion has a larger margin", {"loss": "dpo"}),
+        "DPO, by token": Arm("the same on means over tokens, with SimPO's beta", {"loss": "dpo_norm"}),
+        "SimPO": Arm("means over tokens, without a reference", {"loss": "simpo"}),
+        "ORPO": Arm("likelihood of the chosen, and odds by means over tokens", {"loss": "orpo"}),
+    },
+    measures=[
+        Measure(
+            "length", "tokens", "change in the mean length of 120 sampled completions", change("length", "samples")
+        ),
+        ACCURACY,
+    ],
+    expected=[
+        Expect("DPO", ">", 0.0, of="length"),
+        Expect("SimPO", "<", "DPO", of="length"),
+        Expect("ORPO", "<", "DPO", of="length"),
+        Expect("DPO, by token", "<", "DPO", of="length"),
+    ],
+    text="",
+)

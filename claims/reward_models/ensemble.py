@@ -1,0 +1,58 @@
+"""The worst case of several reward models, against one of them, when the best of many completions is chosen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper, RunOf, SeedPlus
+from claims.reward_models.judged import RUN, SETTING, Judged, judged, learning_from, pairs
+
+N = 32
+MEMBERS = ("member 1", "member 2", "member 3")
+WAYS: dict[str, Literal["mean", "min"]] = {"mean": "mean", "worst case": "min"}  # from the members' scores to one
+
+
+def over_runs(runs: Mapping[str, Path]) -> Numbers:
+    from rlhf.models.reward_model import combine
+
+    members = [judged(runs[name]) for name in MEMBERS]
+    right, length = members[0].right, members[0].length
+    flat = np.stack([one.score.ravel() for one in members])
+    scaled = (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
+    gold = {name: one.best_of(N) for name, one in zip(MEMBERS, members, strict=True)}
+    gold["one member"] = float(np.mean(list(gold.values())))
+    for arm, way in WAYS.items():
+        gold[arm] = Judged(right, length, combine(scaled, way).reshape(right.shape)).best_of(N)
+    return {arm: {"gold": value} for arm, value in gold.items()}
+
+
+CLAIM = Claim(
+    sentence="The worst case of an ensemble of reward models chooses better among many completions than one member.",
+    paper=Paper("Coste et al.", 2023, "Reward Model Ensembles Help Mitigate Overoptimization", "2310.02743"),
+    setting=SETTING
+    + " A quarter of the pairs is swapped, as in the paper. The members learn from the same pairs, with other "
+    "first weights of the head and another order.",
+    command="reward_models.train_preference_rm",
+    before={"pairs": pairs(label_noise=0.25)},
+    shared={**RUN, **learning_from(RunOf("pairs"))},
+    arms={
+        **{name: Arm("by itself", {"seed": SeedPlus(1000 * i)}) for i, name in enumerate(MEMBERS)},
+        "one member": Arm("the mean of what the three choose, each by itself", None),
+        "mean": Arm("the mean of the three scores, each in its own standard deviations", None),
+        "worst case": Arm("the least of the three", None),
+    },
+    over_runs=over_runs,
+    measures=[
+        Measure(
+            "gold", "share right", f"right ones among the best of {N}, by the scores, of each of the held-out problems"
+        )
+    ],
+    expected=[
+        Expect("worst case", ">", "one member"),
+        Expect("mean", ">", "one member"),
+        Expect("worst case", ">", "mean"),
+    ],
+    text="",
+)

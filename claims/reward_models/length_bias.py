@@ -1,0 +1,52 @@
+"""A reward model that learned from people who like long answers."""
+
+from claims.claim import Arm, Claim, Expect, Measure, Paper, RunOf
+from claims.reward_models.judged import RUN, SETTING, Judged, by, learning_from, pairs
+
+
+def with_length(judged: Judged) -> float:
+    """Rank correlation."""
+    from reward_models.metrics import length_correlation
+
+    return length_correlation(judged.score.ravel(), judged.length.ravel())
+
+
+CLAIM = Claim(
+    sentence="A reward model that learns from labels by length pays for length, and errs where the right is shorter.",
+    paper=Paper("Singhal et al.", 2023, "A Long Way to Go: Investigating Length Correlations in RLHF", "2310.03716"),
+    setting=SETTING,
+    command="reward_models.train_preference_rm",
+    before={
+        "right": pairs(),
+        "by length": pairs(label_noise=0.5, noise="longer"),
+        "swapped": pairs(label_noise=0.2),
+    },
+    shared=RUN,
+    arms={
+        "right labels": Arm("the right completion is chosen", learning_from(RunOf("right"))),
+        "half by length": Arm("in half of the pairs the longer one is chosen", learning_from(RunOf("by length"))),
+        "a fifth swapped": Arm("in a fifth, by lot, the wrong one is chosen", learning_from(RunOf("swapped"))),
+    },
+    measures=[
+        Measure(
+            "length correlation",
+            "1",
+            "rank correlation of score and length over all completions",
+            by(with_length),
+        ),
+        Measure(
+            "accuracy, right one shorter",
+            "share of pairs",
+            "pairs whose right completion is the shorter one and has the higher score",
+            by(lambda judged: judged.accuracy(shorter=True)),
+        ),
+        Measure("accuracy", "share of pairs", "all pairs of a right and a wrong completion", by(Judged.accuracy)),
+    ],
+    expected=[
+        Expect("half by length", ">", "right labels", of="length correlation"),
+        Expect("half by length", "<", "right labels", of="accuracy, right one shorter"),
+        Expect("half by length", "<", "a fifth swapped", of="accuracy, right one shorter"),
+        Expect("a fifth swapped", "<", "right labels", of="accuracy"),
+    ],
+    text="",
+)
