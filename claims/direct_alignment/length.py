@@ -8,9 +8,9 @@ CLAIM = Claim(
     paper=Paper(
         "Meng et al.", 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", "2405.14734"
     ),
-    setting=SETTING + " In half of the pairs the longer one is chosen, right or wrong.",
+    setting=SETTING + " The longer one is chosen, right or wrong, and of two of one length the right one.",
     command="direct_alignment.train",
-    before={"pairs": pairs(label_noise=0.5, noise="longer")},
+    before={"pairs": pairs(label_noise=1.0, noise="longer")},
     shared={**RUN, "data": {"path": RunOf("pairs")}, "eval_samples": 120},
     arms={
         "DPO": Arm("sums over tokens: a longer completion has a larger margin", {"loss": "dpo"}),
