@@ -31,13 +31,12 @@ def kl(task: str) -> Callable[[Path], float]:
     def found(run: Path) -> float:
         from rlhf.evaluate.kl import exact_kl
         from rlhf.groups import Group
-        from rlhf.tasks.problem import messages_for
-        from rlhf.text.chat import encode_prompt
+        from rlhf.tasks.encoding import encode_problem
 
         (policy, tokenizer), (start, _) = _load(run), _load(Path("embedded"))
         _, problems = _held_out(task)
         answers = _answers(run, task, greedy=False)
-        prompts = [encode_prompt(tokenizer, messages_for(problem, None)) for problem in problems]
+        prompts = [encode_problem(tokenizer, problem, None) for problem in problems]
         groups = [Group(prompt, [list(answer.tokens)]) for prompt, answer in zip(prompts, answers, strict=True)]
         return float(exact_kl(policy, start, groups).mean())
 
