@@ -9,7 +9,10 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -99,8 +102,8 @@ def make_model(folder: Path, size: dict[str, Any], *, device: str, ends: bool = 
     """Save a causal language model with random weights, in bf16 as models come, with a tokenizer.
 
     Args:
-        ends: the end token's output weights are large, so its logit is far above the others' now and then; otherwise
-            one token in the vocabulary's size is the end, and completions are as long as they may be.
+        ends: one token in about fifty is the end; otherwise one in the size of the vocabulary, so completions are as
+            long as they may be.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -114,11 +117,21 @@ def make_model(folder: Path, size: dict[str, Any], *, device: str, ends: bool = 
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if ends:
-        with torch.no_grad():
-            model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 10
+        _let_end(model, tokenizer.eos_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _let_end(model: "PreTrainedModel", end: int) -> None:
+    """Give the end token a probability of a few percent: what all states have in common is the first number of the
+    embeddings, 4 where the others are random and small, and the end token's output weights have more of it."""
+    import torch
+
+    with torch.no_grad():
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embeddings.weight.data[:, 0] = 4.0
+            embeddings.weight.data[end, 0] = 7.0
 
 
 def write_rows(folder: Path, *, letters: int, count: int = 400, seed: int = 0) -> None:
