@@ -23,12 +23,8 @@ def read_one(name: str, seed: int, shared: list[str]) -> tuple[list[str], Comman
 
 
 def add_displacement(paths: Sequence[Path], folder: Path) -> tuple[str, list[Path]]:
-    """The tables of reward accuracy and displacement, and the picture of displacement."""
-    from rlhf.report.table import table
-
-    tables = (table(paths, key="loss", metric="reward_accuracy"), displacement_table(paths))
-    picture = draw_displacement(paths, folder / "displacement.png")
-    return "\n".join(part for part in tables if part), [picture]
+    """The table of displacement, and its picture."""
+    return displacement_table(paths), [draw_displacement(paths, folder / "displacement.png")]
 
 
 def main() -> int | None:
@@ -43,6 +39,7 @@ def main() -> int | None:
         example="--task spell_backward --max_steps 60",
         budget=BUDGET,
         read=read_one,
+        metrics=("accuracy", "reward", "reward_accuracy"),
         add=add_displacement,
     )
 

@@ -20,8 +20,10 @@ type Axis = Literal["steps", "sampled_tokens"]
 SEED_KEYS = frozenset({"seed", "output_dir", "wandb_run_name"})
 
 
+# Keys whose values say by themselves what they are.
+NAMES = ("algorithm", "loss", "selection", "objective")
 # The keys that a label uses first.
-NAMING_KEYS = ("algorithm", "loss", "task", "tasks", "model_name", "data", "lr", "profile")
+NAMING_KEYS = ("trainer", *NAMES, "task", "tasks", "model_name", "data", "lr", "profile")
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,14 @@ def _labels(configs: Sequence[Mapping[str, Any]], keys: list[str]) -> list[str]:
             break
         if distinct([*keys, key]) > distinct(keys):
             keys = [*keys, key]
-    if keys in (["algorithm"], ["loss"]):  # names that say what they are
+    if len(keys) == 1 and keys[0] in ("trainer", *NAMES):
         return [_shown(config, keys[0]) for config in configs]
     return [", ".join(f"{key}={_shown(config, key)}" for key in keys) for config in configs]
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:
-    return str(config[key]) if key in config else "default"
+    value = str(config.get(key, "default"))
+    return value.rpartition(".")[2] if key == "trainer" else value
 
 
 def over_seeds(curves: Sequence[Mapping[int, float]]) -> list[Point]:

@@ -44,7 +44,7 @@ class Run:
     """One run directory, as far as it could be read."""
 
     path: Path
-    config: dict[str, Any] = field(default_factory=dict)  # flat: nested keys are joined by dots
+    config: dict[str, Any] = field(default_factory=dict)  # flat: nested keys are joined by dots; and the trainer
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # one dict a step, in order
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +145,7 @@ def read_run(path: Path) -> Run:
         by_step.setdefault(row["step"], {}).update(row)
     return Run(
         path=path,
-        config=dict(_flatten(config)),
+        config=dict(_flatten(config)) | {key: provenance[key] for key in ("trainer",) if key in provenance},
         provenance=provenance,
         metrics=[by_step[step] for step in sorted(by_step)],
         samples=sorted(_rows_with_step(path / "samples.jsonl", notes), key=lambda row: row["step"]),

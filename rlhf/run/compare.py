@@ -68,7 +68,7 @@ def compare(
         example: settings of a trainer, for --help.
         budget: keys that must be equal for a fair comparison.
         read: (name, seed, options for all runs) -> the arguments of its run and the command that they give, resolved.
-        metrics: held-out metrics that have a table.
+        metrics: held-out metrics that have a table: patterns of their names.
         equal: the budgets that --equal offers, the usual one first; with fewer than two there is no such option.
             `sampled_tokens`: the runs are as they are, and are read where all have sampled as many tokens.
         batches: of a config whose `max_steps` are meant as optimizer steps: the `max_steps` that make as many, for
@@ -196,7 +196,7 @@ def plan_runs(
                 _refuse_contradiction(command, {key: name, "seed": seed})
                 asked = command.config.model_dump(mode="json")
                 label = varied.label(name, value)
-                budgets[label] = {it: asked[it] for it in budget if it != varied.key}
+                budgets[label] = {it: _value(asked, it) for it in budget if it != varied.key}
                 if batches is not None:
                     arguments, command = read(name, seed, [*more, "--max_steps", str(batches(command.config))])
                 config = command.config.model_dump(mode="json")
@@ -207,6 +207,12 @@ def plan_runs(
         refuse_stale(run)
     refuse_strangers(folder / "comparison.md", b"Held-out ", "table of this project")
     return planned
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """Of a dotted key."""
+    first, _, rest = key.partition(".")
+    return _value(settings[first], rest) if rest else settings[first]
 
 
 def _refuse_contradiction(command: Command[Any], wanted: Mapping[str, Any]) -> None:
@@ -253,17 +259,20 @@ def write_all(
 
     Args:
         key: config key or keys that name the lines, such as `algorithm`; runs that differ only in their seed are one.
-        metrics: those that have a table.
+        metrics: patterns of the names of those that have a table.
         by, against: see `rlhf.report.table.table`.
     """
     from rlhf.report.comparison_page import write_comparison
     from rlhf.report.picture import write_png
+    from rlhf.report.runs import read_run
     from rlhf.report.table import table
 
     paths = [run.path for run in planned]
+    measured = dict.fromkeys(target.metric for path in paths for target in read_run(path).evaluation)
+    named = [metric for pattern in metrics for metric in measured if re.fullmatch(pattern, metric)]
     write_comparison(paths, folder / "comparison.html", key, by=by, against=against)
     write_png(paths, folder / "comparison.png", key, by=by)
-    tables = [table(paths, key=key, metric=metric, by=by, against=against) for metric in metrics]
+    tables = [table(paths, key=key, metric=metric, by=by, against=against) for metric in named]
     text = "\n".join(one for one in tables if one)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     return text
