@@ -130,8 +130,9 @@ def _let_end(model: "PreTrainedModel", end: int) -> None:
 
     with torch.no_grad():
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-            embeddings.weight.data[:, 0] = 4.0
-            embeddings.weight.data[end, 0] = 7.0
+            first = embeddings.get_parameter("weight")[:, 0]
+            first[:] = 4.0
+            first[end] = 7.0
 
 
 def write_rows(folder: Path, *, letters: int, count: int = 400, seed: int = 0) -> None:
