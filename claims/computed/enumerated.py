@@ -23,6 +23,10 @@ class Enumerated:
         self.theta = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
         self.reward = torch.randn(15, generator=generator, dtype=torch.float64)
         self.mask = torch.tensor([[i < len(o) for i in range(3)] for o in self.outcomes])
+        # Whether a completion (n) has a token behind a prefix (s).
+        self.goes_on = torch.tensor(
+            [[o.startswith(prefix) and len(o) > len(prefix) for o in self.outcomes] for prefix in self.prefixes]
+        )
 
     def logp(self) -> Float[Tensor, "n t"]:
         """Of each token of each completion; nan behind the end."""
@@ -42,13 +46,7 @@ class Enumerated:
 
     def visits(self) -> Float[Tensor, " s"]:
         """The probability that a completion has a token behind each prefix."""
-        goes = torch.tensor([[goes_on(outcome, prefix) for outcome in self.outcomes] for prefix in self.prefixes])
-        return goes.double() @ self.probability()
+        return self.goes_on.double() @ self.probability()
 
     def gradient(self, value: Float[Tensor, ""]) -> Float[Tensor, "s v"]:
         return torch.autograd.grad(value, self.theta, retain_graph=True)[0]
-
-
-def goes_on(outcome: str, prefix: str) -> bool:
-    """Whether a completion has a token behind this prefix."""
-    return outcome.startswith(prefix) and len(outcome) > len(prefix)

@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from steps_by_hand import token_logp
+from tiny_models import tiny_model
 
 from claims.computed.enumerated import Enumerated
+from claims.computed.exact_noise import exact_noise, right, scores
+from claims.computed.gradient_pool import Pool, noise, sketches
 from claims.computed.kl_gradients import at_distance, errors, exact, kl
+from rlhf.groups import Group
 
 
 def test_the_exact_gradients_of_the_kl() -> None:
@@ -40,3 +45,52 @@ def test_a_reference_at_a_distance() -> None:
     policy = Enumerated(1)
     theta_ref = at_distance(policy, Enumerated(2).theta.detach(), 0.05)
     assert kl(policy, theta_ref) == pytest.approx(0.05)
+
+
+def test_a_group_of_one_prompt_by_hand() -> None:
+    """With one prompt and groups of one, no baseline: the noise is E|r s|^2 / |E r s|^2 - 1."""
+    policy = Enumerated(0)
+    p, reward, score = policy.probability().detach(), right(policy), scores(policy).sum(1)
+    second = p @ (reward[:, None] * score).square().sum(1)
+    first = (p @ (reward[:, None] * score)).square().sum()
+    torch.testing.assert_close(p @ score, torch.zeros(21, dtype=torch.float64), atol=1e-12, rtol=0)
+    found = exact_noise(0, prompts=1, group_size=2)
+    assert found["no baseline"] == pytest.approx(float(second / first - 1) / 2)
+    assert found["best constant"] < found["prompt's mean"]
+    assert found["perfect critic"] < found["prompt's mean"]
+
+
+def test_scores_are_gradients() -> None:
+    policy = Enumerated(4)
+    of_tokens = scores(policy)
+    for i in (0, 1, 9):
+        for j in range(len(policy.outcomes[i])):
+            torch.testing.assert_close(of_tokens[i, j], policy.gradient(policy.logp()[i, j]).flatten())
+
+
+def test_noise_of_batches_of_a_pool() -> None:
+    """Two prompts with three completions each, batches of one draw a prompt: the noise is that of all nine batches."""
+    generator = torch.Generator().manual_seed(0)
+    score = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    score -= score.mean(1, keepdim=True)
+    reward = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    pool = Pool(reward, torch.ones(2, 3, dtype=torch.long), score, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    each = reward[..., None] * score
+    all_batches = torch.stack([(each[0, i] + each[1, j]) / 2 for i in range(3) for j in range(3)])
+    mean = all_batches.mean(0)
+    torch.testing.assert_close(mean, pool.gradient)
+    exact = (all_batches - mean).square().sum(1).mean() / mean.square().sum() / 2  # batches of two draws a prompt
+    found = noise(pool, group_size=2, batches=20_000, seed=0)
+    assert found["no baseline"]["noise"] == pytest.approx(float(exact), rel=0.03)
+    assert found["no baseline"]["direction"] == pytest.approx(1, abs=1e-3)
+    assert found["best constant"]["noise"] < min(found[name]["noise"] for name in ("prompt's mean", "ReMax"))
+
+
+def test_sketches_keep_lengths_and_are_those_of_each_completion() -> None:
+    model = tiny_model("qwen3").float()
+    group = Group([5, 6, 7], [[8, 9], [10], [8, 9]])
+    found = sketches(model, group)
+    assert torch.equal(found[0], found[2])
+    gradient = torch.autograd.grad(token_logp(model, group.prompt, [8, 9], 1.0).sum(), list(model.parameters()))
+    exact = sum(float(part.square().sum()) for part in gradient)
+    assert float(found[0].square().sum()) == pytest.approx(exact, rel=0.15)
