@@ -11,6 +11,7 @@ from rlhf.config.sampling import TruncatedSamplingConfig
 from rlhf.config.schema import Section
 from rlhf.config.scoring import ScoringConfig
 from rlhf.config.trainer import TrainerConfig
+from rlhf.config.vllm import VllmConfig
 from rlhf.errors import nearest
 
 
@@ -42,7 +43,7 @@ AlgorithmSettings: Any = create_model(
 )
 
 
-class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, ScoringConfig):
+class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, VllmConfig, ScoringConfig):
     """Policy gradients"""
 
     common: ClassVar[tuple[str, ...]] = (

@@ -4,6 +4,7 @@ from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.reward_loading import load_function
 from rlhf.judges.config import is_file, read_rubric, refuse_missing_judge
 from rlhf.models.names import find_folder, refuse_missing_model
+from rlhf.servers.look import refuse_missing_server
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -19,3 +20,4 @@ def look(config: PolicyGradientConfig) -> None:
     refuse_missing_model(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")
+    refuse_missing_server(config)

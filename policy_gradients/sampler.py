@@ -18,6 +18,7 @@ from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
 from rlhf.sampling import SampledCompletions, sample
+from rlhf.servers.vllm_sampler import VllmSampler
 from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task
 from rlhf.text.chat import end_tokens, length_up_to
@@ -26,7 +27,11 @@ Prompted = tuple[int, Problem, list[int]]  # a problem's number in the training 
 
 
 class Sampler:
-    """Batches of rollouts of the policy as it is at the time of the call."""
+    """Batches of rollouts of the policy as it is at the time of the call.
+
+    Args:
+        vllm: samples the completions; None: they are sampled here.
+    """
 
     def __init__(
         self,
@@ -36,12 +41,14 @@ class Sampler:
         reward: RewardFunction,
         accelerator: Accelerator,
         recipe: Recipe,
+        vllm: VllmSampler | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.task = task
         self.reward = reward
         self.accelerator = accelerator
+        self.vllm = vllm
         self.config = recipe.config
         self.settings = recipe.sampling
         self.needs = recipe.needs
@@ -58,6 +65,8 @@ class Sampler:
     def next_batch(self) -> Batch:
         """The batch to train on now: the one that was sampled `staleness` steps ago."""
         first = self.next_problem
+        if self.vllm is not None:
+            self.vllm.renew()
         while len(self.waiting) <= self.config.staleness:
             rollouts, self.next_problem = self.draw(self.next_problem, any_mixed_yet=self.any_mixed)
             self.waiting.append(rollouts)
@@ -177,18 +186,20 @@ class Sampler:
         self, prompted: Sequence[Prompted], *, completions: int, temperature: float
     ) -> list[SampledCompletions]:
         config = self.config
-        with self.accelerator.autocast():
-            sampled = sample(
-                self.model,
-                [prompt for _, _, prompt in prompted],
-                completions=completions,
-                max_new_tokens=config.max_new_tokens,
-                end_tokens=self.end_tokens,
-                keys=[of_training(config.seed, number) for number, _, _ in prompted],
-                temperature=temperature,
-                **config.kept_tokens,
-                batch=config.sampling_batch,
-            )
+        prompts = [prompt for _, _, prompt in prompted]
+        how: dict[str, Any] = {
+            "completions": completions,
+            "max_new_tokens": config.max_new_tokens,
+            "end_tokens": self.end_tokens,
+            "keys": [of_training(config.seed, number) for number, _, _ in prompted],
+            "temperature": temperature,
+            **config.kept_tokens,
+        }
+        if self.vllm is not None:
+            sampled = self.vllm.sample(prompts, **how)
+        else:
+            with self.accelerator.autocast():
+                sampled = sample(self.model, prompts, **how, batch=config.sampling_batch)
         if config.stop_at == "answer":
             sampled = [self._up_to_the_answer(each) for each in sampled]
         self.tokens += sum(len(tokens) for each in sampled for tokens in each.tokens)

@@ -46,6 +46,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
     from policy_gradients.update import PolicyLearner
     from rlhf.evaluate.held_out import HeldOut
     from rlhf.run.session import open_session
+    from rlhf.servers.vllm_sampler import VllmSampler
     from rlhf.tasks.of_config import open_tasks, training_task
 
     recipe = resolve(command.config)  # the algorithm, with every setting that the config leaves open filled in
@@ -63,15 +64,14 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         accelerator = session.accelerator
         reward = make_reward(task, config)
         model, tokenizer = session.load_policy()
-        sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe)
+        vllm = VllmSampler(session, model) if config.sampler == "vllm" else None
+        sampler = Sampler(model, tokenizer, task, reward, accelerator, recipe, vllm)
         held_out.refuse_unreadable(model, tokenizer, sampler.first_problems())
         reference = Reference.load(session, model, recipe) if config.kl_coef else None
-        layout = session.layout  # how groups are laid in rows and micro-batches
         critic = None
         if recipe.critic:
-            critic = CriticLearner(model, recipe.critic, recipe, accelerator, layout, session.path)
-        optimizer = session.make_optimizer(model)
-        policy = PolicyLearner(model, optimizer, reference, recipe, accelerator, layout, session.path)
+            critic = CriticLearner(model, recipe.critic, recipe, accelerator, session.layout, session.path)
+        policy = PolicyLearner(session, model, reference, recipe)
         credit = Credit(recipe, accelerator)
 
         # `begin` restores all weights and optimizers, the critic's too; each part restores its own other state.
@@ -81,7 +81,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
 
         for step in session.steps(partial(held_out.evaluate, session, model, tokenizer, reward.totals)):
             # 1. Sample completions of new prompts and reward them. With staleness, take a batch sampled earlier.
-            with session.watch("sampling"):
+            with session.watch("sampling"), session.saved_if_cut_off():
                 batch = sampler.next_batch()
 
             # 2. Score them: logp_old, logp_ref and value, which stay the same during the optimizer steps on this batch.
@@ -123,17 +123,18 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     from rlhf.run.memory_plan import Plan, memory_needs
 
     config = resolve(config).config
+    own = config.sampler == "own"  # if not, only the held-out problems are sampled here
     memory = memory_needs(
         config,
         reference="always" if config.kl_coef else None,
         own_critic=config.critic is not None and config.critic.backbone == "own",
         judges=[*config.reward_models, *judge_models(config.reward_functions)],
-        sampled=(config.prompts_per_step * config.group_size, config.max_new_tokens),
+        sampled=(config.prompts_per_step * config.group_size if own else config.eval_problems, config.max_new_tokens),
         at_once=config.sampling_batch,
     )
     batches = (
         f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "
-        f"{config.max_new_tokens} tokens"
+        f"{config.max_new_tokens} tokens" + ("" if own else f", sampled by vLLM at {config.vllm_url}")
     )
     return Plan(f"{config.algorithm} on {' + '.join(config.tasks) or config.task}", batches, memory)
 

@@ -1,11 +1,9 @@
 """The policy's optimizer steps on a batch of rollouts."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,34 +17,26 @@ from policy_gradients.rollout import Batch, TokenTensors
 from policy_gradients.token_rules import StepTokens, choose, has_rules, uniform_numbers
 from rlhf.aggregate import Totals
 from rlhf.distributed import all_reduce_sum
-from rlhf.groups import Group, Layout, micro_batches
+from rlhf.groups import Group, micro_batches
 from rlhf.kl import k3
 from rlhf.logprobs import Scorer, Scores, score
 from rlhf.optimizer import backward, in_turn, optimizer_step
+from rlhf.run.session import Session
 from rlhf.tensors import masked_sum
 
 
 class PolicyLearner:
     """The policy with its optimizer, and how it learns from a batch."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
-        reference: Reference | None,
-        recipe: Recipe,
-        accelerator: Accelerator,
-        layout: Layout,
-        run: Path,
-    ):
+    def __init__(self, session: Session, model: PreTrainedModel, reference: Reference | None, recipe: Recipe):
         self.model = model
         self.recipe = recipe
         self.config = recipe.config
         self.reference = reference
-        self.accelerator = accelerator
-        self.layout = layout
-        self.run = run
-        self.scorer, self.optimizer = accelerator.prepare(Scorer(model), optimizer)
+        self.accelerator = session.accelerator
+        self.layout = session.layout
+        self.run = session.path
+        self.scorer, self.optimizer = session.accelerator.prepare(Scorer(model), session.make_optimizer(model))
         self.metrics: dict[str, float] = {}
         self.sums = UpdateSums()
         self.entropy = EntropyBonus(self.config)

@@ -36,6 +36,10 @@ class UserError(Exception):
         self.hint = hint
 
 
+class ServerGoneError(UserError):
+    """A server that a run needs has not come back while it was waited for. A run that has done steps is saved."""
+
+
 class UnusableError(UserError, ValueError):
     """A row of data that cannot be used. Readers of data count it as any ValueError; elsewhere it ends the command."""
 

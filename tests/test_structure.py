@@ -31,7 +31,7 @@ ROOMS = {
     "config": {"front"},
     "embedded": {"front", "config", "models", "text"},
     "text": {"front"},
-    "servers": {"front", "config", "models", "text"},
+    "servers": {"front", "config", "models", "run"},
     "data": {"front", "config", "text"},
     "models": {"front", "config", "data", "text"},
     "tasks": {"front", "config", "data", "text"},

@@ -6,7 +6,6 @@ Replies are cached by what was sent, so no question is paid for twice.
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from rlhf.errors import MAX_UNUSABLE, UserError
 from rlhf.judges.config import JudgeConfig
 from rlhf.judges.server import NotTakenError, Server
 from rlhf.judges.usage import Usage
+from rlhf.servers.http import in_parallel
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Endpoint:
             UserError: the server is gone, or more than 5 % of the questions are not taken.
         """
         asked = list(dict.fromkeys(questions))
-        replies = dict(zip(asked, self._replies(asked), strict=True))
+        replies = dict(zip(asked, in_parallel(self._reply, asked, at_once=self.config.concurrency), strict=True))
         refusals = [reply for reply in replies.values() if isinstance(reply, Refusal)]
         verdicts = {question: read_choice(reply, choices) for question, reply in replies.items()}
         without = sum(verdict is None for verdict in verdicts.values())
@@ -52,16 +52,6 @@ class Endpoint:
                 hint="A question that is too long needs a model that reads more tokens, or shorter answers.",
             )
         return [verdicts[question] for question in questions]
-
-    def _replies(self, questions: Sequence[str]) -> list[str | Refusal]:
-        """In the order of the questions; the first error ends the calls that have not begun."""
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            waiting = [pool.submit(self._reply, question) for question in questions]
-            try:
-                return [it.result() for it in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
     def _reply(self, question: str) -> str | Refusal:
         body: dict[str, Any] = {

@@ -55,6 +55,7 @@ _KNOWN = [
     rf"\.partial_(?:{_TEXTS})|\.partial_{re.escape(BEST)}|\.(?:{_PAGES}|evaluation\.jsonl)\.\d+",
     rf"(?:final|\.partial_final)(?:/(?:{_MODEL}))?",
     rf"(?:adapter|\.partial_adapter)(?:/(?:{_ADAPTER}))?",
+    rf"vllm_weights(?:/weights_\w+(?:/(?:{_MODEL}|{_ADAPTER}))?)?",
     rf"checkpoints(?:/(?:\.partial_|\.removed_)?step_\d+(?:/(?:{_CHECKPOINT}|{re.escape(BEST)}))?)?",
     rf"wandb(?:/(?:(?:offline-)?run-\d+_\d+-[-\w]+(?:/(?:{_WANDB}))?|latest-run|debug[-\w]*\.log|settings))?",
 ]

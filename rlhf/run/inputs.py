@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.config.paths import home
 
-NOT_INPUTS = ("output_dir", "wandb_project", "wandb_entity", "wandb_run_name")
+NOT_INPUTS = ("output_dir", "vllm_folder", "wandb_project", "wandb_entity", "wandb_run_name")
 PIECE = 1 << 20  # bytes of a model's weights that are read at their start, middle and end
 
 

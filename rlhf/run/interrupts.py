@@ -80,6 +80,11 @@ class Interrupted:
             self.signal, self._at = signal.SIGTERM, time.monotonic()
         return heard > 0
 
+    def stop_if_heard(self, accelerator: Accelerator) -> None:
+        """Raises: Stopped, in all processes, which must ask together, if a signal came to one of them."""
+        if self.heard_by_any(accelerator):
+            raise Stopped(self.exit_code)
+
     @property
     def exit_code(self) -> int:
         return 128 + (self.signal or 0)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf.config.command import Command
-from rlhf.errors import UserError
+from rlhf.errors import ServerGoneError, UserError
 from rlhf.groups import Layout
 from rlhf.models.saving import DTYPES
 from rlhf.optimizer import learning_rate, make_optimizer
@@ -44,6 +44,7 @@ class Session(Opening):
         super().__init__(command, metrics, title=title, headline=headline, advice=advice)
         self._evaluate: Callable[[int], None] = _nothing
         self._sample: Callable[[int], None] = _nothing
+        self._state: Callable[[], Mapping[str, Any]] = dict  # of the loop, once it has done a step
 
     # ---------------------------------------------------------------- what the config says, for a loop
 
@@ -122,9 +123,22 @@ class Session(Opening):
             state: what the loop has to know to go on from a checkpoint; called only when one is written.
         """
         self.reached = done
+        self._state = state
         evaluated = self._complete(done)
         if self.stopping or self.is_due("save", done):
             self._save(done, state(), evaluated=evaluated)
+
+    @contextmanager
+    def saved_if_cut_off(self) -> Generator[None]:
+        """For what a step waits for elsewhere: if it is gone for good, or a signal ends the waiting, the run is saved
+        as it is after the last step. Until the block has what it waits for, it leaves the loop's state as it was."""
+        try:
+            yield
+        except (ServerGoneError, Stopped):
+            if self.reached > self.start:
+                self._save(self.reached, self._state())
+                self.console.say(f"saved after step {self.reached}; --resume continues")
+            raise
 
     def _evaluate_when_due(self, done: int) -> None:
         if self.is_due("sample", done):

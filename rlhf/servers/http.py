@@ -6,7 +6,8 @@ server that is not there is an error before anything is loaded.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -19,6 +20,7 @@ from rlhf.errors import UserError
 KEY_REFUSED = {401, 403}
 MAY_ANSWER_LATER = {408, 409, 425, 429, 500, 502, 503, 504}
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+CONNECTS_IN_S = 10.0
 SHOWN = 200  # characters of what a server said
 
 
@@ -56,7 +58,10 @@ class Connection:
         self.hint = hint
         self.secret = os.environ.get(key_from, "") if key_from else ""
         headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
-        self.client = httpx2.Client(headers=headers, timeout=timeout_s)
+        # The pool has no limit of its own: whoever makes calls in parallel says how many.
+        limits = httpx2.Limits(max_connections=None)
+        timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECTS_IN_S))
+        self.client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
 
     def get(self, path: str) -> httpx2.Response:
         """Raises: NoAnswerError, RefusedError."""
@@ -112,6 +117,17 @@ def call_again[T](
             on_failure(error)
             wait(min(longest_wait_s, waiting_time(failures - 1, error.retry_after)))
     raise AssertionError("count() does not end")
+
+
+def in_parallel[A, T](call: Callable[[A], T], items: Sequence[A], *, at_once: int) -> list[T]:
+    """What `call` returns for each item, in their order; the first error ends the calls that have not begun."""
+    with ThreadPoolExecutor(max(1, min(at_once, len(items)))) as pool:
+        waiting = [pool.submit(call, item) for item in items]
+        try:
+            return [it.result() for it in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def waiting_time(attempt: int, retry_after: str = "") -> float:
