@@ -1,6 +1,7 @@
 """A run before its loop: devices, the run directory, data and model looked at, and the place where training begins."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -74,6 +75,7 @@ class Opening(Models):
         self.console = Console(quiet=command.quiet, main=True, max_steps=self.config.max_steps)
         self.lock: lock.Lock | None = None  # held by the main process
         self.made: list[Path] = []  # folders that this process made, the innermost first
+        self.leftovers: list[Path] = []  # folders that are of no use once this process leaves the run, however it does
         self.created, self.done = False, 0  # whether this process made the run; how many steps it has done
         self.fresh = True  # whether the run begins here, so that what was before training is to be measured
         self.owes_evaluation = False  # whether the evaluation of the step that it goes on from was cut off
@@ -118,6 +120,8 @@ class Opening(Models):
     def _close(self, *, failed: bool) -> None:
         """Leave the directory to others. Of a run that failed before its first step, leave nothing, unless it has a
         checkpoint that it was forked from or a batch to be looked at: an evaluation alone cannot be gone on from."""
+        for folder in self.leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
         worth_keeping = [self.path / NOT_FINITE, *self.path.glob("checkpoints/step_*")]
         if failed and self.created and not self.done and not any(it.exists() for it in worth_keeping):
             self._remove()

@@ -4,9 +4,9 @@ A server that goes away is waited for. It may come back with the weights that it
 failure they are sent again, and after every batch it is asked whether it has still those that were sent.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class VllmSampler:
         wait: sleeps for so many seconds.
     """
 
-    def __init__(self, session: Session, model: PreTrainedModel, *, wait: Callable[[float], None] = time.sleep):
+    def __init__(self, session: Session, model: PreTrainedModel, *, wait: Callable[[float], None] = sleep):
         config = session.config
         assert isinstance(config, VllmConfig)
         assert config.vllm_url is not None, "the config says so"
@@ -173,7 +173,7 @@ class VllmSampler:
 
     def _is_enough(self, failures: int) -> bool:
         """Whether it was waited for long enough, by the clock of any process."""
-        now = time.monotonic()
+        now = monotonic()
         if failures == 1:
             self.gone_since = now
         late = self.gone_since is not None and now - self.gone_since >= self.patience_s
@@ -191,7 +191,7 @@ class VllmSampler:
 
     def _say_that_it_is_back(self) -> None:
         if self.said and self.gone_since is not None:
-            seconds = time.monotonic() - self.gone_since
+            seconds = monotonic() - self.gone_since
             self.session.console.say(f"vLLM is back after {seconds:.0f} s, with the policy's weights")
         self.said, self.gone_since = False, None
 

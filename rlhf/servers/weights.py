@@ -7,9 +7,6 @@ used.
 import hashlib
 import shutil
 import uuid
-import weakref
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +19,7 @@ from rlhf.servers.vllm import VllmServer
 
 
 class Weights:
-    """The weights of a policy in training. What was written goes when this object does, or the process ends.
+    """The weights of a policy in training. What was written goes when the run is left.
 
     Args:
         folder: that they travel through; None: one in the run directory.
@@ -38,7 +35,8 @@ class Weights:
         # In a folder that runs may share, the names are this run's own.
         run = hashlib.sha256(str(session.path.absolute()).encode()).hexdigest()[:8]
         self.next, self.before = (parent / f"weights_{run}_{i}" for i in range(2))
-        weakref.finalize(self, _remove, parent, (self.next, self.before))
+        if session.accelerator.is_main_process:
+            session.leftovers += [self.next, self.before] if folder else [parent]
 
     def send(self, server: VllmServer) -> None:
         """Have a server take the weights as they are now, under a name that no other weights have.
@@ -60,13 +58,6 @@ class Weights:
         server.name_weights(uuid.uuid4().hex)
         shutil.rmtree(self.before, ignore_errors=True)
         self.next, self.before = self.before, self.next
-
-
-def _remove(parent: Path, folders: Sequence[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # it is not there, or others write into it
-        parent.rmdir()
 
 
 def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
