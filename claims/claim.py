@@ -95,6 +95,7 @@ class Measure:
         what: how it is found, in a sentence; decided before the runs.
         of_run: from a run directory to the number; None: `compute` or `over_runs` gives it. nan: there is none.
         ratio: arms are compared by their ratio instead of their difference; all values are above 0.
+        drawn: whether the picture has it; the page has all.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Measure:
     what: str
     of_run: Callable[[Path], float] | None = None
     ratio: bool = False
+    drawn: bool = True
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def draw(claim: Claim, results: Results) -> charts.Spec:
     comparisons = results.comparisons(claim)
     has_x = any(arm.x is not None for arm in claim.arms.values())
     rows = []
-    for measure in claim.measures:
+    for measure in (one for one in claim.measures if one.drawn):
         own = [one for one in comparisons if one.measure == measure]
         left = _over_x(claim, measure, results) if has_x else _arms(claim, measure, results)
         rows.append({"hconcat": [left, _differences(own, measure)] if own else [left], "spacing": 30})
@@ -55,8 +55,8 @@ def draw(claim: Claim, results: Results) -> charts.Spec:
 
 def _axis(measure: Measure, title: str) -> charts.Spec:
     """The quantitative axis of a measure, of its values or of what compares them."""
-    scale = {"type": "log"} if measure.ratio else {"zero": False}
-    return {"type": "quantitative", "title": title, "scale": scale | {"nice": True}, "axis": {"tickCount": 5}}
+    scale = {"type": "log", "nice": False, "padding": 10} if measure.ratio else {"zero": False, "nice": True}
+    return {"type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 5}}
 
 
 def _arms(claim: Claim, measure: Measure, results: Results) -> charts.Spec:

@@ -52,7 +52,7 @@ CLAIM = Claim(
             "the same of policies of 15 completions, as a sum over all groups of 4: no sampling",
             ratio=True,
         ),
-        Measure("baseline", "reward", "mean of what is subtracted from the rewards, which are 0 and 1"),
+        Measure("baseline", "reward", "mean of what is subtracted from the rewards, which are 0 and 1", drawn=False),
         Measure(
             "direction",
             "cosine",

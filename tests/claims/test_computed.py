@@ -9,6 +9,7 @@ from claims.computed.enumerated import Enumerated
 from claims.computed.exact_noise import exact_noise, right, scores
 from claims.computed.gradient_pool import Pool, noise, sketches
 from claims.computed.kl_gradients import at_distance, errors, exact, kl
+from claims.computed.prompt_weights import at_success, exact_weight, sampled_weight
 from rlhf.groups import Group
 
 
@@ -94,3 +95,23 @@ def test_sketches_keep_lengths_and_are_those_of_each_completion() -> None:
     gradient = torch.autograd.grad(token_logp(model, group.prompt, [8, 9], 1.0).sum(), list(model.parameters()))
     exact = sum(float(part.square().sum()) for part in gradient)
     assert float(found[0].square().sum()) == pytest.approx(exact, rel=0.15)
+
+
+def test_weights_of_prompts_by_hand() -> None:
+    """Groups of two: Dr. GRPO's advantages are +-1/2 where the two differ, so w = 1/2 whatever p is. GRPO divides by
+    the standard deviation, 1 / sqrt(2), whenever they differ: sqrt(2) times that, so it does not depend on p either.
+    Groups of three do: of one right completion the deviation is sqrt(1/3), as of two."""
+    assert exact_weight("drgrpo", 0.3, group_size=2) == pytest.approx(1 / 2)
+    assert exact_weight("grpo", 0.3, group_size=2) == pytest.approx(2**-0.5, rel=1e-3)
+    p = 0.1  # E[adv | right]: the others are both wrong, or one is: 2/3 and 1/3 by sqrt(1/3)
+    right_one = ((1 - p) ** 2 * 2 / 3 + 2 * p * (1 - p) / 3) * 3**0.5
+    wrong_one = -(p**2 * 2 / 3 + 2 * p * (1 - p) / 3) * 3**0.5
+    assert exact_weight("grpo", p, group_size=3) == pytest.approx(right_one - wrong_one, rel=1e-3)
+
+
+def test_sampled_weights_are_the_exact_ones() -> None:
+    policy = at_success(2, 0.25)
+    assert float(policy.probability() @ right(policy)) == pytest.approx(0.25)
+    for algorithm in ("grpo", "drgrpo", "maxrl"):
+        sampled = sampled_weight(policy, algorithm, group_size=4, groups=40_000, seed=1)
+        assert sampled == pytest.approx(exact_weight(algorithm, 0.25, group_size=4), rel=0.03)
