@@ -2,7 +2,7 @@
 
 from direct_alignment.config import DirectAlignmentConfig
 from rlhf.data.rows import refuse_missing
-from rlhf.models.names import refuse_missing_model
+from rlhf.models.names import refuse_missing_policy
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -12,4 +12,4 @@ def look(config: DirectAlignmentConfig) -> None:
         refuse_unknown_task(config.task, config.task_config)
     if config.data.path != "on_policy":
         refuse_missing(config.data.path)
-    refuse_missing_model(config)
+    refuse_missing_policy(config)

@@ -122,14 +122,12 @@ def refuse_unusable(options: argparse.Namespace) -> None:
     """What can be seen without PyTorch. Raises: UserError, if something that the options name is not there."""
     from rlhf.data.files import refuse_output
     from rlhf.judges.config import read_judge, refuse_missing_judge
-    from rlhf.models.names import find_folder
+    from rlhf.models.names import find_folder, find_policy
     from rlhf.tasks.names import refuse_unknown_task
 
-    if options.output.suffix != ".jsonl":
-        raise UserError(f"--output: '{options.output}' is not a .jsonl file")
     refuse_output(options.output)
     refuse_unknown_task(options.task, options.task_config)
-    find_folder(options.model_name)
+    find_policy(options.model_name)
     if options.rows == "labels" and (options.reward_model or options.judge or options.label_noise):
         raise UserError(
             "--rows labels: the labels are the verifier's, and --reward_model, --judge and --label_noise make pairs"

@@ -3,7 +3,7 @@
 from distillation.config import DistillationConfig
 from distillation.teacher_prompts import refuse_unfit_prompt
 from rlhf.data.rows import refuse_missing
-from rlhf.models.names import find_folder, refuse_missing_model
+from rlhf.models.names import find_policy, refuse_missing_policy
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -14,7 +14,7 @@ def look(config: DistillationConfig) -> None:
     if config.on_policy_share < 1 and config.texts.path != "teacher":
         refuse_missing(config.texts.path, key="texts.path")
     refuse_unfit_prompt(config)
-    refuse_missing_model(config)
+    refuse_missing_policy(config)
     if not config.is_self:
         for name in config.teacher_names:
-            find_folder(name, key="teachers" if config.teachers else "teacher")
+            find_policy(name, key="teachers" if config.teachers else "teacher")

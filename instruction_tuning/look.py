@@ -2,7 +2,7 @@
 
 from instruction_tuning.config import InstructionTuningConfig
 from rlhf.data.rows import refuse_missing
-from rlhf.models.names import refuse_missing_model
+from rlhf.models.names import refuse_missing_policy
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -13,4 +13,4 @@ def look(config: InstructionTuningConfig) -> None:
             refuse_unknown_task(task, parameters, key="data.tasks")
     else:
         refuse_missing(config.data.path)
-    refuse_missing_model(config)
+    refuse_missing_policy(config)

@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from rlhf.config.keys import all_keys, flatten
 from rlhf.config.paths import PathName
 from rlhf.config.schema import Section
-from rlhf.config.words import listed
+from rlhf.config.validation import refuse_unknown, validate
 from rlhf.config.yaml_file import find_config, load_yaml, read_bytes
 from rlhf.errors import UserError, nearest
 
 CONFIGS = Path(__file__).parent / "configs"
 Trainer = Literal["policy_gradients", "rejection_sampling", "direct_alignment", "best_of_n"]
+Family = Literal["policy_gradients", "rejection_sampling", "direct_alignment", "reward_models"]
 Combine = Literal["mean", "min", "mean_minus_variance", "mean_minus_std"]
 PROXY = "proxy"  # the reward model that an optimizer has unless it names another
 
@@ -75,7 +77,7 @@ class ChainConfig(Section):
     max_new_tokens: int = Field(64, gt=0, description="Tokens at which a completion is cut.")
     preferences: Preferences = Field(Preferences(), description="What the reward models learn from.")
     judged: Judged = Field(Judged(), description="What direct alignment learns from.")
-    shared: dict[str, dict[str, Any]] = Field({}, description="Settings that all runs of a family have, by family.")
+    shared: dict[Family, dict[str, Any]] = Field({}, description="Settings that all runs of a family have, by family.")
     reward_models: dict[str, RewardModelStage] = Field(description="Reward models by name; one is `proxy`.")
     optimizers: dict[str, OptimizerStage] = Field(description="Lines of the picture by name.")
     evaluation: Evaluation = Field(Evaluation(), description="How all are measured.")
@@ -86,33 +88,24 @@ def read_config(name: str) -> ChainConfig:
 
     Raises:
         UserError: there is no such file, a key or value is not valid, or an optimizer names a reward model that is not
-            there.
+            there, or what its trainer does not take.
     """
     file = find_config(name, CONFIGS)
     tree, lines = load_yaml(read_bytes(file), str(file))
-    try:
-        config = ChainConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(
-            listed([_line(one, file, lines) for one in error.errors()], "settings are not valid")
-        ) from error
+    keys = all_keys(ChainConfig)
+    settings = flatten(tree, keys, lambda key: f"{file}:{lines.get(key, 1)}")
+    refuse_unknown(keys, [settings])
+    config = validate(ChainConfig, settings, keys)
     for line, optimizer in config.optimizers.items():
+        place = f"{file}:{lines.get(f'optimizers.{line}', 1)}: optimizers.{line}"
         for member in optimizer.members:
             if member not in config.reward_models:
                 raise UserError(
-                    f"{file}: optimizers.{line}.reward_model: there is no '{member}' in reward_models; "
+                    f"{place}.reward_model: there is no '{member}' in reward_models; "
                     + nearest(member, config.reward_models)
                 )
+        if optimizer.trainer == "direct_alignment" and len(optimizer.members) > 1:
+            raise UserError(f"{place}.reward_model: the pairs of direct_alignment are ranked by one reward model")
+        if optimizer.trainer == "best_of_n" and optimizer.settings:
+            raise UserError(f"{place}.settings: best_of_n trains nothing; see evaluation.best_of")
     return config
-
-
-def _line(error: Any, file: Path, lines: dict[str, int]) -> str:
-    key = ".".join(map(str, error["loc"]))
-    known = next((lines[part] for part in _prefixes(key) if part in lines), None)
-    return f"{file}{f':{known}' if known else ''}: {key}: {error['msg']}"
-
-
-def _prefixes(key: str) -> list[str]:
-    """a.b.c, a.b, a."""
-    parts = key.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]

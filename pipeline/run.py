@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import ChainConfig, read_config
 from rlhf.config.options import Parser, number, whole
-from rlhf.config.paths import user_path
+from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.errors import run_main
 
 if TYPE_CHECKING:
     from rlhf.run.sweep import Planned
 
 MEASURE = "measure"
+TABLE = b"|  | gold: start |"  # how chain.md begins
 STAGES = ("preferences", "reward_models", "judged", "optimizers", MEASURE)
 
 
@@ -60,6 +61,7 @@ def chain_of(options: argparse.Namespace) -> ChainConfig:
 
 def run(options: argparse.Namespace) -> int:
     from pipeline.stages import Chain
+    from rlhf.models.names import find_policy
     from rlhf.run.sweep import choose, make_all, refuse_stale
     from rlhf.tasks.names import refuse_unknown_task
 
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     if options.plan:
         print(plan(stages))
         return 0
+    find_policy(config.model_name)
+    refuse_strangers(options.output_dir / "chain.md", TABLE, "table of this project")
     for chain in chains:
         chain.folder.mkdir(parents=True, exist_ok=True)
     for stage, planned in stages.items():

@@ -99,6 +99,7 @@ class Chain:
         config = self.config
         settings: dict[str, Any] = {"seed": self.seed, "model_name": config.model_name}
         settings |= {"task": config.task, "task_config": config.task_config, "max_new_tokens": config.max_new_tokens}
+        settings |= {"system_prompt": None, "answer_in": "think_tags"}  # as measure.py asks and reads
         settings |= {"keep_checkpoints": 1000}  # each is measured afterwards
         if stage.trainer == "direct_alignment":
             settings |= {"data": {"path": str(self.judged(stage).path)}}

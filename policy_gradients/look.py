@@ -3,7 +3,7 @@
 from policy_gradients.config import PolicyGradientConfig
 from policy_gradients.reward_loading import load_function
 from rlhf.judges.config import is_file, read_rubric, refuse_missing_judge
-from rlhf.models.names import find_folder, refuse_missing_model
+from rlhf.models.names import find_folder, refuse_missing_policy
 from rlhf.servers.look import refuse_missing_server
 from rlhf.tasks.names import refuse_unknown_task
 
@@ -17,7 +17,7 @@ def look(config: PolicyGradientConfig) -> None:
             refuse_missing_judge(read_rubric(spec, key="reward_functions"), key=f"reward_functions: {spec}: model")
         else:
             load_function(spec)
-    refuse_missing_model(config)
+    refuse_missing_policy(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")
     refuse_missing_server(config)

@@ -128,7 +128,8 @@ def plan(config: PolicyGradientConfig) -> "Plan":
         config,
         reference="always" if config.kl_coef else None,
         own_critic=config.critic is not None and config.critic.backbone == "own",
-        judges=[*config.reward_models, *judge_models(config.reward_functions)],
+        reward_models=config.reward_models,
+        judges=judge_models(config.reward_functions),
         sampled=(config.prompts_per_step * config.group_size if own else config.eval_problems, config.max_new_tokens),
         at_once=config.sampling_batch,
     )

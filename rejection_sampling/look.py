@@ -1,7 +1,7 @@
 """What a config names, looked at before PyTorch is loaded: models and tasks."""
 
 from rejection_sampling.config import RejectionSamplingConfig
-from rlhf.models.names import find_folder, refuse_missing_model
+from rlhf.models.names import find_folder, refuse_missing_policy
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -9,6 +9,6 @@ def look(config: RejectionSamplingConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
     for task, parameters in config.parameters_of_tasks.items():
         refuse_unknown_task(task, parameters)
-    refuse_missing_model(config)
+    refuse_missing_policy(config)
     for name in config.reward_models:
         find_folder(name, key="reward_model")

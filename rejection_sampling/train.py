@@ -111,7 +111,7 @@ def plan(config: RejectionSamplingConfig) -> "Plan":
 
     memory = memory_needs(
         config,
-        judges=config.reward_models,
+        reward_models=config.reward_models,
         sampled=(config.prompts_per_round * config.group_size, config.max_new_tokens),
         at_once=config.sampling_batch,
     )

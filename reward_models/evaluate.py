@@ -32,7 +32,7 @@ def evaluate(run: Path, data: str | None, *, split: str, output: Path, token_bud
     for name, beginning in (("evaluation.jsonl", b'{"'), ("evaluation.html", BEGINNING.encode())):
         refuse_strangers(output / name, beginning, "evaluation of this project")
     if data is not None:
-        refuse_missing(data)
+        refuse_missing(data, key="--data")
 
     from reward_models.evaluation_page import write_evaluation
     from reward_models.held_out_metrics import outcome_result, preference_result, process_result, subset_records

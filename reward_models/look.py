@@ -2,7 +2,7 @@
 
 from reward_models.config import RewardModelConfig
 from rlhf.data.rows import refuse_missing
-from rlhf.models.names import find_folder, refuse_missing_model
+from rlhf.models.names import find_model, find_policy
 from rlhf.tasks.names import refuse_unknown_task
 
 
@@ -13,6 +13,6 @@ def look(config: RewardModelConfig) -> None:
         refuse_missing(data.path)
     else:
         refuse_unknown_task(data.task, data.task_config, key="data.task")
-    refuse_missing_model(config)
+    find_model(config)
     if data.path == "samples":
-        find_folder(data.policy, key="data.policy")
+        find_policy(data.policy, key="data.policy")

@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     o = parser.parse_args(arguments)
     # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
-    from rlhf.models.names import find_folder
+    from rlhf.models.names import find_policy
     from rlhf.tasks.names import refuse_unknown_task
 
     refuse_output(o.output)
     refuse_unknown_task(o.task, o.task_config)
-    find_folder(o.model_name)
+    find_policy(o.model_name)
 
     from rlhf.candidates import distinct_problems, sample_candidates
     from rlhf.tasks.problem import refuse_unverified

@@ -61,7 +61,7 @@ def score(
     refuse_output(output, reads=data)
     for name in models:
         find_folder(name, key="reward_model")
-    refuse_missing(data)
+    refuse_missing(data, key="--data")
 
     from rlhf.data.columns import is_missing
     from rlhf.models.reward_model import RewardModel

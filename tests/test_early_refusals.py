@@ -21,6 +21,7 @@ TALKING = (
     (EVALUATE, ["--task", "spell_backward"]),
 )
 JUDGES = "rlhf.judges.__main__"
+PIPELINE = "pipeline.run"
 COMPARE = ("policy_gradients.compare", "direct_alignment.compare", "rejection_sampling.compare")
 
 # (command, arguments, what the message names)
@@ -33,6 +34,11 @@ CASES: list[tuple[str, list[str], str]] = [
     *(
         (command, ["--model_name", "nobody/no-such"], "'nobody/no-such' is neither a folder here")
         for command in TRAINERS
+    ),
+    *(
+        (command, ["--model_name", "embedded-judge"], "model_name: 'embedded-judge' is a reward model")
+        for command in TRAINERS
+        if command not in (PREFERENCE, ORM, PRM)
     ),
     *((command, ["--config", "no_such"], "there is no config file no_such") for command in TRAINERS),
     *((command, ["--max_step", "3"], "did you mean '--max_steps'?") for command in TRAINERS),
@@ -57,6 +63,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (SFT, ["--data.tasks", "{spel_backward: {}}"], "did you mean 'spell_backward'?"),
     (DISTILL, ["--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (DISTILL, ["--teacher", "./nowhere"], "teacher: there is no folder './nowhere'"),
+    (DISTILL, ["--teacher", "embedded-judge"], "teacher: 'embedded-judge' is a reward model"),
     (DISTILL, ["--teacher_temperature", "1"], "teaches nothing"),
     (DISTILL, ["--objective", "sequence"], "on_policy_share 1: sequence is the likelihood"),
     (DISTILL, ["--objective", "sampled_token", "--on_policy_share", "0.5"], "sampled_token is a policy gradient"),
@@ -78,6 +85,10 @@ CASES: list[tuple[str, list[str], str]] = [
     (BEST_OF_N, ["--reward_model", "embedded-judge", "./nowhere"], "reward_model: there is no folder './nowhere'"),
     (BEST_OF_N, ["--samples", "8", "--largest_n", "9"], "only 8 answers are sampled"),
     (BEST_OF_N, ["--combine", "min"], "--combine min: an ensemble has several reward models"),
+    (PIPELINE, ["--config", "no_such"], "there is no config file no_such"),
+    (PIPELINE, ["--optimizers", "grop"], "did you mean 'grpo'?"),
+    (PIPELINE, ["--output_dir", "taken/novel.odt"], "'taken/novel.odt/chain.md' cannot be written"),
+    (ORM, ["--data.policy", "embedded-judge"], "data.policy: 'embedded-judge' is a reward model"),
     (ORM, ["--data.policy", "./nowhere"], "data.policy: there is no folder './nowhere'"),
     ("reward_models.score", ["embedded", "--data", "no.jsonl", "--output", "out.jsonl"], "there is no file 'no.jsonl'"),
     ("reward_models.score", ["nowhere", "--data", "n.csv", "--output", "no/out.jsonl"], "there is no folder 'no'"),
@@ -89,6 +100,12 @@ CASES: list[tuple[str, list[str], str]] = [
     (PAIRS, ["--output", "o.jsonl", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (PAIRS, ["--output", "o.jsonl", "--reward_model", "./nowhere"], "reward_model: there is no folder './nowhere'"),
     (PAIRS, ["--output", "o.txt"], "'o.txt' is not a .jsonl file"),
+    (JUDGES, ["--judge", "embedded", "--output", "o.txt"], "'o.txt' is not a .jsonl file"),
+    (JUDGES, ["--judge", "embedded", "--output", "o.jsonl", "--candidates", "1"], "--candidates is 1; accepted"),
+    (JUDGES, ["--judge", "embedded-judge", "--output", "o.jsonl"], "judge: 'embedded-judge' is a reward model"),
+    (JUDGES, ["--judge", "{}", "--output", "o.jsonl"], "judge: model is not set"),
+    (JUDGES, ["--judge", "{model: m, by: mean}", "--output", "o.jsonl"], 'judge: by is "mean"; accepted: one of'),
+    (PAIRS, ["--output", "o.jsonl", "--model_name", "embedded-judge"], "model_name: 'embedded-judge' is a reward"),
     (PAIRS, ["--output", "o.jsonl", "--judge", "./nowhere"], "judge: there is no folder './nowhere'"),
     (PAIRS, ["--output", "o.jsonl", "--judge", "embedded", "--reward_model", "r"], "--reward_model and --judge: one"),
     (JUDGES, ["--judge", "./nowhere", "--output", "o.jsonl"], "judge: there is no folder './nowhere'"),
@@ -117,9 +134,11 @@ CASES: list[tuple[str, list[str], str]] = [
     (GENERATE, ["embedded", "--prompts", "no.jsonl", "--output", "o.jsonl"], "there is no file 'no.jsonl'"),
     (GENERATE, ["embedded", "--prompts", "no.jsonl", "--output", "no/o.jsonl"], "there is no folder 'no'"),
     (EVALUATE, ["embedded"], "--task: what is to be evaluated?"),
+    (EVALUATE, ["./nowhere"], "MODEL: there is no folder './nowhere'"),
     (EVALUATE, ["embedded", "--task", "spel_backward"], "did you mean 'spell_backward'?"),
     (EVALUATE, ["embedded", "--task", "ab", "--data", "no.jsonl"], "--task and --data: one of them"),
-    (EVALUATE, ["embedded", "--data", "no.jsonl"], "there is no file 'no.jsonl'"),
+    (EVALUATE, ["embedded", "--data", "no.jsonl"], "--data: there is no file 'no.jsonl'"),
+    (EVALUATE, ["embedded", "--task", "ab", "--output", "o.txt"], "'o.txt' is not a .jsonl file"),
     (EVALUATE, ["embedded", "--task", "ab", "--output", "no/o.jsonl"], "there is no folder 'no'"),
     (EVALUATE, ["embedded", "--task", "ab", "--reward_model", "./nowhere"], "reward_model: there is no folder"),
     (EVALUATE, ["embedded", "embedded", "--task", "ab"], "the same model twice"),

@@ -75,8 +75,8 @@ def mapping(text: str) -> dict[str, Any]:
     return value
 
 
-def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_tokens: int) -> None:
-    """The options of a command that samples a policy's candidates; see `rlhf.candidates`."""
+def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_tokens: int, least: int = 1) -> None:
+    """The options of a command that samples a policy's candidates, at least so many of each; see `rlhf.candidates`."""
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
     add("--task", default="step_arithmetic", help="of reasoning-gym, or prompts (default: step_arithmetic)")
@@ -85,7 +85,7 @@ def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_to
     add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
     add("--system_prompt", help="said to the policy before the question")
     add("--problems", type=whole(1), default=problems, help=f"how many problems (default: {problems})")
-    add("--candidates", type=whole(1), default=8, help="completions of each (default: 8)")
+    add("--candidates", type=whole(least), default=8, help="completions of each (default: 8)")
     add(
         "--max_new_tokens",
         type=whole(1),

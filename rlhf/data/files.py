@@ -193,10 +193,11 @@ def _plain(value: Any) -> Any:
 
 
 def refuse_output(path: Path, *, reads: str = "") -> None:
-    """See that a file can be written, before anything is computed for it.
+    """See that a .jsonl file can be written, before anything is computed for it.
 
     Raises:
-        UserError: there is no such folder, it cannot be written to, or the file exists: it may be somebody's.
+        UserError: it is no .jsonl file, there is no such folder, it cannot be written to, or the file exists: it may be
+            somebody's.
     """
     if not path.parent.is_dir():
         raise UserError(f"--output: there is no folder '{path.parent}'")
@@ -208,3 +209,5 @@ def refuse_output(path: Path, *, reads: str = "") -> None:
         raise UserError(f"--output: '{path}' exists already", hint="Remove it, or write elsewhere.")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--output: nothing can be written into '{path.parent}'")
+    if path.suffix != ".jsonl":
+        raise UserError(f"--output: '{path}' is not a .jsonl file")

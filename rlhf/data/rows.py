@@ -165,10 +165,10 @@ def refuse_many_unusable(stages: Sequence[Sifted[Any]], *, say: Callable[[str], 
     examples = "; ".join(f"{where}: {error}" for where, error in refused[:3])
     counted = [stage for stage in stages if stage.refused] or stages[:1]
     counts = " and ".join(f"{len(stage.refused)} of {stage.seen} {stage.what}" for stage in counted)
+    if not stages[0].seen:
+        raise UserError("data.path: there are no rows")
     if 1 - share_kept > MAX_UNUSABLE + 1e-9 or not stages[-1].kept:
-        raise UserError(
-            f"data.path: {counts} cannot be used ({examples or 'there are no rows'})", hint=_hint(stages, refused)
-        )
+        raise UserError(f"data.path: {counts} cannot be used ({examples})", hint=_hint(stages, refused))
     if refused:
         say(f"data: {counts} are left out ({examples})")
 

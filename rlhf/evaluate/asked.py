@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.paths import home
 from rlhf.config.recorded import read_config
 from rlhf.errors import UserError
-from rlhf.generate.settings import look_at_models, run_of, tasks_of
+from rlhf.generate.settings import run_of, tasks_of
 
 if TYPE_CHECKING:
     from rlhf.tasks.problem import Task
@@ -54,10 +54,12 @@ def tasks_asked(o: argparse.Namespace) -> list[Asked]:
 def look(o: argparse.Namespace, tasks: Sequence[Asked]) -> None:
     """What needs no PyTorch is refused before it is loaded: names, files, and what a run was trained on."""
     from rlhf.data.files import refuse_output
+    from rlhf.data.rows import refuse_missing
     from rlhf.models.names import find_folder
     from rlhf.tasks.names import refuse_unknown_task
 
-    look_at_models(o.models, o)
+    if o.data:
+        refuse_missing(o.data, key="--data")
     if o.output:
         refuse_output(o.output, reads=o.data or "")
     for task in tasks:

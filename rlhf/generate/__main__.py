@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     look_at_models([o.model], o)
     refuse_output(o.output, reads=o.prompts)
-    refuse_missing(o.prompts)
+    refuse_missing(o.prompts, key="--prompts")
 
     from rlhf.generate.conversations import parse_prompt
     from rlhf.generate.in_chunks import answers_in_chunks

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data", metavar="FILE", help="pairs of a file or Hub set, instead of a policy's own answers")
     add("--split", default="train", help="split of a Hub set (default: train)")
     add("--max_samples", type=whole(1), help="first pairs of --data (default: all)")
-    add_candidates(parser, problems=200, max_new_tokens=64)
+    add_candidates(parser, problems=200, max_new_tokens=64, least=2)
     add("--per_problem", type=whole(1), default=1, help="pairs of each problem at most (default: 1)")
     add("--debug", action="store_true", help="show the traceback of an error")
     audit_judge(parser.parse_args(arguments))
@@ -39,17 +39,17 @@ def audit_judge(options: argparse.Namespace) -> None:
     from rlhf.data.files import refuse_output, write_jsonl
     from rlhf.data.rows import refuse_missing
     from rlhf.judges.config import read_judge, refuse_missing_judge
-    from rlhf.models.names import find_folder
+    from rlhf.models.names import find_policy
     from rlhf.tasks.names import refuse_unknown_task
 
     refuse_output(options.output, reads=options.data or "")
     config = read_judge(options.judge)
     refuse_missing_judge(config)
     if options.data is not None:
-        refuse_missing(options.data)
+        refuse_missing(options.data, key="--data")
     else:
         refuse_unknown_task(options.task, options.task_config)
-        find_folder(options.model_name)
+        find_policy(options.model_name)
 
     from rlhf.judges.audit import METRICS, audit, gold_pairs
     from rlhf.judges.judge import open_judge

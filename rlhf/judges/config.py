@@ -22,7 +22,7 @@ from rlhf.config.schema import Section
 from rlhf.config.validation import refuse_unknown, validate
 from rlhf.config.yaml_file import load_yaml, read_bytes, read_yaml
 from rlhf.errors import UserError
-from rlhf.models.names import find_folder
+from rlhf.models.names import find_policy
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -97,7 +97,7 @@ def read_judge(spec: str, *, key: str = "judge") -> JudgeConfig:
         UserError: there is no such file, or a setting is unknown or not valid.
     """
     if spec.lstrip().startswith("{"):
-        return _validated(_mapping(spec, key), lambda name: f"{key}: {name}")
+        return _validated(_mapping(spec, key), lambda _: key)
     if not spec.endswith(FILES):
         return _validated({"model": spec}, lambda _: key)
     file = user_path(spec)
@@ -132,7 +132,7 @@ def refuse_missing_judge(config: JudgeConfig, *, key: str = "judge") -> None:
         UserError: the model's folder, the key's variable, the server or its model is missing.
     """
     if config.url is None:
-        find_folder(config.model, key=key)
+        find_policy(config.model, key=key)
         return
     if config.key_from and not os.environ.get(config.key_from):
         raise UserError(
@@ -159,6 +159,8 @@ def _validated(tree: Mapping[str, Any], origin: Callable[[str], str]) -> JudgeCo
     keys = all_keys(JudgeConfig)
     settings = flatten(tree, keys, origin)
     refuse_unknown(keys, [settings])
+    if "model" not in settings:
+        raise UserError(f"{origin('model')}: model is not set; accepted: a model's name, or that of the endpoint")
     return validate(JudgeConfig, settings, keys)
 
 

@@ -103,11 +103,21 @@ def find_template(name: str) -> Path | None:
     return None
 
 
-def refuse_missing_model(config: TrainerConfig) -> None:
-    """Raises: UserError, if the model to train, or its chat template, is not there."""
-    find_folder(config.model_name)
+def find_model(config: TrainerConfig) -> Path | None:
+    """The folder of the model to train, as `find_folder` has it.
+
+    Raises:
+        UserError: the model, or its chat template, is not there.
+    """
+    folder = find_folder(config.model_name)
     if config.chat_template is not None:
         find_template(config.chat_template)
+    return folder
+
+
+def refuse_missing_policy(config: TrainerConfig) -> None:
+    """Raises: UserError, if the policy to train, or its chat template, is not there, or it is a reward model."""
+    refuse_reward_model(find_model(config), f"model_name: '{config.model_name}'")
 
 
 def _smollm2(label: str) -> Path:

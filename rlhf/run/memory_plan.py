@@ -70,6 +70,7 @@ def memory_needs(
     *,
     reference: Phase | None = None,
     own_critic: bool = False,
+    reward_models: Sequence[str] = (),
     judges: Sequence[str] = (),
     teachers: Mapping[str, Phase] = MappingProxyType({}),
     sampled: tuple[int, int] = (0, 0),
@@ -81,7 +82,8 @@ def memory_needs(
     Args:
         reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
-        judges: names of reward models.
+        reward_models: their names.
+        judges: names of the models that rubrics ask.
         teachers: names of other models, and when they are there: as frozen ones always, or to sample from, in fp32.
         sampled: completions, and new tokens of each.
         at_once: completions decoded together; None: as `rlhf.sampling` chooses it.
@@ -117,9 +119,10 @@ def memory_needs(
     if own_critic:
         why = f"weights, gradients and moments, {learning.stored}; critic.backbone: policy"
         needs.append(Need("critic", (learning.weight + learning.gradient + learning.moments) * weights / GB, why))
-    for judge in judges:
-        size = sum(p.numel() for p in _skeleton(judge).base_model.parameters())
-        needs.append(Need("reward model", frozen * size / GB, f"{judge}, frozen, {stored}"))
+    for what, names in (("reward model", reward_models), ("judge", judges)):
+        for name in names:
+            size = sum(p.numel() for p in _skeleton(name).base_model.parameters())
+            needs.append(Need(what, frozen * size / GB, f"{name}, frozen, {stored}"))
     for teacher, phase in teachers.items():
         size = sum(p.numel() for p in _skeleton(teacher).parameters())
         wide, how = (4, "fp32") if phase == "sampling" else (frozen, stored)

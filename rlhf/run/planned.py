@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.trainer import TrainerConfig
+from rlhf.errors import UserError
 from rlhf.run.from_python import to_argv
 from rlhf.run.sweep import Planned
 
@@ -44,7 +45,10 @@ def planned_run(
         UserError: the trainer refuses a setting.
     """
     arguments = [f"--profile={profile}", *to_argv(settings, config_class)]
-    command = import_module(module).read(arguments)
+    try:
+        command = import_module(module).read(arguments)
+    except UserError as error:
+        raise UserError(f"{label}: {error.message.removeprefix('command line: ')}", error.hint) from error
     return Planned(label, path, module, arguments, command.config.model_dump(mode="json"))
 
 

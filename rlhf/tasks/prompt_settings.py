@@ -51,5 +51,5 @@ def checked(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
     given: dict[str, Any] = {**PARAMETERS, **parameters}
     for key in ("path", "eval_path"):
         if given[key]:
-            refuse_missing(given[key])
+            refuse_missing(given[key], key=f"task_config: {key}")
     return given

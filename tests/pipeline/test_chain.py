@@ -58,10 +58,16 @@ def test_other_labels_are_another_file(tmp_path: Path) -> None:
     assert chain(tmp_path).preferences.path == chain(tmp_path).preferences.path
 
 
-@pytest.mark.parametrize("setting", [{"seed": 1}, {"reward_model": "a"}, {"task": "gsm8k"}])
+@pytest.mark.parametrize("setting", [{"seed": 1}, {"reward_model": "a"}, {"task": "gsm8k"}, {"system_prompt": "s"}])
 def test_what_the_chain_decides_is_no_setting_of_a_line(tmp_path: Path, setting: dict[str, Any]) -> None:
     line = CONFIG.optimizers["grpo"].model_copy(update={"settings": setting})
     with pytest.raises(UserError, match=f"grpo: {next(iter(setting))} is decided by the chain"):
+        chain(tmp_path, optimizers={"grpo": line}).stage("optimizers")
+
+
+def test_a_setting_that_the_trainer_refuses_is_told_with_its_line(tmp_path: Path) -> None:
+    line = CONFIG.optimizers["grpo"].model_copy(update={"settings": {"lrr": 1}})
+    with pytest.raises(UserError, match=r"^grpo, seed 3: unknown option --lrr; did you mean '--lr'"):
         chain(tmp_path, optimizers={"grpo": line}).stage("optimizers")
 
 
@@ -69,12 +75,21 @@ def test_settings_are_merged_group_by_group() -> None:
     assert merged({"data": {"a": 1, "b": 2}, "lr": 1}, {"data": {"b": 3}}) == {"data": {"a": 1, "b": 3}, "lr": 1}
 
 
+def with_line(name: str, **settings: Any) -> dict[str, Any]:
+    """The lines of the config, one of them with other settings."""
+    lines = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["optimizers"]
+    return {"optimizers": lines | {name: lines[name] | settings}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, r"colour: Extra inputs"),
-        ({"preferences": {"label_noise": 2}}, r":\d+: preferences.label_noise: .* less than or equal to 1"),
+        ({"colour": "red"}, r":\d+: unknown key colour"),
+        ({"preferences": {"label_noise": 2}}, r":\d+: preferences.label_noise is 2; accepted: a number >= 0 and <= 1"),
         ({"reward_models": {"prox": {}}}, r"there is no 'proxy' in reward_models; did you mean 'prox'"),
+        ({"shared": {"policy_gradient": {"lr": 1.0}}}, r"shared.policy_gradient"),
+        (with_line("dpo", reward_model=["proxy", "second"]), r"optimizers.dpo.reward_model: .* by one reward model"),
+        (with_line("best_of_n", settings={"lr": 1.0}), r"optimizers.best_of_n.settings: best_of_n trains nothing"),
     ],
 )
 def test_a_config_that_is_not_valid(tmp_path: Path, change: dict[str, Any], message: str) -> None:

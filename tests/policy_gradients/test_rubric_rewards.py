@@ -14,7 +14,7 @@ from policy_gradients.diagnostics import Adviser, describe_metrics
 from policy_gradients.reward_functions import judge_metrics, load_functions
 from policy_gradients.reward_loading import judge_models
 from policy_gradients.rewards import RewardFunction
-from policy_gradients.train import read
+from policy_gradients.train import plan, read
 from rlhf.errors import UserError
 from rlhf.tasks.registry import open_task
 
@@ -66,9 +66,11 @@ def test_a_model_here_needs_no_server(tmp_path: Path) -> None:
     assert first is second
     assert judge_metrics(reward.functions.values(), Accelerator(cpu=True)) == {}
     assert judge_models([rubric, "mine.py:f"]) == ["embedded"]
-    assert {"reward/ends", "reward/short"} <= set(
-        describe_metrics(read(["--reward_functions", f"{{'{rubric}': 1}}"]).config)
-    )
+    config = read(["--reward_functions", f"{{'{rubric}': 1}}"]).config
+    assert {"reward/ends", "reward/short"} <= set(describe_metrics(config))
+    in_memory = {need.what for need in plan(config).memory}
+    assert "judge" in in_memory
+    assert "reward model" not in in_memory
 
 
 def test_criteria_have_names_of_their_own(tmp_path: Path) -> None:

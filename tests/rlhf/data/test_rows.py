@@ -37,7 +37,7 @@ def test_up_to_five_percent_are_left_out_and_said() -> None:
 
 
 def test_nothing_is_too_little() -> None:
-    with pytest.raises(UserError, match="there are no rows"):
+    with pytest.raises(UserError, match=r"^data\.path: there are no rows$"):
         usable([], parse, say=print)
     with pytest.raises(UserError, match="1 of 1 rows"):
         usable(numbered([-1]), parse, say=print)
