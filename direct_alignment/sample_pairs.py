@@ -113,7 +113,7 @@ def write_labels(output: Path, candidates: "Sequence[Candidates]", system_prompt
     if not rows:
         raise UserError("no completion says anything, so there is none to label")
     write_jsonl(output, rows)
-    right = sum(row["label"] for row in rows)
+    right = sum(row["label"] is True for row in rows)
     print(f"{output}: {len(rows)} completions of {len(candidates)} problems, {right} of them right")
     return 0
 
