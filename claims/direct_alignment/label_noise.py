@@ -30,7 +30,7 @@ CLAIM = Claim(
     "one chosen: 60 steps of 16 pairs, so each about three times. cDPO is that of Mitchell (2023).",
     command="direct_alignment.train",
     before={name("pairs", share): pairs(label_noise=share / 100) for share in SHARES},
-    shared={**RUN, "max_samples": 300, "max_steps": 60, "save_every": 60, "eval_samples": 0},
+    shared={**RUN, "max_samples": 300, "eval_samples": 0},
     arms={name(line, share): arm(line, share) for line in LOSSES for share in SHARES if share or line == "DPO"},
     measures=[ACCURACY],
     expected=[

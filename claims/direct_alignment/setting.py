@@ -9,22 +9,22 @@ from claims.measures import held_out, held_out_series
 
 SETTING = (
     "The embedded model on step_arithmetic (three or four terms), where it is right in a quarter of its samples. Pairs "
-    "are a right and a wrong completion of its own to one problem; 80 steps of 16 pairs."
+    "are a right and a wrong completion of its own to one problem; 60 steps of 16 pairs."
 )
 RUN: Mapping[str, Any] = {
     "task": "step_arithmetic",
-    "max_steps": 80,
+    "max_steps": 60,
     "batch_size": 16,
     "lr": 5e-5,
     "eval_every": 0,
-    "save_every": 80,
-    "eval_problems": 300,
+    "save_every": 60,
+    "eval_problems": 200,
     "eval_samples": 100,
 }
 ACCURACY = Measure(
     "accuracy",
     "share of problems",
-    "300 held-out problems after training, one sampled answer each",
+    "200 held-out problems after training, one sampled answer each",
     held_out("accuracy"),
 )
 

@@ -10,7 +10,7 @@ CLAIM = Claim(
     sentence="From the same labels, of which few are good, KTO learns more than DPO, since it needs no pairs.",
     paper=Paper("Ethayarajh et al.", 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", "2402.01306"),
     setting="1,000 labelled completions of the embedded model, two to each of 500 problems of step_arithmetic; a "
-    "quarter is right. A pair is there where one of the two is right and the other wrong. 80 steps of 16 pairs, or of "
+    "quarter is right. A pair is there where one of the two is right and the other wrong. 60 steps of 16 pairs, or of "
     "32 completions.",
     command="direct_alignment.train",
     before={

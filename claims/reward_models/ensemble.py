@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper, RunOf, SeedPlus
-from claims.reward_models.judged import RUN, SETTING, Judged, judged, learning_from, pairs
+from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper, SeedPlus
+from claims.reward_models.judged import JUDGED, Judged, judged
 
 N = 32
+STEPS = 75  # of a member: it knows something by then, and not all
 MEMBERS = ("member 1", "member 2", "member 3")
 WAYS: dict[str, Literal["mean", "min"]] = {"mean": "mean", "worst case": "min"}  # from the members' scores to one
 
@@ -31,12 +32,16 @@ def over_runs(runs: Mapping[str, Path]) -> Numbers:
 CLAIM = Claim(
     sentence="The worst case of an ensemble of reward models chooses better among many completions than one member.",
     paper=Paper("Coste et al.", 2023, "Reward Model Ensembles Help Mitigate Overoptimization", "2310.02743"),
-    setting=SETTING
-    + " A quarter of the pairs is swapped, as in the paper. The members learn from the same pairs, with other "
-    "first weights of the head and another order.",
-    command="reward_models.train_preference_rm",
-    before={"pairs": pairs(label_noise=0.25)},
-    shared={**RUN, **learning_from(RunOf("pairs"))},
+    setting=f"Process reward models that start from the embedded model: {STEPS} steps of 8 problems of three-term "
+    "step_arithmetic with 8 completions of its own. The members learn from the same 600 problems, in another order and "
+    "from other first weights of the head. " + JUDGED,
+    command="reward_models.train_prm",
+    shared={
+        "data": {"problems": 600, "held_out": 100, "seed": SeedPlus()},
+        "max_steps": STEPS,
+        "eval_every": STEPS,
+        "save_every": STEPS,
+    },
     arms={
         **{name: Arm("by itself", {"seed": SeedPlus(1000 * i)}) for i, name in enumerate(MEMBERS)},
         "one member": Arm("the mean of what the three choose, each by itself", None),

@@ -13,10 +13,14 @@ from claims.claim import File
 type Array = np.ndarray
 TASK = {"min_terms": 3, "max_terms": 3}
 PROBLEMS, COMPLETIONS = 100, 32  # held out; completions of each
+JUDGED = (
+    f"They judge {COMPLETIONS} completions of the embedded model to each of {PROBLEMS} held-out problems, whose true "
+    "labels are known."
+)
 SETTING = (
     "Preference models that start from the embedded judge, which knows right steps from wrong ones: 100 steps of 32 "
     "pairs of the embedded model's completions of three-term step_arithmetic, up to four of each of 1,000 problems. "
-    "They judge 32 completions of the embedded model to each of 100 held-out problems, whose true labels are known."
+    + JUDGED
 )
 RUN: Mapping[str, Any] = {
     "max_steps": 100,
@@ -76,7 +80,7 @@ def by(number: Callable[[Judged], float]) -> Callable[[Path], float]:
 
 @cache
 def judged(run: Path) -> Judged:
-    """The held-out completions as the reward model of a run scores them; scored once."""
+    """The held-out completions as the reward model of a run scores them, once; a process model by its product."""
     from rlhf.cache import cached, fingerprint, key
     from rlhf.candidates import sample_candidates
     from rlhf.models.reward_model import RewardModel
@@ -89,7 +93,9 @@ def judged(run: Path) -> Judged:
     )
     asked = [(messages_for(one.problem, None), one.answers) for one in candidates]
     scores = cached(
-        "claims", key("judged", fingerprint(str(run)), TASK), lambda: RewardModel([str(run)], device="cpu").score(asked)
+        "claims",
+        key("judged", fingerprint(str(run)), TASK),
+        lambda: RewardModel([str(run)], steps="product", device="cpu").score(asked),
     )
     right = [[float(verdict is not None and verdict.exact == 1) for verdict in one.verdicts] for one in candidates]
     length = [[float(len(answer.tokens)) for answer in one.answers] for one in candidates]
