@@ -21,12 +21,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m claims", description="Claims of papers, each with the experiment that shows it.")
     add = parser.add_argument
-    add("names", nargs="?", metavar="NAME", help="a claim, several separated by commas, or all")
+    add("names", nargs="*", metavar="NAME", help="claims by name, or all")
     add("--list", action="store_true", help="say which claims there are, then stop")
     add("--plan", action="store_true", help="say which runs there would be, then stop")
     add("--seeds", type=whole(1, 100), metavar="N", help="seeds 0 to N - 1 (default: each claim's own number)")
     add("--at_once", type=whole(1, 64), default=2, metavar="N", help="runs at a time, a thread each (default: 2)")
     add("--output_dir", type=user_path, default=Path("runs/claims"), help="for runs and results (default: runs/claims)")
+    add("--finished", action="store_true", help="make no run: take the seeds of which all runs are there")
+    add("--no_pages", action="store_true", help="write results.json alone, which --redraw can draw elsewhere")
     add("--write_docs", action="store_true", help="write pages, pictures, results and the index into docs/ as well")
     add("--redraw", action="store_true", help="write them again from the results in docs/, without a run")
     add("--quiet", action="store_true", help="print the verdicts alone")
@@ -39,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{name:<24} {open_claim(name).sentence}" for name in names()))
         return 0
-    if options.names is None:
+    if not options.names:
         raise UserError("which claim? Give a name, or all", "--list says which there are.")
-    chosen = choose("NAME", options.names, names(), seeds=1)
+    chosen = choose("NAME", ",".join(options.names), names(), seeds=1)
     if options.plan:
         print("\n".join(plan(name, seeds_of(name, options), options.output_dir / name) for name in chosen))
         return 0
@@ -51,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     places += [in_docs(DOCS)] if options.write_docs else []
     for name in chosen:
         print(make(name, options, places), flush=True)
-    for place in places:
-        print(f"index: {write_index(place)}")
+    if not options.no_pages:
+        for place in places:
+            print(f"index: {write_index(place)}")
     return 0
 
 
@@ -75,8 +78,8 @@ def plan(name: str, seeds: range, folder: Path) -> str:
 
 def make(name: str, options: argparse.Namespace, places: Sequence) -> str:
     """Make or read the results of a claim, write them, and say what they are."""
-    from claims.output import write
-    from claims.results import make_results, read_results
+    from claims.output import write_pages, write_results
+    from claims.results import finished, make_results, read_results
     from claims.verdicts import overall
     from claims.words import between, compared
 
@@ -84,14 +87,19 @@ def make(name: str, options: argparse.Namespace, places: Sequence) -> str:
     if options.redraw:
         results = read_results(places[0].of("results", name))
     else:
+        if options.finished:
+            seeds = finished(claim, seeds, folder)
         results = make_results(name, seeds, folder, at_once=options.at_once, quiet=options.quiet)
     for place in places:
-        write(name, results, place)
+        write_results(name, results, place)
+    for place in [] if options.no_pages else places:
+        write_pages(name, results, place)
     comparisons = results.comparisons(claim)
     lines = [f"{name}: {claim.sentence} {overall(comparisons)}"]
     for one in comparisons:
         lines.append(f"    {one.measure.name}, {compared(one)}: {between(one)} {one.verdict}")
-    return "\n".join([*lines, f"    page: {places[-1].of('page', name)}"])
+    where = "results" if options.no_pages else "page"
+    return "\n".join([*lines, f"    {where}: {places[-1].of(where, name)}"])
 
 
 if __name__ == "__main__":

@@ -47,10 +47,14 @@ def in_docs(folder: Path) -> Places:
     return Places(folder, "results/claims/{name}.json", "claims/{name}.md", "images/claims/{name}.png", "claims.md")
 
 
-def write(name: str, results: Results, places: Places) -> None:
-    """The results, the picture and the page of a claim."""
-    claim, page, picture = open_claim(name), places.of("page", name), places.of("picture", name)
+def write_results(name: str, results: Results, places: Places) -> None:
+    """The numbers of a claim, from which its page and its picture can be made anywhere."""
     write_whole(places.of("results", name), results.as_json() + "\n")
+
+
+def write_pages(name: str, results: Results, places: Places) -> None:
+    """The picture and the page of a claim."""
+    claim, page, picture = open_claim(name), places.of("page", name), places.of("picture", name)
     write_picture(claim, results, picture)
     write_page(name, claim, results, page, picture=os.path.relpath(picture, page.parent))
 

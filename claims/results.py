@@ -17,6 +17,7 @@ from claims.claim import Claim, Numbers
 from claims.runs import Seed, planned
 from claims.verdicts import Comparison, compare
 from rlhf.config.recorded import read_provenance
+from rlhf.errors import UserError
 from rlhf.report.charts import finite
 from rlhf.report.runs import read_run
 from rlhf.run.sweep import make_all
@@ -91,6 +92,18 @@ def make_results(name: str, seeds: Sequence[int], folder: Path, *, at_once: int,
         commits=sorted({_commit(version) for version in versions}),
         processor=processor(),
     )
+
+
+def finished(claim: Claim, seeds: Sequence[int], folder: Path) -> list[int]:
+    """The seeds of which all runs are there.
+
+    Raises:
+        UserError: there is none.
+    """
+    whole = [seed for seed in seeds if all(run.done for round_ in planned(claim, [seed], folder) for run in round_)]
+    if not whole:
+        raise UserError(f"{folder}: no seed has all its runs", "Leave --finished out, and they are made.")
+    return whole
 
 
 def _computed(name: str, seeds: Sequence[int], *, at_once: int, quiet: bool) -> Results:

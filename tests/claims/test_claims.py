@@ -61,6 +61,12 @@ COMPUTED = Claim(
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture, which takes a second."""
+    monkeypatch.setattr("claims.output.write_picture", lambda claim, results, output: output.touch())
+
+
+@pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two claims, and runs that are a few lines of JSON: length is 100 times lr and ten times the seed."""
     labels: list[str] = []
@@ -146,13 +152,23 @@ def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, caps
     )
 
 
-def test_finished_runs_are_used_and_others_are_made(made: list[str], tmp_path: Path) -> None:
+def test_finished_runs_are_used_and_others_are_made(made: list[str], undrawn: None, tmp_path: Path) -> None:
     arguments = ["rope", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet"]
     assert main([*arguments, "--seeds", "2"]) == 0
     assert len(made) == 8
     assert main(arguments) == 0
     assert made[8:] == [f"{name}, seed 2" for name in ("pairs", "start", "short rope", "long | rope")]
     assert not (tmp_path / "docs").exists()
+
+
+def test_seeds_that_are_finished_are_enough(made: list[str], tmp_path: Path) -> None:
+    """After an interruption: two seeds of three, and numbers alone, which are drawn elsewhere."""
+    arguments = ["rope", "--at_once", "1", "--output_dir", str(tmp_path), "--quiet", "--no_pages"]
+    main([*arguments, "--seeds", "2"])
+    assert main([*arguments, "--finished"]) == 0
+    assert len(made) == 8
+    assert read_results(tmp_path / "rope" / "results.json").seeds == [0, 1]
+    assert not (tmp_path / "rope" / "rope.md").exists()
 
 
 def test_a_run_of_other_settings_is_not_used(made: list[str], tmp_path: Path) -> None:
@@ -163,7 +179,9 @@ def test_a_run_of_other_settings_is_not_used(made: list[str], tmp_path: Path) ->
         main(["rope", "--at_once", "1", "--output_dir", str(tmp_path), "--quiet", "--seeds", "1"])
 
 
-def test_what_is_computed_is_computed_once(made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_computed_is_computed_once(
+    made: list[str], undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ["halves", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet", "--write_docs"]
     assert main(arguments) == 0
     results = read_results(tmp_path / "runs" / "halves" / "results.json")
@@ -180,7 +198,7 @@ def test_what_is_computed_is_computed_once(made: list[str], tmp_path: Path, monk
     assert len(list((tmp_path / "cache" / "claims").iterdir())) == 6
 
 
-def test_pages_are_drawn_again_without_a_run(made: list[str], tmp_path: Path) -> None:
+def test_pages_are_drawn_again_without_a_run(made: list[str], undrawn: None, tmp_path: Path) -> None:
     main(["all", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet", "--write_docs"])
     count = len(made)
     places = in_docs(tmp_path / "docs")
@@ -207,7 +225,8 @@ def test_plan_and_list_make_nothing(made: list[str], tmp_path: Path, capsys: pyt
         (["ropes"], "there is no 'ropes': did you mean 'rope'"),
         ([], "which claim"),
         (["rope", "--seeds", "0"], "--seeds is 0"),
-        (["rope,rope"], "rope is given twice"),
+        (["rope", "rope"], "rope is given twice"),
+        (["rope", "--finished", "--output_dir", "nowhere"], "no seed has all its runs"),
     ],
 )
 def test_what_the_command_refuses(made: list[str], arguments: list[str], message: str) -> None:
