@@ -14,6 +14,7 @@ from rlhf.config.recorded import trainer_of
 from rlhf.config.resuming import MAY_CHANGE
 from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
+from rlhf.config.vllm import VllmConfig
 from rlhf.config.yaml_file import to_yaml
 from rlhf.errors import UserError
 
@@ -79,7 +80,7 @@ def test_length_saving_logging_and_evaluation_may_change() -> None:
     command = read(f"--resume --output_dir run {words}", env={"WANDB_PROJECT": "p"})
     for key, value in {"max_steps": 9, "save_every": 3, "eval_every": 2, "wandb_project": "p", "lr": 1e-3}.items():
         assert getattr(command.config, key) == value
-    assert set(MAY_CHANGE) <= set(Toy.model_fields)
+    assert set(MAY_CHANGE) <= {*Toy.model_fields, *VllmConfig.model_fields}
 
 
 @pytest.mark.parametrize(
