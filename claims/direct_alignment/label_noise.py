@@ -3,7 +3,7 @@
 from claims.claim import Arm, Claim, Expect, Paper, RunOf
 from claims.direct_alignment.setting import ACCURACY, RUN, pairs
 
-SHARES = (0, 10, 20, 40)  # percent of the pairs
+SHARES = (0, 20, 40)  # percent of the pairs
 LOSSES = {
     "DPO": ("dpo", "DPO, which trusts every pair; settings at 40 %"),
     "cDPO": ("cdpo", "(1 - e) DPO + e DPO of the swapped pair, e the share of swapped pairs; settings at 40 %"),

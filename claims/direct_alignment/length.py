@@ -14,7 +14,6 @@ CLAIM = Claim(
     shared={**RUN, "data": {"path": RunOf("pairs")}, "eval_samples": 120},
     arms={
         "DPO": Arm("sums over tokens: a longer completion has a larger margin", {"loss": "dpo"}),
-        "DPO, by token": Arm("the same on means over tokens, with SimPO's beta", {"loss": "dpo_norm"}),
         "SimPO": Arm("means over tokens, without a reference", {"loss": "simpo"}),
         "ORPO": Arm("likelihood of the chosen, and odds by means over tokens", {"loss": "orpo"}),
     },
@@ -28,7 +27,6 @@ CLAIM = Claim(
         Expect("DPO", ">", 0.0, of="length"),
         Expect("SimPO", "<", "DPO", of="length"),
         Expect("ORPO", "<", "DPO", of="length"),
-        Expect("DPO, by token", "<", "DPO", of="length"),
     ],
     text="",
 )

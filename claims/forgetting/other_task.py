@@ -23,7 +23,6 @@ CLAIM = Claim(
             {**DEMONSTRATIONS, "batch_size": 64, "data": PRETRAINING},
         ),
         "RL": Arm("its own completions, by the verifier", RL, command="policy_gradients.train"),
-        "RL + KL": Arm("with a KL penalty in the loss", {**RL, "kl_coef": 0.05}, command="policy_gradients.train"),
     },
     measures=[
         Measure(
@@ -45,7 +44,6 @@ CLAIM = Claim(
         Expect("RL", ">", "SFT", of="other task"),
         Expect("RL", "<", "SFT", of="KL"),
         Expect("SFT + pretraining", ">", "SFT", of="other task"),
-        Expect("RL + KL", ">", "RL", of="other task"),
     ],
     text="",
 )

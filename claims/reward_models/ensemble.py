@@ -10,7 +10,7 @@ from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper, SeedPlus
 from claims.reward_models.judged import JUDGED, Judged, judged
 
 N = 32
-STEPS = 75  # of a member: it knows something by then, and not all
+STEPS = 60  # of a member: it knows something by then, and not all
 MEMBERS = ("member 1", "member 2", "member 3")
 WAYS: dict[str, Literal["mean", "min"]] = {"mean": "mean", "worst case": "min"}  # from the members' scores to one
 

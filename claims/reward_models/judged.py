@@ -92,11 +92,8 @@ def judged(run: Path) -> Judged:
         "embedded", task, task.held_out_problems(PROBLEMS), count=COMPLETIONS, max_new_tokens=64, seed=0
     )
     asked = [(messages_for(one.problem, None), one.answers) for one in candidates]
-    scores = cached(
-        "claims",
-        key("judged", fingerprint(str(run)), TASK),
-        lambda: RewardModel([str(run)], steps="product", device="cpu").score(asked),
-    )
+    entry = key("judged", fingerprint(str(run)), [one.problem.question for one in candidates], COMPLETIONS)
+    scores = cached("claims", entry, lambda: RewardModel([str(run)], steps="product", device="cpu").score(asked))
     right = [[float(verdict is not None and verdict.exact == 1) for verdict in one.verdicts] for one in candidates]
     length = [[float(len(answer.tokens)) for answer in one.answers] for one in candidates]
     return Judged(np.array(right), np.array(length), np.array(scores))
