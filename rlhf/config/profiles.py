@@ -14,7 +14,7 @@ GPU_PROFILE_GB = 12  # decimal, as on the box: a "12 GB" card reports a little l
 def largest_cuda_gb() -> float:
     """Memory of the largest CUDA device in GB (1e9 bytes), as PyTorch sees it; 0 without one. Without a driver PyTorch,
     which takes seconds to load, is not asked."""
-    if not _has_driver():
+    if not may_have_gpu():
         return 0.0
     import torch
 
@@ -38,9 +38,10 @@ def driver_cuda_gb() -> float:
     return max(sizes) / 1e9
 
 
-def _has_driver() -> bool:
-    """Of NVIDIA, or of AMD, whose devices PyTorch calls CUDA too."""
-    return _nvidia_driver() is not None or Path("/dev/kfd").exists()
+def may_have_gpu() -> bool:
+    """Whether there is a driver of NVIDIA, or of AMD, whose devices PyTorch calls CUDA too; and they are not hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return not hidden and (_nvidia_driver() is not None or Path("/dev/kfd").exists())
 
 
 def _nvidia_driver() -> ctypes.CDLL | None:

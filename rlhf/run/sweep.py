@@ -1,8 +1,5 @@
 """Many runs, each in a process of its own: finished ones are used, stopped ones go on."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -13,6 +10,7 @@ from typing import Any
 from rlhf.config.recorded import read_config, read_provenance
 from rlhf.errors import UserError, nearest
 from rlhf.run.inputs import changed, inputs
+from rlhf.run.processes import run_module
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def make_all(planned: Sequence[Planned], *, at_once: int = 1, quiet: bool = Fals
             print(f"{where}: there already" if run.done else f"{where}: {run.label}", flush=True)
         if not run.done:
             try:
-                _make(run, {"OMP_NUM_THREADS": "1"} if at_once > 1 else {})
+                _make(run, beside_others=at_once > 1)
             except BaseException:
                 failed.set()
                 raise
@@ -119,13 +117,11 @@ def make_all(planned: Sequence[Planned], *, at_once: int = 1, quiet: bool = Fals
             pool.shutdown(wait=False, cancel_futures=True)  # those that have begun end by themselves
 
 
-def _make(run: Planned, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, *run.command]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        print(done.stdout, end="")
+def _make(run: Planned, *, beside_others: bool) -> None:
+    code, said = run_module(run.command[1], run.command[2:], beside_others=beside_others)
+    if code != 0:
+        print(said, end="")
         raise UserError(
-            f"{run.path} ended with exit code {done.returncode}; its message is above",
+            f"{run.path} ended with exit code {code}; its message is above",
             hint="The same command goes on from here.",
         )

@@ -32,7 +32,7 @@ class Driver:
 
 
 def test_without_a_driver_pytorch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "_has_driver", lambda: False)
+    monkeypatch.setattr(profiles, "may_have_gpu", lambda: False)
     monkeypatch.setitem(sys.modules, "torch", None)  # to import it would raise
     assert profiles.largest_cuda_gb() == 0.0
 

@@ -1,0 +1,59 @@
+"""A run's process: as `python -m` starts it, whether it is forked or not."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.run import processes
+from rlhf.run.processes import run_module
+
+TOLD = """
+import os, sys, torch
+print(sys.argv, __name__, os.getcwd(), os.environ["TOLD"], torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
+os.write(1, b"below Python\\n")
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "toy_of_processes.py").write_text(TOLD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TOLD", "yes")
+    monkeypatch.chdir(tmp_path)
+    return "toy_of_processes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux")
+@pytest.mark.parametrize("driver", [False, True])
+def test_a_process_beside_others_does_what_python_m_does(toy: str, tmp_path: Path, monkeypatch, driver: bool) -> None:
+    """Both ways say the same: arguments, folder, environment, one thread, output and exit code."""
+    monkeypatch.setattr(processes, "may_have_gpu", lambda: driver)
+    forked: list[str] = []
+    fork = processes._forked
+    monkeypatch.setattr(processes, "_forked", lambda *given: forked.append(given[0]) or fork(*given))
+    code, said = run_module(toy, ["3", "b c"], beside_others=True)
+    argv = [str(tmp_path / f"{toy}.py"), "3", "b c"]
+    assert code == 3
+    assert sorted(said.splitlines()) == sorted(
+        [f"{argv} __main__ {os.path.realpath(tmp_path)} yes 1 1", "below Python"]
+    )
+    assert bool(forked) is not driver
+
+
+def test_a_process_by_itself_has_the_threads_of_the_environment(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    code, said = run_module(toy, ["0"], beside_others=False)
+    assert code == 0
+    assert "yes 2 2" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux")
+def test_a_forked_process_that_fails_says_so(toy: str, tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(processes, "may_have_gpu", lambda: False)
+    (tmp_path / "toy_of_failure.py").write_text("print('before'); raise ValueError('what went wrong')")
+    code, said = run_module("toy_of_failure", [], beside_others=True)
+    assert (code, said) == (1, "before\n")
