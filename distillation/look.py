@@ -4,13 +4,12 @@ from distillation.config import DistillationConfig
 from distillation.teacher_prompts import refuse_unfit_prompt
 from rlhf.data.rows import refuse_missing
 from rlhf.models.names import find_policy, refuse_missing_policy
-from rlhf.tasks.names import refuse_unknown_task
+from rlhf.tasks.names import look_at_tasks
 
 
 def look(config: DistillationConfig) -> None:
     """Raises: UserError, if something that the config names is not there, or cannot be put together."""
-    for task, parameters in config.parameters_of_tasks.items():
-        refuse_unknown_task(task, parameters)
+    look_at_tasks(config)
     if config.on_policy_share < 1 and config.texts.path != "teacher":
         refuse_missing(config.texts.path, key="texts.path")
     refuse_unfit_prompt(config)

@@ -90,6 +90,13 @@ class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, VllmConfi
     overlong_buffer: float | None = Field(
         None, ge=0, lt=1, description="Last share of max_new_tokens, over which the penalty grows from 0 to 1."
     )
+    length_penalty: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Taken off the reward of a right completion, in part: more of it the longer it is among the right "
+        "ones of its prompt (Arora and Zanette 2025). Wrong ones pay nothing.",
+    )
 
     # updates
     epochs_per_batch: int = Field(1, gt=0, description="Passes over a batch of rollouts.")

@@ -5,13 +5,12 @@ from policy_gradients.reward_loading import load_function
 from rlhf.judges.config import is_file, read_rubric, refuse_missing_judge
 from rlhf.models.names import find_folder, refuse_missing_policy
 from rlhf.servers.look import refuse_missing_server
-from rlhf.tasks.names import refuse_unknown_task
+from rlhf.tasks.names import look_at_tasks
 
 
 def look(config: PolicyGradientConfig) -> None:
     """Raises: UserError, if something that the config names is not there."""
-    for task, parameters in config.parameters_of_tasks.items():
-        refuse_unknown_task(task, parameters)
+    look_at_tasks(config)
     for spec in config.reward_functions:
         if is_file(spec):
             refuse_missing_judge(read_rubric(spec, key="reward_functions"), key=f"reward_functions: {spec}: model")

@@ -263,6 +263,7 @@ def _penalties(config: PolicyGradientConfig) -> list[str]:
     """The settings that take something off a reward beside its components."""
     penalties = {
         "truncated: penalize": config.truncated == "penalize",
+        "length_penalty": config.length_penalty > 0,
         "kl_in: reward": bool(config.kl_coef) and config.kl_in == "reward",
     }
     return [name for name, is_set in penalties.items() if is_set]

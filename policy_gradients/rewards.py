@@ -5,14 +5,17 @@ The components are the verdict of the task, where it has reference answers, the 
 rubric.yaml: 1}`, see `reward_functions.py`). The reward is their weighted sum.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from policy_gradients.config import PolicyGradientConfig, RewardWeights
 from policy_gradients.reward_functions import evaluate, load_functions, names_of
 from rlhf.data.answers import text_of
 from rlhf.errors import UserError
 from rlhf.evaluate.reward_model import Answered, RewardModelScore, load_reward_model
-from rlhf.tasks.problem import Problem, Task
+from rlhf.tasks.problem import Problem, Task, refuse_unverified
 
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 
@@ -82,6 +85,8 @@ def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -
     """
     functions = load_functions(config.reward_functions)
     for task in tasks.values():
+        if config.length_penalty:
+            refuse_unverified(task, "length_penalty")
         (problem,) = task.train_problems(seed=config.seed, first=0, count=1)
         for function in functions.values():
             function.refuse_uncallable(problem)
@@ -96,6 +101,25 @@ def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -
 def make_reward(task: Task, config: PolicyGradientConfig) -> RewardFunction:
     model = load_reward_model(config, system_prompt=config.system_prompt)
     return RewardFunction(task, config.reward_weights, config.reward_functions, model)
+
+
+def length_penalties(lengths: Sequence[int], right: Sequence[bool], *, coef: float) -> list[float]:
+    """coef * sigmoid((length - mean) / std) of a right completion, mean and std over the right ones; 0 of a wrong one.
+
+    Success comes first: a right completion keeps at least 1 - coef of its 1, and a wrong one gains nothing by being
+    short. Compared within a prompt, hard ones may take long. Where all right ones are of one length each pays coef / 2.
+    Arora and Zanette, "Training Language Models to Reason Efficiently", 2025, arXiv 2502.04463; std is that of the
+    group, with g in the denominator.
+
+    >>> [round(x, 3) for x in length_penalties([10, 20, 5], [True, True, False], coef=0.4)]
+    [0.108, 0.292, 0.0]
+    """
+    own = np.array([length for length, is_right in zip(lengths, right, strict=True) if is_right], dtype=float)
+    if not len(own):
+        return [0.0] * len(lengths)
+    mean, std = own.mean(), own.std()
+    z = [(length - mean) / std if std > 0 else 0.0 for length in lengths]
+    return [coef / (1 + math.exp(-own_z)) if is_right else 0.0 for own_z, is_right in zip(z, right, strict=True)]
 
 
 def overlong_penalty(length: int, *, max_new_tokens: int, overlong_buffer: float) -> float:

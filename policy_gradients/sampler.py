@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policy_gradients.defaults import Recipe
-from policy_gradients.rewards import RewardFunction, overlong_penalty
+from policy_gradients.rewards import RewardFunction, length_penalties, overlong_penalty
 from policy_gradients.rollout import Batch, Rollout, loss_mask
 from rlhf.data.answers import sampled_answer
 from rlhf.distributed import all_reduce_sum, gather, local_shard
@@ -128,6 +128,10 @@ class Sampler:
 
     def _totals(self, components: Sequence[Mapping[str, float]], sampled: SampledCompletions) -> list[float]:
         rewards = [self.reward.total(each) for each in components]
+        if self.config.length_penalty:
+            right = [each.get("exact") == 1 for each in components]
+            penalties = length_penalties(list(map(len, sampled.tokens)), right, coef=self.config.length_penalty)
+            rewards = [reward - penalty for reward, penalty in zip(rewards, penalties, strict=True)]
         if self.settings.truncated != "penalize":
             return rewards
         room = self.config.max_new_tokens

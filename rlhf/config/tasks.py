@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from rlhf.config.paths import PathName
 from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
 
@@ -25,7 +26,29 @@ class TasksConfig(TrainerConfig):
     )
     system_prompt: str | None = Field(None, description="System message before the question.")
 
+    # which problems are trained on
+    difficulty: PathName | None = Field(
+        None, description="How often each training problem is solved, a file of rlhf.evaluate.difficulty; null: all."
+    )
+    difficulty_low: float = Field(0.2, ge=0, le=1, description="Leave out problems that are solved less often, ...")
+    difficulty_high: float = Field(0.8, ge=0, le=1, description="... and those that are solved more often.")
+    curriculum: Literal["none", "easiest_first"] = Field(
+        "none", description="Order of the first pass over the problems of difficulty; later passes are shuffled."
+    )
+
     @property
     def parameters_of_tasks(self) -> dict[str, dict[str, Any]]:
         """The parameters of each task by its name."""
         return {name: share.config for name, share in self.tasks.items()} or {self.task: self.task_config}
+
+    @model_validator(mode="after")
+    def _difficulty_fits(self) -> "TasksConfig":
+        if self.difficulty_low > self.difficulty_high:
+            raise ValueError(
+                f"difficulty_low {self.difficulty_low:g} is above difficulty_high {self.difficulty_high:g}"
+            )
+        if self.difficulty is not None and self.tasks:
+            raise ValueError("difficulty: it is measured of one task, and tasks is a mixture")
+        if self.difficulty is None and self.curriculum != "none":
+            raise ValueError(f"curriculum {self.curriculum}: what is easy says difficulty, and there is none")
+        return self

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rlhf.config.tasks import TasksConfig
+from rlhf.data.rows import refuse_missing
 from rlhf.errors import UserError, nearest
 from rlhf.tasks.prompt_settings import checked
 
@@ -46,3 +48,11 @@ def refuse_unknown_task(name: str, parameters: Mapping[str, Any], *, key: str = 
     registered = sys.modules.get("reasoning_gym.factory")  # a program may have registered its own
     if name not in task_names() and name not in getattr(registered, "DATASETS", {}):
         raise UserError(f"{key}: there is no task '{name}': {nearest(name, task_names())}".rstrip(": "))
+
+
+def look_at_tasks(config: TasksConfig) -> None:
+    """Raises: UserError, if there is no task of a name, or a file that its problems are taken from is not there."""
+    for task, parameters in config.parameters_of_tasks.items():
+        refuse_unknown_task(task, parameters)
+    if config.difficulty is not None:
+        refuse_missing(config.difficulty, key="difficulty")

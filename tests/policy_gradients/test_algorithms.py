@@ -273,6 +273,42 @@ def test_gspo_off_policy_by_hand() -> None:
     assert loss_gradient("gspo", [1e-3] * 3, -1.0) == pytest.approx([1.001] * 3, abs=1e-5)
 
 
+def test_luspo_off_policy_by_hand() -> None:
+    """Log-ratios 0.001, 0.002, 0.003: s = exp(0.002), inside 1 + 0.0025, where GSPO is past its clip. A mean of 0.003
+    is past this one too, if it rose with its advantage. Of 1 and 3 tokens, sums over 2 sequences: -(s1 + 3 s2) / 2."""
+    assert loss_gradient("luspo", [1e-3, 2e-3, 3e-3], 1.0) == pytest.approx([-math.exp(2e-3)] * 3)
+    assert loss_gradient("luspo", [3e-3] * 3, 1.0) == [0, 0, 0]
+    assert loss_gradient("luspo", [3e-3] * 3, -1.0) == pytest.approx([math.exp(3e-3)] * 3)
+    luspo, mask = RECIPES["luspo"], torch.tensor([[True, False, False], [True, True, True]])
+    logp = torch.tensor([[1e-3, 9.0, 9.0], [1e-3, 2e-3, 0.0]])
+    loss = luspo.surrogate(logp, luspo.ratio(logp, torch.zeros(2, 3), mask), torch.ones(2, 1), mask)
+    wanted = -(math.exp(1e-3) + 3 * math.exp(1e-3)) / 2
+    assert luspo.aggregate(loss, mask, Totals(2, 4, 3)).item() == pytest.approx(wanted)
+
+
+def test_luspo_is_the_policy_gradient_on_policy_and_gspo_is_not() -> None:
+    """Over all completions, of unequal length, with their rewards as advantages."""
+    policy = Enumerated(4)
+    exact = policy.gradient((policy.probability() * policy.reward).sum())
+    found = {
+        name: policy.ascent(policy.reward, aggregate=RECIPES[name].aggregate, name=name) for name in ("luspo", "gspo")
+    }
+    torch.testing.assert_close(found["luspo"], exact, atol=1e-12, rtol=1e-9)
+    assert (found["gspo"] - exact).abs().max() > 0.01
+
+
+def test_luspo_off_policy_is_the_gradient_of_what_it_says() -> None:
+    """Of completions of another policy mu, unclipped: grad of E_mu[|o| (pi / mu)^(1 / |o|) adv]."""
+    policy, other = Enumerated(2), Enumerated(6)
+    luspo = resolve(PolicyGradientConfig(algorithm="luspo", clip_low=1 - 1e-9, clip_high=1e9))
+    length, mu = policy.mask.sum(1).double(), other.probability().detach()
+    logp, old = policy.logp(), other.logp().detach()
+    loss = luspo.surrogate(logp, luspo.ratio(logp, old, policy.mask), policy.reward[:, None], policy.mask)
+    found = -policy.gradient(luspo.aggregate((15 * mu)[:, None] * loss, policy.mask, Totals(15, 40, 3)))
+    s = (policy.probability() / mu) ** (1 / length)
+    torch.testing.assert_close(found, policy.gradient((mu * length * s * policy.reward).sum()), atol=1e-12, rtol=1e-9)
+
+
 def test_gmpo_off_policy_by_hand() -> None:
     """log_clip 0.4. adv 1: log-ratios 1.0, 0.1, -2.0 count as 0.4 (held), 0.1, -2.0: mean -0.5. adv -1: as 1.0, 0.1 and
     -0.4 (held): mean 0.7 / 3. d(-exp(mean) * adv) / d logp is -exp(mean) * adv / 3 at a token that is not held. The

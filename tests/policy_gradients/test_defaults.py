@@ -106,6 +106,8 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "maxrl", "reward_functions": {"a.py:f": 1.0}}, "reward_functions"),
         ({"algorithm": "maxrl", "truncated": "penalize"}, "truncated"),
         ({"algorithm": "maxrl", "kl_in": "reward", "kl_coef": 0.1}, "kl_in"),
+        ({"algorithm": "topr", "length_penalty": 0.2}, "length_penalty"),
+        ({"algorithm": "gdpo", "length_penalty": 0.2}, "length_penalty"),
         ({"kl_in": "loss", "kl_estimator": "k1"}, "zero expected gradient"),
         ({"algorithm": "grpo", "kl_estimator": "k1", "kl_coef": 0.1}, "zero expected gradient"),
         ({"algorithm": "rloo", "kl_estimator": "k3", "kl_coef": 0.1}, "no penalty near the reference"),

@@ -137,6 +137,9 @@ def test_what_cannot_be_rewarded_is_refused_before_anything_is_loaded(tmp_path: 
     refuse_unrewarded({"prompts": task_of("none")}, config_of(reward_functions=own))
     refuse_unrewarded({"prompts": task_of("none")}, config_of(reward_model="runs/rm"))
     refuse_unrewarded({"prompts": task_of("number")}, config_of())
+    refuse_unrewarded({"prompts": task_of("number")}, config_of(length_penalty=0.3))
+    with pytest.raises(UserError, match="length_penalty needs them"):
+        refuse_unrewarded({"prompts": task_of("none")}, config_of(reward_model="runs/rm", length_penalty=0.3))
     wants = {f"{tmp_path}/my_rewards.py:wants": 1.0}
     with pytest.raises(UserError, match="missing a required argument: 'ground_truth'") as caught:
         refuse_unrewarded({"prompts": task_of("number")}, config_of(reward_functions=wants))

@@ -100,6 +100,20 @@ def test_cut_completions_can_be_penalized(model, accelerator) -> None:
         assert it.reward == [p["exact"] - (len(t) == 6) for p, t in zip(it.components, it.sampled.tokens, strict=True)]
 
 
+def test_right_completions_pay_for_their_length(model, accelerator) -> None:
+    """Of lengths 1, 2, 5, 3 the second is wrong: mean 3 and std sqrt(8/3) of the others. A group without a right one,
+    and one whose right ones are equally long, show no difference."""
+    it = sampler(model, accelerator, length_penalty=0.5)
+    components = [{"exact": 1.0}, {"exact": 0.0}, {"exact": 1.0}, {"exact": 1.0}]
+    sampled = SampledCompletions([[9] * n for n in (1, 2, 5, 3)], [[0.0] * n for n in (1, 2, 5, 3)], [False] * 4)
+    z = torch.tensor([-2.0, 2.0, 0.0], dtype=torch.float64) / (8 / 3) ** 0.5
+    wanted = (1 - 0.5 * z.sigmoid()).tolist()
+    assert it._totals(components, sampled) == pytest.approx([wanted[0], 0.0, wanted[1], wanted[2]])
+    assert it._totals([{"exact": 0.0}] * 4, sampled) == [0.0] * 4
+    assert it._totals([{"exact": 1.0}, *[{"exact": 0.0}] * 3], sampled) == pytest.approx([0.75, 0, 0, 0])
+    assert sampler(model, accelerator)._totals(components, sampled) == [1.0, 0.0, 1.0, 1.0]
+
+
 class ByNumber(RewardFunction):
     """Right and wrong by the prompt: a third of the prompts have mixed outcomes."""
 

@@ -1,4 +1,4 @@
-"""What becomes of a token that has moved since it was sampled, in DPPO, TOPR and M2PO; VAPO's advantages."""
+"""What becomes of a token that has moved since it was sampled, in DPPO, TOPR, VESPO and M2PO; VAPO's advantages."""
 
 import math
 
@@ -104,6 +104,58 @@ def test_topr_off_policy_is_the_gradient_of_what_it_says() -> None:
     weight = torch.where(success > 0, mu, -torch.minimum(pi.detach(), mu))
     torch.testing.assert_close(ascent(other), policy.gradient((weight * pi.log()).sum()), atol=1e-12, rtol=1e-9)
     on_policy = policy.gradient((policy.probability() * signed).sum())
+    torch.testing.assert_close(ascent(policy), on_policy, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p_old", "p", "adv", "found"),
+    [
+        (0.2, 0.4, 1.0, -4 * math.exp(-3)),
+        (0.4, 0.2, 1.0, -math.exp(1.5) / 4),
+        (0.4, 0.2, -1.0, math.e / 8),
+        (0.2, 0.4, -2.0, 16 * math.exp(-2)),
+        (0.3, 0.3, -2.0, 2.0),
+    ],
+)
+def test_vespo_by_hand(p_old: float, p: float, adv: float, found: float) -> None:
+    """-adv w^k exp(lambda (1 - w)): w 2 or 1/2, k 2 and lambda 3 for praise, 3 and 2 for blame; 1 at w = 1."""
+    surrogate = RECIPES["vespo"].surrogate
+    assert slope(surrogate, completion_ratio, p_old, p, adv) == pytest.approx(found)
+
+
+def test_vespo_weighs_whole_completions() -> None:
+    """Log-ratios 1 and -1 cancel. Far off, in either direction, nothing is left, and nothing is infinite."""
+    vespo, mask = RECIPES["vespo"], torch.ones(1, 2, dtype=torch.bool)
+
+    def weights(*log_ratio: float) -> list[float]:
+        logp = torch.tensor([log_ratio], requires_grad=True)
+        ratio = vespo.ratio(logp, torch.zeros(1, 2), mask)
+        vespo.surrogate(logp, ratio, torch.ones(1, 1), mask).sum().backward()
+        assert logp.grad is not None
+        return logp.grad[0].tolist()
+
+    assert weights(1.0, -1.0) == pytest.approx([-1, -1])
+    for far in (weights(15.0, 15.0), weights(-30.0, -30.0)):
+        assert far == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_vespo_off_policy_is_the_gradient_of_what_it_says() -> None:
+    """Over all completions of another policy mu: the sum of mu phi(pi / mu) r grad log pi, by tokens; on-policy the
+    gradient of the expected reward."""
+    policy, other, vespo = Enumerated(2), Enumerated(6), RECIPES["vespo"]
+    assert {1.0, -1.0} <= {*policy.reward.sign().tolist()}
+
+    def ascent(mu: Enumerated) -> Tensor:
+        p, logp, old = mu.probability().detach(), policy.logp(), mu.logp().detach()
+        loss = vespo.surrogate(logp, vespo.ratio(logp, old, policy.mask), policy.reward[:, None], policy.mask)
+        return -policy.gradient(vespo.aggregate(p[:, None] * loss, policy.mask, Totals(15, 1, 3)))
+
+    pi, mu = policy.probability(), other.probability().detach()
+    w = (pi / mu).detach()
+    phi = torch.where(policy.reward >= 0, w**2 * torch.exp(3 * (1 - w)), w**3 * torch.exp(2 * (1 - w)))
+    wanted = policy.gradient((mu * phi * policy.reward * pi.log()).sum())
+    torch.testing.assert_close(ascent(other), wanted, atol=1e-12, rtol=1e-9)
+    on_policy = policy.gradient((policy.probability() * policy.reward).sum())
     torch.testing.assert_close(ascent(policy), on_policy, atol=1e-12, rtol=1e-9)
 
 

@@ -8,13 +8,17 @@ from accelerate import Accelerator
 from talking import ADDITION, tiny_run
 
 from rlhf.errors import UserError
+from rlhf.evaluate import difficulty
 from rlhf.evaluate.__main__ import main
 from rlhf.evaluate.attempts import attempt
 from rlhf.evaluate.task import evaluate_task
 from rlhf.generate.settings import settings_for
 from rlhf.generate.speaker import Speaker
 from rlhf.models.reward_model import RewardModel
-from rlhf.tasks.problem import Problem, Verdict
+from rlhf.random_keys import of_training
+from rlhf.tasks.by_difficulty import by_difficulty
+from rlhf.tasks.problem import Problem, Verdict, messages_for
+from rlhf.tasks.registry import open_task
 
 SMALL = ["--problems", "3", "--samples", "4"]
 
@@ -64,6 +68,29 @@ def test_the_task_and_the_settings_are_the_run_s(runs: dict[str, str], tmp_path:
     shown = capsys.readouterr().out
     assert f"{runs['one']}: system prompt 'Add.', temperature 1, up to 6 tokens" in shown
     assert f"{runs['other']} against {runs['one']}, on the same problems with the same random numbers" in shown
+
+
+def test_difficulty_is_the_success_on_the_training_stream(runs: dict[str, str], tmp_path: Path, capsys) -> None:
+    """A row a problem, with the share of right answers among those that training would sample at that place."""
+    file = tmp_path / "difficulty.jsonl"
+    asked = [runs["one"], "--problems", "6", "--samples", "3", "--seed", "5", "--output", str(file)]
+    assert difficulty.main(asked) == 0
+    task = open_task(ADDITION["task"], ADDITION["task_config"], answer_in="last_number")
+    problems = task.train_problems(seed=5, first=0, count=6)
+    found = records(file)
+    assert [(it["seed"], it["number"], it["question"]) for it in found] == [
+        (5, i, problem.question) for i, problem in enumerate(problems)
+    ]
+    settings = settings_for([runs["one"]], {})[runs["one"]]
+    speaker = Speaker.open(runs["one"], settings, device="cpu", chat_template_kwargs={})
+    conversations = [messages_for(problem, "Add.") for problem in problems]
+    keys = [of_training(5, i) for i in range(6)]
+    for it, problem, own in zip(found, problems, speaker.answers(conversations, keys, completions=3), strict=True):
+        right = sum(task.verify(problem, answer.text).exact for answer in own)
+        assert (it["success"], it["samples"]) == (right / 3, 3)
+    assert "of 6 problems" in capsys.readouterr().out
+    trained_on = by_difficulty(task, str(file), low=0, high=1, easiest_first=False)
+    assert {it.question for it in trained_on.train_problems(seed=0, first=0, count=6)} == {p.question for p in problems}
 
 
 def test_the_same_model_twice_has_no_difference(runs: dict[str, str], tmp_path: Path) -> None:
