@@ -148,6 +148,7 @@ BOUNDS = {  # (the largest value that is refused below, the smallest that is ref
     "reward_shift": (-1, 1),
     "length_alpha": (0, None),
     "pass_k": (0, None),
+    **dict.fromkeys(("k_pos", "lambda_pos", "k_neg", "lambda_neg"), (0, None)),
 }
 
 
