@@ -73,7 +73,7 @@ RUNS = {
         ["--config", "on_policy", "--objective", "sampled_token", "--steps_per_batch", "2", *DISTILL],
     ),
     "distillation, offline": ("distillation.train", ["--config", "offline", "--texts.problems", "12", *DISTILL]),
-    "distillation, self": ("distillation.train", ["--config", "self", "--top_k", "20", *DISTILL]),
+    "distillation, self": ("distillation.train", ["--config", "self", "--teacher_top_k", "20", *DISTILL]),
 }
 
 

@@ -68,7 +68,7 @@ class DistillationConfig(SamplingConfig):
     jsd_beta: float | None = Field(
         None, gt=0, lt=1, description="jsd: the teacher's weight in the mixture; near 0 forward KL, near 1 reverse KL."
     )
-    top_k: int | None = Field(
+    teacher_top_k: int | None = Field(
         None, gt=0, description="Compare the teacher's likeliest tokens and one bucket for the rest; null: all tokens."
     )
     scale_by_temperature: bool = Field(
@@ -121,8 +121,8 @@ class DistillationConfig(SamplingConfig):
             )
         if self.jsd_beta is not None and objective != "jsd":
             raise ValueError("jsd_beta: only objective jsd has it")
-        if self.top_k is not None and objective in ("sampled_token", "sequence"):
-            raise ValueError(f"top_k: {objective} looks at one token")
+        if self.teacher_top_k is not None and objective in ("sampled_token", "sequence"):
+            raise ValueError(f"teacher_top_k: {objective} looks at one token")
         if self.teacher_sees != "question" and share < 1:
             raise ValueError(f"on_policy_share {share:g}: what the teacher sees is about the student's own samples, 1")
         if self.teacher_prompt is not None and self.teacher_sees == "question":
@@ -137,6 +137,10 @@ class DistillationConfig(SamplingConfig):
     def _has_a_teacher(self) -> "DistillationConfig":
         if self.teachers and self.teacher is not None:
             raise ValueError("teacher and teachers: wanted one of them")
+        if not self.is_self and not self.asks_teacher:
+            raise ValueError(
+                "teacher: sequence learns the texts of a file as they are, and asks no teacher: leave it out"
+            )
         if self.teachers and self.teachers.keys() != self.tasks.keys():
             raise ValueError(
                 f"teachers: has {sorted(self.teachers)}, and tasks has {sorted(self.tasks)}: each task has one teacher"

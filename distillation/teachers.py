@@ -146,5 +146,5 @@ def refuse_other_vocabulary(tokenizer: PreTrainedTokenizerBase, other: PreTraine
     raise UserError(
         f"{label} has another vocabulary than the student: {'; '.join(found)}",
         hint="Log-probabilities are compared token by token: take a teacher of the student's family. To learn from its "
-        "texts alone, sample them, and give the file as texts.path with objective sequence.",
+        "texts alone, sample them with rlhf.generate: the file is texts.path, with objective sequence and no teacher.",
     )

@@ -79,10 +79,12 @@ class Learner:
         self.session, self.model, self.teachers = session, model, teachers
         self.config: DistillationConfig = session.command.config
         config = self.config
-        divergence = divergence_of(config.objective, beta=config.jsd_beta or JSD_BETA, k=config.top_k)
+        divergence = divergence_of(config.objective, beta=config.jsd_beta or JSD_BETA, k=config.teacher_top_k)
         rows = len(model.get_output_embeddings().weight)
-        if config.top_k is not None and config.top_k >= rows:
-            raise UserError(f"top_k {config.top_k}: the model has {rows} tokens; null compares all of them")
+        if config.teacher_top_k is not None and config.teacher_top_k >= rows:
+            raise UserError(
+                f"teacher_top_k {config.teacher_top_k}: the model has {rows} tokens; null compares all of them"
+            )
         student = Student(model, divergence, temperature=config.temperature)
         self.student, self.optimizer = session.accelerator.prepare(student, session.make_optimizer(model))
         self.scale = config.temperature**2 if config.scale_by_temperature else 1.0

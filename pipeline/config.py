@@ -96,6 +96,11 @@ def read_config(name: str) -> ChainConfig:
     settings = flatten(tree, keys, lambda key: f"{file}:{lines.get(key, 1)}")
     refuse_unknown(keys, [settings])
     config = validate(ChainConfig, settings, keys)
+    labels = [optimizer.label for optimizer in config.optimizers.values()]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(
+            f"{file}: optimizers: two lines have the label '{twice}', by which the picture tells them apart"
+        )
     for line, optimizer in config.optimizers.items():
         place = f"{file}:{lines.get(f'optimizers.{line}', 1)}: optimizers.{line}"
         for member in optimizer.members:

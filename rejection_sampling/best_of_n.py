@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.options import Parser, mapping, number, seed, temperature, whole
+from rlhf.config.options import Parser, add_candidates, number, whole
 from rlhf.config.paths import refuse_strangers, user_path
 from rlhf.errors import UserError, run_main
 
@@ -31,27 +31,18 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m rejection_sampling.best_of_n",
         description="Give the best of n answers by a proxy, and measure proxy, gold and KL against n.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--output", type=user_path, default=Path("runs/best_of_n"), help="the folder to write to")
-    add("--model_name", default="embedded", help="the policy: 'embedded', a Hugging Face id, a folder or run directory")
-    add("--task", default="step_arithmetic", help="a task of reasoning-gym, step_arithmetic, or prompts")
-    add("--task_config", type=mapping, default={}, help="the task's own parameters, as YAML")
-    forms = ("think_tags", "answer_tag", "last_number", "text")
-    add("--answer_in", choices=forms, default="think_tags", help="where the answer stands in a completion")
-    add("--system_prompt", help="said to the policy before the question")
+    folder = Path("runs/best_of_n")
+    add("--output", type=user_path, default=folder, help=f"the folder to write to (default: {folder})")
+    add_candidates(parser, problems=200, max_new_tokens=64, name="samples", count=128)
+    add("--largest_n", type=whole(1), default=64, help="n is 1, 2, 4, ... up to it (default: 64)")
     add("--reward_model", nargs="+", default=[], metavar="RUN", help="the proxy, or several; none: the verifier")
     ways = ("mean", "min", "mean_minus_variance", "mean_minus_std")
-    add("--combine", choices=ways, default="mean", help="how an ensemble's scores become one")
+    add("--combine", choices=ways, default="mean", help="how an ensemble's scores become one (default: mean)")
     add("--variance_weight", type=number(0), help="lambda of mean_minus_variance")
-    add("--steps", choices=("min", "product", "last"), default="min", help="how a process model's scores become one")
-    add("--problems", type=whole(2), default=200, help="held-out problems")
-    add("--samples", type=whole(1), default=128, help="answers to each (m)")
-    add("--largest_n", type=whole(1), default=64, help="n is 1, 2, 4, ... up to it")
-    add("--max_new_tokens", type=whole(1), default=64, help="tokens at which an answer is cut")
-    add("--temperature", type=temperature, default=1.0, help="of sampling")
-    add("--seed", type=seed, default=0, help="of the sampling")
+    steps = ("min", "product", "last")
+    add("--steps", choices=steps, default="min", help="how a process model's scores become one (default: min)")
     add("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(arguments)
 
@@ -63,6 +54,8 @@ def write_best_of_n(o: argparse.Namespace) -> int:
     from rlhf.report.html import BEGINNING
     from rlhf.tasks.names import refuse_unknown_task
 
+    if o.problems < 2:
+        raise UserError("--problems 1: intervals are over problems, of which one tells nothing")
     if o.largest_n > o.samples:
         raise UserError(f"--largest_n {o.largest_n}: only {o.samples} answers are sampled (--samples)")
     if o.combine != "mean" and len(o.reward_model) < 2:

@@ -75,8 +75,22 @@ def mapping(text: str) -> dict[str, Any]:
     return value
 
 
-def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_tokens: int, least: int = 1) -> None:
-    """The options of a command that samples a policy's candidates, at least so many of each; see `rlhf.candidates`."""
+def add_candidates(
+    parser: argparse.ArgumentParser,
+    *,
+    problems: int,
+    max_new_tokens: int,
+    name: str = "candidates",
+    count: int = 8,
+    least: int = 1,
+) -> None:
+    """The options of a command that samples a policy's candidates; see `rlhf.candidates`.
+
+    Args:
+        problems, max_new_tokens, count: defaults; `count` is how many completions of each problem.
+        name: of the option that says how many.
+        least: the smallest number of them.
+    """
     add = parser.add_argument
     add("--model_name", default="embedded", help="policy: embedded, a Hub id, a folder or run (default: embedded)")
     add("--task", default="step_arithmetic", help="of reasoning-gym, or prompts (default: step_arithmetic)")
@@ -85,7 +99,7 @@ def add_candidates(parser: argparse.ArgumentParser, *, problems: int, max_new_to
     add("--answer_in", choices=answers, default="think_tags", help="where the answer stands (default: think_tags)")
     add("--system_prompt", help="said to the policy before the question")
     add("--problems", type=whole(1), default=problems, help=f"how many problems (default: {problems})")
-    add("--candidates", type=whole(least), default=8, help="completions of each (default: 8)")
+    add(f"--{name}", type=whole(least), default=count, help=f"completions of each (default: {count})")
     add(
         "--max_new_tokens",
         type=whole(1),

@@ -126,7 +126,7 @@ def test_samples_are_the_students_at_the_temperature_that_is_scored(run) -> None
 
 
 def test_a_step_over_the_teachers_top_k_without_the_square_of_the_temperature(run, models: tuple[Path, Path]) -> None:
-    found = run("--objective", "forward_kl", "--top_k", "5", "--scale_by_temperature", "false")
+    found = run("--objective", "forward_kl", "--teacher_top_k", "5", "--scale_by_temperature", "false")
     teacher = load_policy(str(models[1]))
     student = found.steps[0].at()
     loss = by_hand(found.batches[0], student, teacher, lambda p, q, *_: forward_kl(*top_k(p, q, k=5)))

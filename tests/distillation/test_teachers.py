@@ -72,8 +72,8 @@ def test_equal_tokens_with_other_ids_are_another_vocabulary(models: list[str], t
 
 
 def test_a_bucket_for_no_token_is_refused(models: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="top_k 106: the model has 106 tokens"):
-        distillation.run(model=models[0], teacher=models[1], top_k=106, output_dir=tmp_path / "run", **SHORT)
+    with pytest.raises(UserError, match="teacher_top_k 106: the model has 106 tokens"):
+        distillation.run(model=models[0], teacher=models[1], teacher_top_k=106, output_dir=tmp_path / "run", **SHORT)
 
 
 # ----------------------------------------------------------------------------------------------------- several teachers

@@ -89,6 +89,7 @@ def with_line(name: str, **settings: Any) -> dict[str, Any]:
         ({"reward_models": {"prox": {}}}, r"there is no 'proxy' in reward_models; did you mean 'prox'"),
         ({"shared": {"policy_gradient": {"lr": 1.0}}}, r"shared.policy_gradient"),
         (with_line("dpo", reward_model=["proxy", "second"]), r"optimizers.dpo.reward_model: .* by one reward model"),
+        (with_line("ppo", label="GRPO"), r"optimizers: two lines have the label 'GRPO'"),
         (with_line("best_of_n", settings={"lr": 1.0}), r"optimizers.best_of_n.settings: best_of_n trains nothing"),
     ],
 )

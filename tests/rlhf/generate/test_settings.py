@@ -1,5 +1,6 @@
 """How a model is asked: its run's settings, under those of the command line."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,25 @@ def test_a_trainer_that_samples_for_evaluation_has_its_length_there(tmp_path: Pa
 )
 def test_tasks_of_a_run(tmp_path: Path, config: dict, tasks: dict) -> None:
     assert tasks_of(write_run(tmp_path / "run", config=config)) == tasks
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("policy_gradients.train", []),
+        ("rejection_sampling.train", ["--top_k", "7"]),
+        ("distillation.train", ["--teacher_top_k", "7"]),
+        ("distillation.train", ["--config", "self", "--profile", "gpu"]),
+        ("direct_alignment.train", []),
+        ("instruction_tuning.train", []),
+    ],
+)
+def test_a_setting_means_the_same_in_every_trainer(tmp_path: Path, module: str, arguments: list[str]) -> None:
+    """A run of any of them can be asked: none uses the name of a setting of sampling for something else."""
+    config = import_module(module).read(["--profile", "laptop", *arguments]).config
+    run = str(write_run(tmp_path / "run", config=config.model_dump(mode="json")))
+    found = settings_for([run], {})[run]
+    sampled_from = getattr(config, "kept_tokens", {})
+    assert (found.top_k, found.top_p) == (sampled_from.get("top_k", 0), sampled_from.get("top_p", 1.0))
+    assert found.temperature == getattr(config, "temperature", 1.0)
+    assert found.system_prompt == getattr(config, "system_prompt", None)
