@@ -9,8 +9,8 @@ PROBLEMS = 1500
 CLAIM = Claim(
     sentence="DPO on pairs of the policy as it is learns more than on pairs of the policy as it was.",
     paper=Paper("Guo et al.", 2024, "Direct Language Model Alignment from Online AI Feedback", "2402.04792"),
-    setting="The embedded model on step_arithmetic; pairs are a right and a wrong one of four completions. 60 steps of 16 "
-    "pairs. Offline each pair is seen a little more than once; online each about twice, since some problems give none.",
+    setting="The embedded model on step_arithmetic; pairs are a right and a wrong one of four completions. 60 steps of "
+    "16 pairs. Offline each pair is seen a little more than once; online about twice, since some problems give none.",
     command="direct_alignment.train",
     before={"pairs": pairs(problems=PROBLEMS)},
     shared={**RUN, "loss": "dpo", "data": {"path": RunOf("pairs"), "problems": PROBLEMS}},
