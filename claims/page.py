@@ -105,15 +105,15 @@ def _measures(claim: Claim) -> str:
 
 def _values(claim: Claim, results: Results) -> str:
     """Each arm's mean and interval of each measure, and, of the first one, what each seed gave; or a table of lines."""
-    if claim.x:
-        return "\n\n".join(_lines(claim, measure, results) for measure in claim.measures)
     first = claim.measures[0]
+    tables = [_lines(claim, measure, results) for measure in claim.measures] if claim.x else []
     rows = []
-    for arm in claim.arms:
+    for arm in (name for name, arm in claim.arms.items() if arm.x is None):
         cells = [_mean(measure, results.values[measure.name][arm]) for measure in claim.measures]
         rows.append([arm, *cells, ", ".join(map(number, results.values[first.name][arm]))])
     of_seeds = "seeds" if len(claim.measures) == 1 else f"seeds ({first.name})"
-    return table(["arm", *(measure.name for measure in claim.measures), of_seeds], rows)
+    tables += [table(["arm", *(measure.name for measure in claim.measures), of_seeds], rows)] if rows else []
+    return "\n\n".join(tables)
 
 
 def _lines(claim: Claim, measure: Measure, results: Results) -> str:

@@ -1,7 +1,7 @@
 """The picture of a claim, to be read on its own: arms with their seeds, paired differences, and curves of the runs.
 
-A row for each measure: to the left each arm's seeds, mean and 95 % interval; to the right the paired differences, with
-a line at equal and the verdict beside each. Below them the curves, mean and band over seeds, named at their ends.
+To the left each arm's seeds, mean and 95 % interval, a chart for each measure; to the right the paired differences,
+with a line at equal and the verdict beside each. Below those the curves, mean and band over seeds, named at their ends.
 """
 
 import math
@@ -19,8 +19,9 @@ from rlhf.report.curves import short
 from rlhf.statistics import Estimate, t_interval
 
 ROW = 34  # pixels of an arm
-WIDTH, OF_DIFFERENCES, OF_CURVES = 400, 330, 430
+WIDTH, OF_DIFFERENCES, OF_CURVES = 400, 330, 400
 LINE = 110  # characters of the title
+APART = {"resolve": {"scale": {"color": "independent", "strokeDash": "independent"}}}  # lines of charts side by side
 COLOURS = {"seen": "#00835f", "not seen": "#5c6470", "opposite": "#c94f00", "one seed": "#5c6470"}
 
 
@@ -32,24 +33,35 @@ def write_picture(claim: Claim, results: Results, output: Path) -> Path:
 def draw(claim: Claim, results: Results) -> charts.Spec:
     """The figure as a Vega-Lite spec."""
     comparisons = results.comparisons(claim)
-    has_x = any(arm.x is not None for arm in claim.arms.values())
-    rows = []
+    of_lines = any(arm.x is not None for arm in claim.arms.values())
+    of_arms = any(arm.x is None for arm in claim.arms.values())
+    values, differences = [], []
     for measure in (one for one in claim.measures if one.drawn):
+        parts = [_over_x(claim, measure, results)] if of_lines else []
+        parts += [_arms(claim, measure, results)] if of_arms else []
+        values.append({"vconcat": parts, **APART})
         own = [one for one in comparisons if one.measure == measure]
-        left = _over_x(claim, measure, results) if has_x else _arms(claim, measure, results)
-        rows.append({"hconcat": [left, _differences(own, measure)] if own else [left], "spacing": 30})
+        differences.append([_differences(own, measure)] if own else [])
     curves = [_curves(curve, results) for curve in claim.curves]
-    rows += [{"hconcat": curves[i : i + 2], "spacing": 90} for i in range(0, len(curves), 2)]
+    if curves:  # one column of values, one of what they come to
+        right = [one for own in differences for one in own] + curves
+        rows: list[charts.Spec] = [
+            {"hconcat": [{"vconcat": values, **APART}, {"vconcat": right, **APART}], "spacing": 30, **APART}
+        ]
+    else:
+        rows = [
+            {"hconcat": [left, *own], "spacing": 30, **APART} for left, own in zip(values, differences, strict=True)
+        ]
     n = len(results.seeds)
     about = f"{claim.paper.authors}, {claim.paper.year}. {claim.setting}"
-    dots = "" if has_x else "a small dot is a seed, a large one the mean; "
+    dots = "" if not of_arms else "a small dot is a seed, a large one the mean; "
     over = f"{n} seeds: {dots}thick lines and bands are 95 % intervals over seeds." if n > 1 else "One seed."
     subtitle = [*wrap(about, LINE + 20), over]
     return {
         "vconcat": rows,
         "spacing": 30,
         "title": {"text": wrap(claim.sentence, LINE), "subtitle": subtitle},
-        "resolve": {"scale": {"color": "independent"}},
+        **APART,
     }
 
 
@@ -60,9 +72,10 @@ def _axis(measure: Measure, title: str) -> charts.Spec:
 
 
 def _arms(claim: Claim, measure: Measure, results: Results) -> charts.Spec:
-    """Each arm's seeds, mean and interval, one arm below the other."""
+    """Seeds, mean and interval of each arm without an `x`, one below the other."""
     values = results.values[measure.name]
-    means = {arm: mean for arm in claim.arms if (mean := over_seeds(measure, values[arm]))}
+    own = [name for name, arm in claim.arms.items() if arm.x is None]
+    means = {arm: mean for arm in own if (mean := over_seeds(measure, values[arm]))}
     names = list(means)
     x = _axis(measure, f"{measure.name}, {measure.unit}")
     y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 400, "grid": True}}

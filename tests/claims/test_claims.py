@@ -50,11 +50,11 @@ COMPUTED = Claim(
     sentence="Two is half of four.",
     paper=PAPER,
     setting="Arithmetic.",
-    arms={"two": Arm("2", line="a line", x=0.0), "four": Arm("4", line="a line", x=1.0)},
+    arms={"two": Arm("2", line="a line", x=0.0), "four": Arm("4", line="a line", x=1.0), "one": Arm("1")},
     x="number of the arm",
     measures=[Measure("size", "units", "counted", ratio=True)],
     expected=[Expect("two", "<", "four")],
-    compute=lambda seed: {"two": {"size": 2.0 + seed / 10}, "four": {"size": 4.0 + seed / 5}},
+    compute=lambda seed: {"two": {"size": 2.0 + seed / 10}, "four": {"size": 4.0 + seed / 5}, "one": {"size": 1}},
     seeds=3,
     text="",
 )
@@ -188,6 +188,8 @@ def test_what_is_computed_is_computed_once(
     assert results.values["size"]["four"] == [4.0, 4.2, 4.4]
     page = (tmp_path / "docs" / "claims" / "halves.md").read_text()
     assert "| two / four | size | < 1 | × 0.5 [0.5, 0.5] | **seen** |" in page
+    assert "|  | 0 | 1 |\n| --- | --- | --- |\n| a line | 2.1 [1.86, 2.36] | 4.2 [3.73, 4.72] |" in page
+    assert "| one | 1 [1, 1] | 1, 1, 1 |" in page
     calls = list((tmp_path / "cache" / "claims").iterdir())
     assert len(calls) == 3
     before = [file.stat().st_mtime_ns for file in calls]

@@ -1,0 +1,76 @@
+"""What the picture of a claim shows, read from its spec."""
+
+import json
+from typing import Any
+
+import pytest
+
+from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
+from claims.picture import _apart, draw
+from claims.results import Results
+
+CLAIM = Claim(
+    sentence="Hot tea cools.",
+    paper=Paper("Newton", 1701, "Scala graduum caloris"),
+    setting="Three cups.",
+    command="policy_gradients.train",
+    arms={
+        "small": Arm("", {}, line="cups", x=1.0),
+        "large": Arm("", {}, line="cups", x=2.0),
+        "lid": Arm("", {}),
+    },
+    x="litres",
+    measures=[Measure("heat", "K", "felt"), Measure("weight", "kg", "lifted", drawn=False)],
+    expected=[Expect("small", "<", "large"), Expect("small", "<", "large", of="weight")],
+    curves=[Curve("heat, K", lambda path: [])],
+    text="",
+)
+RESULTS = Results(
+    seeds=[0, 1, 2],
+    values={
+        "heat": {"small": [1, 2, 3], "large": [3, 4, 5.5], "lid": [7, 8, float("nan")]},
+        "weight": {arm: [1, 1, 1] for arm in CLAIM.arms},
+    },
+    curves={"heat, K": {"lid": [[(0, 9), (1, 8)], [(0, 9), (1, 6)], [(0, 9)]]}},
+    seconds=1,
+    commits=["abc"],
+    processor="x",
+)
+
+
+def rows(spec: Any) -> list[dict[str, Any]]:
+    """All rows of data in a figure."""
+    if isinstance(spec, dict):
+        own = spec.get("values", []) if isinstance(spec.get("values"), list) else []
+        return own + [row for value in spec.values() for row in rows(value)]
+    return [row for value in spec for row in rows(value)] if isinstance(spec, list) else []
+
+
+def test_the_picture_says_what_it_shows() -> None:
+    text = json.dumps(draw(CLAIM, RESULTS))
+    for words in ("Hot tea cools.", "Newton, 1701. Three cups.", "3 seeds", "litres", "heat, K", "training step"):
+        assert words in text
+    assert "weight" not in text
+
+
+def test_every_arm_is_there_by_its_line_or_its_seeds() -> None:
+    found = rows(draw(CLAIM, RESULTS))
+    assert {"g": "lid", "v": 7} in found
+    assert len([row for row in found if row.get("g") == "lid" and set(row) == {"g", "v"}]) == 2  # one seed has none
+    (line,) = [row for row in found if row.get("g") == "cups" and row.get("x") == 2.0 and "at" not in row]
+    assert line["v"] == pytest.approx(4.1667)
+    (seen,) = {row["t"] for row in found if "t" in row}
+    assert seen.startswith("seen: −2.17 [")
+
+
+def test_a_curve_ends_where_a_seed_does() -> None:
+    found = [row for row in rows(draw(CLAIM, RESULTS)) if row.get("g") == "lid" and "x" in row and "at" not in row]
+    assert [(row["x"], row["v"]) for row in found] == [(0, 9)]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_names_at_the_ends_of_lines_do_not_meet(log: bool) -> None:
+    last = [{"g": name, "v": value, "l": None, "h": None} for name, value in [("a", 1.0), ("b", 1.001), ("c", 10.0)]]
+    at = {row["g"]: row["at"] for row in _apart(last, last, log=log)}
+    assert (at["a"], at["c"]) == pytest.approx((1, 10))
+    assert at["b"] == pytest.approx(10**0.06 if log else 1 + 9 * 0.06)
