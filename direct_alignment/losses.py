@@ -70,7 +70,7 @@ def robust(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, label_smoothing: float 
     """((1 - e) dpo(D) - e dpo(-D)) / (1 - 2e), D = s_w - s_l
 
     If a share e < 1/2 of the preferences are flipped, its expectation is that of DPO on clean ones. May be negative.
-    Chowdhury et al., "Provably Robust DPO", 2024, arXiv 2403.00409, equation 12.
+    Chowdhury et al., "Provably Robust DPO", 2024, arXiv 2403.00409, section 3.1.
     """
     e = label_smoothing
     return ((1 - e) * dpo(s_w, s_l, beta=beta) - e * dpo(s_l, s_w, beta=beta)) / (1 - 2 * e)
@@ -140,7 +140,7 @@ def kto(
     completions in general, KL(policy || reference) as estimated from completions of other prompts. Matched completions
     would drag z along with what is trained. Needs no pairs: a completion and a thumb up or down.
 
-    Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, arXiv 2402.01306, equation 8.
+    Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, arXiv 2402.01306, equation 7.
 
     Args:
         s_mismatched: log-ratios of completions under other prompts than their own, of the whole step.
@@ -266,7 +266,7 @@ def dpo_nll(s_w: Pairs, s_l: Pairs, m_w: Pairs, *, beta: float = 0.1, nll_alpha:
     """-log sigmoid(beta (s_w - s_l)) - nll_alpha m_w: DPO that also imitates the chosen.
 
     The second term keeps the chosen from becoming less likely, which DPO alone allows as long as the rejected falls
-    faster. Pang et al., "Iterative Reasoning Preference Optimization", 2024, arXiv 2404.19733, equation 1.
+    faster. Pang et al., "Iterative Reasoning Preference Optimization", 2024, arXiv 2404.19733.
     """
     return dpo(s_w, s_l, beta=beta) - nll_alpha * m_w
 
@@ -275,7 +275,8 @@ def cpo(logp_w: Pairs, logp_l: Pairs, m_w: Pairs, *, beta: float = 0.1, nll_alph
     """-log sigmoid(beta (logp_w - logp_l)) - nll_alpha m_w: `dpo_nll` with a uniform reference, so without one.
 
     The imitation takes the reference's place in holding the policy. Its mean is over tokens, as in the authors' code.
-    Xu et al., "Contrastive Preference Optimization", 2024, arXiv 2401.08417, equations 3 to 5.
+    Xu et al., "Contrastive Preference Optimization", 2024, arXiv 2401.08417, section 3; beta and
+    nll_alpha are the paper's.
     """
     return dpo(logp_w, logp_l, beta=beta) - nll_alpha * m_w
 
@@ -306,7 +307,7 @@ def fdpo_js(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
     """-log sigmoid(beta (f'(u_w) - f'(u_l))), u = pi / pi_ref = exp(s), f'(u) = log(2u / (1 + u))
 
     The Jensen-Shannon divergence: f' is at most log 2, so that a chosen completion cannot be paid for being far above
-    the reference. Wang et al., 2023, arXiv 2309.16240, table 1.
+    the reference. Wang et al., 2023, see `fdpo_alpha`.
     """
     return dpo(logsigmoid(s_w), logsigmoid(s_l), beta=beta)  # log 2 is in both
 

@@ -26,7 +26,7 @@ def dft(logp: Tokens) -> Tokens:
     Read as a policy gradient, maximum likelihood pays 1 / pi for the demonstrated token: the less likely, the more. The
     weight takes that out. What the policy cannot say by now it learns hardly at all.
     Wu et al., "On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification", 2025,
-    arXiv 2508.05629, equation 9.
+    arXiv 2508.05629.
     """
     return -logp.detach().exp() * logp
 

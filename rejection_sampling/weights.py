@@ -7,7 +7,7 @@ from torch import nn
 class StartingPoint:
     """The trained weights as they were when this was made, kept in the memory of the CPU.
 
-    ReST-EM (Singh et al., 2023, arXiv 2312.06585, section 4) trains each round from the base model, so that what is
+    ReST-EM (Singh et al., 2023, arXiv 2312.06585) trains each round from the base model, so that what is
     learned from one round's samples is not learned on top of the last one's.
     """
 

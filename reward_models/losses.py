@@ -45,7 +45,7 @@ def bradley_terry(
 def centering(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """(r_w + r_l)^2: preferences leave a constant in the reward open, and this term keeps the mean of a pair near 0.
 
-    Eisenstein et al., "Helping or herding?", 2023, arXiv 2312.09244, section 2.
+    Eisenstein et al., "Helping or herding?", 2023, arXiv 2312.09244, equation 2.
     """
     return (chosen + rejected).square()
 
@@ -62,7 +62,7 @@ def plackett_luce(reward: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
 def outcome(logit: Float[Tensor, "n t"], right: Float[Tensor, " n"]) -> Float[Tensor, "n t"]:
     """Binary cross-entropy of every token against whether the whole solution is right.
 
-    Cobbe et al., "Training verifiers to solve math word problems", 2021, arXiv 2110.14168, section 4.1: a verifier that
+    Cobbe et al., "Training verifiers to solve math word problems", 2021, arXiv 2110.14168: a verifier that
     predicts at every token learns to judge a solution while it is being written.
     """
     return binary_cross_entropy_with_logits(logit, right[:, None].expand_as(logit), reduction="none")

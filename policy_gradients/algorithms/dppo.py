@@ -1,5 +1,5 @@
 """DPPO: divergence proximal policy optimization. Qi et al., "Rethinking the trust region in LLM reinforcement
-learning", 2026, arXiv 2602.04879, eq. 11 to 13.
+learning", 2026, arXiv 2602.04879, with the total variation of two outcomes ("binary").
 
 PPO whose clip looks at how much probability has moved, not at by which factor.
 

@@ -9,7 +9,7 @@
 
 A criterion's value is the probability of "yes" under a model here, or 1 or 0 by an endpoint's reply. The score is the
 weighted mean, in [0, 1]. Each criterion is asked by itself, so that none colours another. Gunjal et al., "Rubrics as
-Rewards", 2025, arXiv 2507.17746, eq. 1 (explicit aggregation).
+Rewards", 2025, arXiv 2507.17746 (explicit aggregation).
 """
 
 from collections.abc import Sequence

@@ -100,7 +100,7 @@ def add_layers(model: PreTrainedModel, count: int) -> None:
     A language model forms its prediction of the next token only in the last layer, where later positions can no longer
     attend to it. Layers on top can compare it with the token that came, which is most of what judging is; a deep model
     has layers to spare for that, a small one has not. Block expansion: Wu et al., "LLaMA Pro: Progressive LLaMA with
-    Block Expansion", 2024, arXiv 2401.02415, section 3.1, where the copies are of the layer below. Here they are of the
+    Block Expansion", 2024, arXiv 2401.02415, where the copies are of the layer below. Here they are of the
     second layer, since early layers attend to neighbouring tokens: the prediction and the token that came.
     """
     if not count:

@@ -53,7 +53,7 @@ def load(
 def move_towards(reference: nn.Module, policy: nn.Module, *, mix: float) -> None:
     """reference = (1 - mix) * reference + mix * policy.
 
-    Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (TR-DPO), 2024, arXiv 2404.09656, eq. 6.
+    Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (TR-DPO), 2024, arXiv 2404.09656.
     """
     for of_reference, of_policy in zip(reference.parameters(), policy.parameters(), strict=True):
         of_reference.lerp_(of_policy.to(of_reference.dtype), mix)  # with low_memory the policy is stored in bf16

@@ -89,6 +89,16 @@ def test_off_policy(place: str, name: str, exact: Tensor) -> None:
     torch.testing.assert_close(expected(name, place, OLD), exact, atol=1e-12, rtol=1e-9)
 
 
+def test_k1_that_was_paid_before_the_policy_moved() -> None:
+    """As PPO has it: k1 of the policy that sampled. In later steps on the batch the gradient of KL(pi || old) is
+    missing; in the first, where pi is old, nothing is."""
+    paid = k1(OLD.log()[None], REFERENCE.log()[None])[0]
+    found = gradient(lambda logp: (OLD * paid * (logp - OLD.log()).exp()).sum())
+    from_old = gradient(lambda logp: kl(logp.exp(), OLD))
+    assert from_old.abs().max() > 0.05
+    torch.testing.assert_close(found, FORWARD - from_old, atol=1e-12, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("place", "name"), [("loss", "k2"), ("loss", "k3"), ("reward", "k1"), ("reward", "k3"), ("loss * ratio", "k2")]
 )
