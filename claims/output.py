@@ -88,8 +88,7 @@ interval.
 **seen**: the interval lies on the side that is claimed. **opposite**: on the other side. **not seen**: it holds both
 sides, which says that this experiment, of this size, does not show it, and not that it is false. A claim with several
 comparisons says how many of them are what. Where there is nothing to see, 2.5 % of comparisons are called seen by
-chance; there are {comparisons} on this page. Small models, short runs: a verdict is about what is on its page.
-"""
+chance; there are {comparisons} on this page. Small models, short runs: a verdict is about what is on its page."""
 
 
 def index(results: Mapping[str, Results], links: Mapping[str, str]) -> str:

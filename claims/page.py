@@ -31,7 +31,7 @@ def page(name: str, claim: Claim, results: Results, *, picture: str) -> str:
         f"![{claim.sentence}]({picture})",
         f"## What differs\n\n{claim.setting}",
         _arms(claim),
-        f"## What is measured\n\nDecided before the runs: {_measures(claim)}",
+        f"## What is measured\n\nDecided before the runs:{_measures(claim)}",
         f"## What was found\n\n{_values(claim, results)}",
         table(["comparison", "of", "claimed", "found", "verdict"], found),
         claim.text.strip(),
@@ -99,7 +99,7 @@ def _name(value: Any) -> Any:
 def _measures(claim: Claim) -> str:
     if len(claim.measures) == 1:
         (one,) = claim.measures
-        return f"{one.name} ({one.unit}): {one.what}."
+        return f" {one.name} ({one.unit}): {one.what}."
     return "\n\n" + "\n".join(f"- **{one.name}** ({one.unit}): {one.what}." for one in claim.measures)
 
 

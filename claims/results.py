@@ -48,7 +48,9 @@ class Results:
         return found
 
     def as_json(self) -> str:
-        return json.dumps(finite(asdict(self)), indent=1)
+        """A line for each field, so that the file can be looked at; what is no number is null."""
+        lines = (f'"{name}": {json.dumps(value)}' for name, value in finite(asdict(self)).items())
+        return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def read_results(file: Path) -> Results:

@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -260,8 +261,31 @@ def render_png(spec: Spec, output: Path) -> Path:
     config = theme("light", size=14, font="Liberation Sans, Arial, sans-serif")
     config.pop("background")
     refuse_strangers(output, b"\x89PNG\r\n\x1a\n", "picture (PNG)")
-    output.write_bytes(vl_convert.vegalite_to_png(finite(picture), config=config, scale=2))
+    output.write_bytes(packed(vl_convert.vegalite_to_png(finite(picture), config=config, scale=2)))
     return output
+
+
+def packed(png: bytes) -> bytes:
+    """The same picture in about a third of the bytes: what draws it compresses in haste.
+
+    A PNG is eight bytes, then chunks of length, name, content and checksum; those named IDAT hold the pixels.
+    """
+    out, pixels, at = png[:8], b"", 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4])
+        name, content = png[at + 4 : at + 8], png[at + 8 : end - 4]
+        if name == b"IDAT":
+            pixels += content
+        else:
+            if name == b"IEND":
+                out += _chunk(b"IDAT", zlib.compress(zlib.decompress(pixels), 6))
+            out += _chunk(name, content)
+        at = end
+    return out
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -294,6 +295,22 @@ def test_a_step_logged_twice_counts_once(make_run: Callable[..., Path]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- CLI
+
+
+def test_a_packed_png_has_the_same_pixels_in_fewer_bytes() -> None:
+    """8 x 8 pixels of one grey byte each, with a filter byte before each row, in two chunks that were stored as is."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+    stored = zlib.compress(bytes(72), 0)
+    head = chunk(b"IHDR", bytes([0, 0, 0, 8, 0, 0, 0, 8, 8, 0, 0, 0, 0]))
+    picture = (
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", stored[:40]) + chunk(b"IDAT", stored[40:]) + chunk(b"IEND", b"")
+    )
+    packed = charts.packed(picture)
+    assert packed == b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(72), 6)) + chunk(b"IEND", b"")
+    assert len(packed) < len(picture)
 
 
 def test_png(make_run: Callable[..., Path], tmp_path: Path) -> None:
