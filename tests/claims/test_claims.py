@@ -11,11 +11,11 @@ import yaml
 
 import claims.results
 from claims import catalogue
-from claims.__main__ import main
+from claims.__main__ import DOCS, main
 from claims.claim import Arm, Claim, Curve, Expect, File, Measure, Paper, RunOf, SeedPlus
 from claims.measures import height, held_out, last, series
-from claims.output import in_docs
-from claims.page import _arms
+from claims.output import found, in_docs, index
+from claims.page import _arms, page
 from claims.results import read_results
 from claims.runs import Seed, slug
 from rlhf.errors import UserError
@@ -111,6 +111,26 @@ def test_every_claim_has_runs_that_its_commands_accept(name: str, tmp_path: Path
         assert of_seeds[1] == [seed + 1 for seed in of_seeds[0]]
     assert claim.seeds >= 5
     assert claim.sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(found(in_docs(DOCS))))
+def test_pages_of_the_documents_are_those_of_their_results(name: str) -> None:
+    """Otherwise: uv run python -m claims all --redraw"""
+    places = in_docs(DOCS)
+    shown = page(
+        name,
+        catalogue.open_claim(name),
+        read_results(places.of("results", name)),
+        picture=f"../images/claims/{name}.png",
+    )
+    assert places.of("page", name).read_text() == shown
+    assert places.of("picture", name).is_file()
+
+
+def test_the_index_has_all_that_have_results() -> None:
+    places = in_docs(DOCS)
+    names = found(places)
+    assert places.of("index", "").read_text() == index(names, {name: f"claims/{name}.md" for name in names})
 
 
 def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
