@@ -34,6 +34,7 @@ LossName = Literal[
     "discopop",
     "dpo_nll",
     "cpo",
+    "ld_dpo",
     "alphapo",
     "fdpo_alpha",
     "fdpo_js",
@@ -72,6 +73,9 @@ class LossConfig(TrainerConfig):
     discopop_tau: float | None = Field(None, gt=0, lt=1, description="discopop: temperature of its blend.")
     nll_alpha: float | None = Field(
         None, ge=0, description="dpo_nll, cpo: weight of the negative log-likelihood of the chosen completion."
+    )
+    ld_alpha: float | None = Field(
+        None, ge=0, le=1, description="ld_dpo: weight of the tokens by which a completion is longer; 1 is dpo."
     )
     alphapo_alpha: float | None = Field(None, ge=0, description="alphapo: shape of the reward; 0 is simpo.")
     f_alpha: float | None = Field(

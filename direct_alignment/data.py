@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from random import Random
 
 import numpy as np
@@ -34,8 +34,10 @@ class Example:
     group: Group
     desirable: tuple[bool, ...]  # for each completion of the group
     mismatched: Group | None = None  # the same prompt with another prompt's completions
+    shared: Group | None = None  # the pair, of whose tokens only as many count as the shorter completion has
     logp_ref: tuple[float, ...] | None = None  # of the group's completions, summed over tokens, nats
     logp_ref_mismatched: tuple[float, ...] | None = None
+    logp_ref_shared: tuple[float, ...] | None = None
     question: str = ""  # examples that share it are not independent
 
 
@@ -90,6 +92,8 @@ def load(
     refuse_larger_step(len(examples), config.batch_size, what="examples")
     if "mismatched" in loss.needs:
         examples, held_out = with_mismatched(examples, **limits), with_mismatched(held_out, **limits)
+    if "shared" in loss.needs:
+        examples, held_out = with_shared(examples), with_shared(held_out)
     everything = [*examples, *held_out]
     fingerprint = key(digest([e.group for e in everything]), [e.desirable for e in everything])[:16]
     return Preferences(examples, held_out, fingerprint, config.seed)
@@ -185,6 +189,20 @@ def to_example(
     shaped = replace(ranking.take(ends), prompt=with_system(ranking.prompt, system_prompt))
     fitted = to_group(tokenizer, shaped, max_length=max_length, truncation=truncation)
     return Example(fitted.group, (True, False) if label is None else (label,), question=ranking.question), fitted
+
+
+def with_shared(examples: Sequence[Example]) -> list[Example]:
+    """Each pair also with only the first tokens counting, as many as its shorter completion has."""
+
+    def first(counts: Sequence[bool], most: int) -> list[bool]:
+        return [counted and so_far <= most for counted, so_far in zip(counts, accumulate(counts), strict=True)]
+
+    made = []
+    for example in examples:
+        masks = example.group.loss_mask
+        shorter = min(map(sum, masks))
+        made.append(replace(example, shared=replace(example.group, loss_mask=[first(own, shorter) for own in masks])))
+    return made
 
 
 def with_mismatched(examples: Sequence[Example], *, max_length: int, truncation: Truncation) -> list[Example]:

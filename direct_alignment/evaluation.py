@@ -128,7 +128,9 @@ def evaluate_pairs(
     logp = torch.tensor([x for own in sums for x in own])
     length = torch.tensor([float(sum(mask)) for example in examples for mask in example.group.loss_mask])
     s_mismatched = mismatched(scorer, examples, accelerator, layout).cpu() if "mismatched" in loss.needs else None
-    completions = compare(logp, length, examples, s_mismatched)
+    shared = [example.shared for example in examples if example.shared is not None]
+    of_shared = torch.tensor([x for own in score_all(scorer, shared, accelerator, layout) for x in own])
+    completions = compare(logp, length, examples, s_mismatched, of_shared if shared else None)
     pairs = all(len(example.desirable) == 2 for example in examples)
     reward = implicit_reward(loss, completions, settings)
     right = judged_right(loss, completions, settings, pairs=pairs)

@@ -22,6 +22,13 @@ def sequence_logp(scores: Scores, rows: Rows) -> Float[Tensor, " c"]:
     return rows.in_order(masked_sum(scores.logp, scores.mask))
 
 
+def shared_logp(scores: Scores, rows: Rows) -> Float[Tensor, " c"]:
+    """The same over the first tokens alone, as many as the shorter completion of each pair has."""
+    logp, mask = rows.in_order(scores.logp), rows.in_order(scores.mask)
+    shorter = mask.sum(1).view(-1, 2).min(1).values.repeat_interleave(2)
+    return masked_sum(logp, mask & (mask.cumsum(1) <= shorter[:, None]))
+
+
 def lengths(rows: Rows) -> Float[Tensor, " c"]:
     return rows.in_order(rows.mask.sum(-1)).float()
 
@@ -31,13 +38,24 @@ def compare(
     length: Float[Tensor, " c"],
     examples: Sequence[Example],
     s_mismatched: Float[Tensor, " k"] | None = None,
+    logp_shared: Float[Tensor, " c"] | None = None,
 ) -> Completions:
     """What a loss takes, from the policy's log-probabilities of the examples' completions in their order."""
-    reference = None
-    if all(example.logp_ref is not None for example in examples):
-        reference = logp.new_tensor([x for example in examples for x in example.logp_ref or ()])
+
+    def of_reference(sums: Sequence[tuple[float, ...] | None]) -> Float[Tensor, " c"] | None:
+        known = [own for own in sums if own is not None]
+        return logp.new_tensor([x for own in known for x in own]) if len(known) == len(sums) else None
+
     desirable = [label for example in examples for label in example.desirable]
-    return Completions(logp, reference, length, torch.tensor(desirable, device=logp.device), s_mismatched)
+    return Completions(
+        logp,
+        of_reference([example.logp_ref for example in examples]),
+        length,
+        torch.tensor(desirable, device=logp.device),
+        s_mismatched,
+        logp_shared,
+        of_reference([example.logp_ref_shared for example in examples]),
+    )
 
 
 def count(loss: Loss, examples: Sequence[Example]) -> int:

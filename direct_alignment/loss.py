@@ -18,7 +18,7 @@ Pairs = Float[Tensor, " n"]  # one number for each pair
 Each = Float[Tensor, " c"]  # one number for each completion
 
 
-Need = Literal["reference", "pairs", "mismatched", "whole step"]
+Need = Literal["reference", "pairs", "mismatched", "shared", "whole step"]
 
 Score = Literal["s", "s_mean", "m", "logp"]
 
@@ -32,11 +32,19 @@ class Completions:
     length: Float[Tensor, " c"]  # tokens that count
     desirable: Bool[Tensor, " c"]
     s_mismatched: Float[Tensor, " k"] | None = None  # log-ratios of completions under prompts of others
+    logp_shared: Float[Tensor, " c"] | None = None  # over the first tokens, as many as the shorter of the pair has
+    logp_ref_shared: Float[Tensor, " c"] | None = None
 
     @property
     def s(self) -> Each:
         assert self.logp_ref is not None
         return self.logp - self.logp_ref
+
+    @property
+    def s_shared(self) -> Each:
+        assert self.logp_shared is not None
+        assert self.logp_ref_shared is not None
+        return self.logp_shared - self.logp_ref_shared
 
     @property
     def s_mean(self) -> Each:
@@ -68,7 +76,8 @@ class Loss:
     function: Callable[..., Tensor]
     score: Score  # what it ranks completions by: its implicit reward, but for beta
     # reference: log-probabilities of the reference. pairs: chosen and rejected of a prompt; without, labels do.
-    # mismatched: log-ratios under prompts of others. whole step: statistics over all completions of an optimizer step.
+    # mismatched: log-ratios under prompts of others. shared: those over the first tokens, as many as both of a pair
+    # have. whole step: statistics over all completions of an optimizer step.
     needs: frozenset[Need]
     variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
     # Of a loss without pairs: the implicit reward above which it takes a completion for desirable; None: 0.

@@ -3,6 +3,7 @@ for each pair (n,), or for each completion (c,) where the data need no pairs; it
 
     s_w, s_l              sum over a completion's tokens of (logp - logp_ref), of the chosen and of the rejected, nats
     s_mean_w, s_mean_l    the same, mean over tokens
+    s_shared_w, s_shared_l    s over the first tokens, as many as the shorter of both has
     m_w, m_l              mean over tokens of logp; no reference
     logp_w, logp_l        sum over tokens of logp; no reference
     s, desirable          the sums of all completions, and which of them are wanted: no pairs needed
@@ -275,10 +276,21 @@ def cpo(logp_w: Pairs, logp_l: Pairs, m_w: Pairs, *, beta: float = 0.1, nll_alph
     """-log sigmoid(beta (logp_w - logp_l)) - nll_alpha m_w: `dpo_nll` with a uniform reference, so without one.
 
     The imitation takes the reference's place in holding the policy. Its mean is over tokens, as in the authors' code.
-    Xu et al., "Contrastive Preference Optimization", 2024, arXiv 2401.08417, section 3; beta and
-    nll_alpha are the paper's.
+    Xu et al., "Contrastive Preference Optimization", 2024, arXiv 2401.08417, section 3.
     """
     return dpo(logp_w, logp_l, beta=beta) - nll_alpha * m_w
+
+
+def ld_dpo(
+    s_w: Pairs, s_l: Pairs, s_shared_w: Pairs, s_shared_l: Pairs, *, beta: float = 0.1, ld_alpha: float = 0.5
+) -> Pairs:
+    """-log sigmoid(beta (s'_w - s'_l)), s' = s_shared + ld_alpha (s - s_shared)
+
+    DPO in which tokens beyond the length of the shorter completion count only ld_alpha, so that length alone makes less
+    of a margin. 1 is DPO, 0 cuts the longer one; the paper chooses it for each model, 0.5 is ours.
+    Liu et al., "Length Desensitization in Direct Preference Optimization", 2024, arXiv 2409.06411.
+    """
+    return dpo(s_shared_w + ld_alpha * (s_w - s_shared_w), s_shared_l + ld_alpha * (s_l - s_shared_l), beta=beta)
 
 
 def alphapo(
@@ -306,8 +318,7 @@ def fdpo_alpha(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, f_alpha: float = 0.
 def fdpo_js(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
     """-log sigmoid(beta (f'(u_w) - f'(u_l))), u = pi / pi_ref = exp(s), f'(u) = log(2u / (1 + u))
 
-    The Jensen-Shannon divergence: f' is at most log 2, so that a chosen completion cannot be paid for being far above
-    the reference. Wang et al., 2023, see `fdpo_alpha`.
+    The Jensen-Shannon divergence: f' is at most log 2, so that nothing is paid far above the reference. Wang et al.
     """
     return dpo(logsigmoid(s_w), logsigmoid(s_l), beta=beta)  # log 2 is in both
 
@@ -332,6 +343,7 @@ losses: dict[str, Loss] = {
     "discopop": make_loss(discopop, "s", "reference", "pairs"),
     "dpo_nll": make_loss(dpo_nll, "s", "reference", "pairs"),
     "cpo": make_loss(cpo, "logp", "pairs"),
+    "ld_dpo": make_loss(ld_dpo, "s", "reference", "pairs", "shared"),
     "alphapo": make_loss(alphapo, "m", "pairs"),
     "fdpo_alpha": make_loss(fdpo_alpha, "s", "reference", "pairs"),
     "fdpo_js": make_loss(fdpo_js, "s", "reference", "pairs"),

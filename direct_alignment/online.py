@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from direct_alignment.config import DirectAlignmentConfig
-from direct_alignment.data import Example, Say, to_examples, with_mismatched
+from direct_alignment.data import Example, Say, to_examples, with_mismatched, with_shared
 from direct_alignment.loss import Loss
 from direct_alignment.reference import Reference
 from rlhf.candidates import Candidates, to_rankings
@@ -113,6 +113,7 @@ def fresh_pairs(
         )
     limits: Limits = {"max_length": config.max_length, "truncation": config.truncation}
     examples = to_examples(tokenizer, rankings, None, system_prompt=config.system_prompt, say=say, **limits)
+    examples = with_shared(examples) if "shared" in loss.needs else examples
     return with_mismatched(examples, **limits) if "mismatched" in loss.needs else examples
 
 
@@ -138,6 +139,8 @@ def from_state(state: list[dict[str, Any]]) -> list[Example]:
             mismatched=None if one["mismatched"] is None else Group(**one["mismatched"]),
             logp_ref=numbers(one["logp_ref"]),
             logp_ref_mismatched=numbers(one["logp_ref_mismatched"]),
+            shared=None if one.get("shared") is None else Group(**one["shared"]),
+            logp_ref_shared=numbers(one.get("logp_ref_shared")),
             question=one.get("question", ""),
         )
         for one in state

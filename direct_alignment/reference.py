@@ -120,13 +120,22 @@ def open_reference(
 def _with(examples: Sequence[Example], logp: Callable[[Sequence[Group]], list[tuple[float, ...]]]) -> list[Example]:
     """The examples with the log-probabilities that `logp` finds.
 
-    Mismatched groups are scored apart from the pairs. So the pairs are cached once for all losses, and scored in the
-    same micro-batches as under the policy, which makes a log-ratio of the same weights exactly 0.
+    Mismatched groups, and shared tokens, are scored apart from the pairs. So the pairs are cached once for all losses,
+    and scored in the same micro-batches as under the policy, which makes a log-ratio of the same weights exactly 0.
     """
     own = logp([e.group for e in examples])
-    apart = [e.mismatched for e in examples if e.mismatched is not None]
-    mismatched = iter(logp(apart) if apart else [])
+    mismatched = _apart([e.mismatched for e in examples], logp)
+    shared = _apart([e.shared for e in examples], logp)
     return [
-        replace(e, logp_ref=sums, logp_ref_mismatched=None if e.mismatched is None else next(mismatched))
-        for e, sums in zip(examples, own, strict=True)
+        replace(e, logp_ref=sums, logp_ref_mismatched=of_mismatched, logp_ref_shared=of_shared)
+        for e, sums, of_mismatched, of_shared in zip(examples, own, mismatched, shared, strict=True)
     ]
+
+
+def _apart(
+    groups: Sequence[Group | None], logp: Callable[[Sequence[Group]], list[tuple[float, ...]]]
+) -> list[tuple[float, ...] | None]:
+    """Log-probabilities of those groups that there are."""
+    there = [group for group in groups if group is not None]
+    found = iter(logp(there) if there else [])
+    return [None if group is None else next(found) for group in groups]

@@ -26,7 +26,10 @@ def completions(s: Tensor, *, logp_ref: Tensor | None = None, length: float = 1.
     """Chosen and rejected in turn, with these log-ratios; one token each, so that means are sums."""
     logp_ref = torch.full_like(s, -1.0) if logp_ref is None else logp_ref
     desirable = torch.arange(len(s)) % 2 == 0
-    return Completions(s + logp_ref, logp_ref, torch.full_like(s, length), desirable, torch.tensor(mismatched))
+    logp = s + logp_ref
+    return Completions(
+        logp, logp_ref, torch.full_like(s, length), desirable, torch.tensor(mismatched), logp / 2, logp_ref / 2
+    )
 
 
 def value(name: str, *arguments: Tensor, **settings: float) -> list[float]:
@@ -131,6 +134,18 @@ def test_dpo_nll_and_cpo() -> None:
     assert value("dpo_nll", tensor(W), tensor(L), tensor(-LN2), nll_alpha=0.5) == [pytest.approx(expected)]
     low = tensor(W - 50.0), tensor(L - 50.0), tensor(-LN2)
     assert value("cpo", *low, nll_alpha=0.5) == [pytest.approx(expected)]
+
+
+def test_ld_dpo() -> None:
+    """Of s_w = 3 the shared tokens have 1, s_l = -2 is shared whole: with alpha 1/4, s' = 1.5 and -2. alpha 1 is DPO,
+    alpha 0 leaves the rest out. The gradient of a token beyond is a quarter of that of a shared one."""
+    given = [tensor(3.0), tensor(-2.0), tensor(1.0), tensor(-2.0)]
+    assert value("ld_dpo", *given, beta=1.0, ld_alpha=0.25) == [pytest.approx(math.log(1 + math.exp(-3.5)))]
+    assert value("ld_dpo", *given, ld_alpha=1.0) == value("dpo", *given[:2])
+    assert value("ld_dpo", *given, ld_alpha=0.0) == value("dpo", *given[2:])
+    loss = ALL["ld_dpo"].function(*given, beta=1.0, ld_alpha=0.25)
+    whole, first = torch.autograd.grad(loss.sum(), [given[0], given[2]])
+    assert whole.item() / (whole + first).item() == pytest.approx(0.25)
 
 
 def test_the_likelihood_holds_the_chosen_up() -> None:
@@ -250,6 +265,7 @@ PUBLISHED = {
     "discopop": {"beta": 0.05, "discopop_tau": 0.05},
     "dpo_nll": {"beta": 0.1, "nll_alpha": 1.0},
     "cpo": {"beta": 0.1, "nll_alpha": 1.0},
+    "ld_dpo": {"beta": 0.1, "ld_alpha": 0.5},
     "alphapo": {"beta": 2.0, "gamma_beta_ratio": 0.5, "alphapo_alpha": 0.25},
     "fdpo_alpha": {"beta": 0.1, "f_alpha": 0.5},
     "fdpo_js": {"beta": 0.1},

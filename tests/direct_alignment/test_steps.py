@@ -52,15 +52,31 @@ def own(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
     return [x for e in examples for x in sums(model, e.group.prompt, e.group.completions, e.group.loss_mask)]
 
 
+def shared(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
+    """log pi of as many first tokens as the shorter completion of each pair has."""
+    made = []
+    for example in examples:
+        shorter = min(len(completion) for completion in example.group.completions)
+        for completion in example.group.completions:
+            made.append(token_logp(model, example.group.prompt, completion)[:shorter].sum())
+    return made
+
+
 def log_odds(m: Tensor) -> Tensor:
     return m - torch.log(1 - m.exp())
 
 
-def by_hand(loss: str, logp: Tensor, ref: Tensor, length: Tensor, wanted: Tensor, z: float) -> Tensor:
+def by_hand(
+    loss: str, logp: Tensor, ref: Tensor, length: Tensor, wanted: Tensor, z: float, s_shared: Tensor | None = None
+) -> Tensor:
     """The loss of a whole step, of the config's beta; (c,) numbers in pairs, the chosen first."""
     s, m = logp - ref, logp / length
     if loss == "dpo":
         return -logsigmoid(BETA * (s[0::2] - s[1::2])).mean()
+    if loss == "ld_dpo":
+        assert s_shared is not None
+        head = s_shared + 0.25 * (s - s_shared)
+        return -logsigmoid(BETA * (head[0::2] - head[1::2])).mean()
     if loss == "ipo":
         return ((s / length)[0::2] - (s / length)[1::2] - 1 / (2 * BETA)).square().mean()
     if loss == "simpo":
@@ -97,10 +113,13 @@ def check(step: Step, examples: Sequence[Example], reference: nn.Module, loss: s
     length = torch.tensor([float(sum(counted)) for e in examples for counted in e.group.loss_mask])
     wanted = torch.tensor([label for e in examples for label in e.desirable])
     z = sum(moved) / max(1, len(moved))
-    check_gradient(step, model, by_hand(loss, torch.stack(own(model, examples)), ref, length, wanted, z))
+    s_shared = None
+    if loss == "ld_dpo":
+        s_shared = torch.stack(shared(model, examples)) - torch.stack(shared(reference, examples)).detach()
+    check_gradient(step, model, by_hand(loss, torch.stack(own(model, examples)), ref, length, wanted, z, s_shared))
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo", "kto", "bco", "aot"])
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo", "kto", "bco", "aot", "ld_dpo"])
 def test_a_loss_of_pairs(commands: Commands, tmp_path: Path, steps, batches, loss: str) -> None:
     """Three steps of four pairs in micro-batches: the mean over the step's pairs, or completions, whatever the parts;
     log-ratios against the model as it was loaded."""
@@ -108,6 +127,7 @@ def test_a_loss_of_pairs(commands: Commands, tmp_path: Path, steps, batches, los
     run = tmp_path / "run"
     extra = ["--loss", loss, "--data.path", data, "--model_name", folder, "--output_dir", run]
     extra += [] if loss == "orpo" else ["--beta", str(BETA)]
+    extra += ["--ld_alpha", "0.25"] if loss == "ld_dpo" else []
     outcome = commands.train(*SETTINGS, *extra)
     assert outcome.code == 0, outcome.err
     assert [step.lr for step in steps] == pytest.approx([0.01, 0.01, 0.005])
