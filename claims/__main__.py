@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     places = [in_docs(DOCS)] if options.redraw else [in_runs(options.output_dir)]
     places += [in_docs(DOCS)] if options.write_docs else []
+    if options.redraw:
+        chosen = [name for name in chosen if places[0].of("results", name).is_file()]
+        if not chosen:
+            raise UserError(f"{options.names[0]}: there are no results in {places[0].root}", "Leave --redraw out.")
     for name in chosen:
         print(make(name, options, places), flush=True)
     if not options.no_pages:

@@ -92,22 +92,27 @@ chance; there are {comparisons} on this page. Small models, short runs: a verdic
 
 
 def index(results: Mapping[str, Results], links: Mapping[str, str]) -> str:
-    """The index as Markdown: claim, verdict, and what was found of its first comparison."""
-    parts, comparisons = [], 0
+    """The index as Markdown: claim, verdict, what its first comparison found; and those not run yet."""
+    head = ["claim", "verdict", "first comparison, 95 % interval", "seeds"]
+    parts = []
     for kind in KINDS:
-        rows = []
-        for name in (name for name in results if modules()[name].split(".")[1] == kind):
-            claim = open_claim(name)
-            compared_arms = results[name].comparisons(claim)
-            comparisons += len(compared_arms)
-            first = compared_arms[0]
-            difference = f"{compared(first)}: {between(first)} ({first.measure.name})"
-            seeds = str(len(results[name].seeds))
-            rows.append([f"[{claim.sentence}]({links[name]})", f"**{overall(compared_arms)}**", difference, seeds])
-        if rows:
-            head = ["claim", "verdict", "first comparison, 95 % interval", "seeds"]
-            parts.append(f"## {TITLES[kind]}\n\n{table(head, rows)}")
-    example = next(iter(results), "gradient_variance")
+        own = [name for name, module in modules().items() if module.split(".")[1] == kind]
+        rows = [_row(name, results[name], links[name]) if name in results else _not_run(name) for name in own]
+        parts += [f"## {TITLES[kind]}\n\n{table(head, rows)}"] if rows else []
+    comparisons = sum(len(open_claim(name).expected) for name in results)
+    about = ABOUT.format(comparisons=comparisons, example=next(iter(results), next(iter(modules()))))
     seconds = duration(sum(one.seconds for one in results.values()))
-    total = f"All runs and computations of this page together: {seconds} on one core each."
-    return "\n\n".join([ABOUT.format(comparisons=comparisons, example=example), *parts, total]) + "\n"
+    total = f"All runs and computations of this page together: {seconds} of one core."
+    return "\n\n".join([about, *parts, total]) + "\n"
+
+
+def _row(name: str, results: Results, link: str) -> list[str]:
+    claim = open_claim(name)
+    comparisons = results.comparisons(claim)
+    first = comparisons[0]
+    difference = f"{compared(first)}: {between(first)} ({first.measure.name})"
+    return [f"[{claim.sentence}]({link})", f"**{overall(comparisons)}**", difference, str(len(results.seeds))]
+
+
+def _not_run(name: str) -> list[str]:
+    return [open_claim(name).sentence, "not run yet", f"`uv run python -m claims {name}`", "–"]

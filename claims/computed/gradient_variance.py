@@ -79,19 +79,23 @@ CLAIM = Claim(
     text="""
 What a baseline is worth depends on which completions have large gradients. The best number to subtract is not the mean
 reward but E[|s|² r] / E[|s|²], the mean reward weighed by the squared gradient of log pi. On the enumerated policies,
-of which about half of the completions are right, the two are close, and a baseline of the mean lowers the noise. A
+of which about half of the completions are right, the two are close, and subtracting the mean halves the noise. A
 problem of the embedded model has one right completion, which is also its likeliest: all of its samples have the same
 small gradient, and the wrong ones have large ones, each another. So the best number is far below the success rate
-(column "baseline"); the mean is too high, and the greedy completion, which is right for nearly every prompt, much too
-high: with it the policy learns from its mistakes alone. No baseline at all comes second to the best. (In training, too,
-REINFORCE without a baseline does as well here as any algorithm: [results](../RESULTS.md).) To subtract the mean is to
-bet that right and wrong completions have gradients of one size.
+(column "baseline"), and subtracting the mean is worse than subtracting nothing, which comes second to the best. (In
+training, too, REINFORCE without a baseline does as well here as any algorithm: [results](../RESULTS.md).) To subtract
+the mean is to bet that right and wrong completions have gradients of one size.
 
-Against a running mean, a group's own mean pays for being made of few samples, and gains where prompts differ in
-difficulty. The comparisons were written down before the first run, each as its paper has it: Williams (1992) for the
-running mean, Li et al. (2023) for ReMax, Ahmadian et al. (2024) for RLOO, Hao et al. (2025) for OPO, Greensmith et al.
-(2004) for the best number, Liu et al. (2025) for the direction of GRPO. "Perfect" arms know what an algorithm would
-have to learn. The "best constant" and the column "baseline" were added when the first seed had shown another order than
-that of the papers, to find out why.
+A group's own mean is made of few samples, and that costs more here, in groups of 8 as in groups of 4, than it gains
+from prompts that differ in difficulty. Where rewards have a part that is the same for all completions of a prompt, it
+gains much more: see the claim of [noisy rewards](noisy_rewards.md). ReMax subtracts 1 wherever the greedy completion is
+right, which is nearly everywhere on the embedded model: the policy learns from its mistakes alone. On the enumerated
+policies it subtracts 0 or 1, whichever the likeliest completion happens to earn.
+
+The comparisons were written down before the first run, each as its paper has it: Williams (1992) for the running mean,
+Li et al. (2023) for ReMax, Ahmadian et al. (2024) for RLOO, Hao et al. (2025) for OPO, Greensmith et al. (2004) for the
+best number, Liu et al. (2025) for the direction of GRPO. "Perfect" arms know what an algorithm would have to learn. The
+"best constant" and the column "baseline" were added when the first seed had shown another order than that of the
+papers, to find out why.
 """,
 )

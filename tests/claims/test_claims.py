@@ -127,10 +127,15 @@ def test_pages_of_the_documents_are_those_of_their_results(name: str) -> None:
     assert places.of("picture", name).is_file()
 
 
-def test_the_index_has_all_that_have_results() -> None:
+def test_the_index_has_all_claims() -> None:
+    """Those without a run by their command. Otherwise: uv run python -m claims all --redraw"""
     places = in_docs(DOCS)
     names = found(places)
-    assert places.of("index", "").read_text() == index(names, {name: f"claims/{name}.md" for name in names})
+    text = places.of("index", "").read_text()
+    assert text == index(names, {name: f"claims/{name}.md" for name in names})
+    for name in catalogue.names():
+        assert (f"](claims/{name}.md) | **" in text) == (name in names)
+        assert (f"not run yet | `uv run python -m claims {name}`" in text) == (name not in names)
 
 
 def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,10 +229,14 @@ def test_pages_are_drawn_again_without_a_run(made: list[str], undrawn: None, tmp
     main(["all", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet", "--write_docs"])
     count = len(made)
     places = in_docs(tmp_path / "docs")
-    page = places.of("page", "rope").read_text()
+    shown = places.of("page", "rope").read_text()
     places.of("page", "rope").unlink()
     assert main(["all", "--redraw", "--output_dir", str(tmp_path / "nowhere"), "--quiet"]) == 0
-    assert (places.of("page", "rope").read_text(), len(made)) == (page, count)
+    assert (places.of("page", "rope").read_text(), len(made)) == (shown, count)
+    places.of("results", "rope").unlink()
+    assert main(["all", "--redraw", "--quiet"]) == 0  # of what has results
+    with pytest.raises(UserError, match="rope: there are no results"):
+        main(["rope", "--redraw"])
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -17,6 +17,9 @@ def test_the_interval_is_that_of_paired_differences() -> None:
     found = compare(Expect("b", ">", "a"), LENGTH, [11, 22, 33], [10, 20, 30]).found
     assert found.value == pytest.approx(2)
     assert (found.low, found.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    otherwise = compare(Expect("b", ">", "a"), LENGTH, [11, 22, 33], [30, 10, 20]).found  # other pairs
+    assert otherwise.value == pytest.approx(2)
+    assert otherwise.low == pytest.approx(2 - 4.30265 * 331**0.5 / 3**0.5, abs=1e-3)  # s^2 of -19, 12 and 13
 
 
 @pytest.mark.parametrize(
