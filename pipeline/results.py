@@ -15,6 +15,7 @@ from pipeline.table import table
 from rlhf.atomic import write_whole
 from rlhf.errors import UserError
 from rlhf.run.checkpoints import all_of, step_of
+from rlhf.run.sweep import Planned
 
 
 def write_results(chains: Sequence[Chain], folder: Path, *, at_once: int, quiet: bool) -> str:
@@ -53,8 +54,14 @@ def write_results(chains: Sequence[Chain], folder: Path, *, at_once: int, quiet:
 
 
 def jobs_of(chain: Chain, line: str, stage: OptimizerStage) -> list[Job]:
-    """The start, by which the proxy is normalized, and each checkpoint; or completions of the start for best-of-n."""
+    """The start, by which the proxy is normalized, and each checkpoint; or completions of the start for best-of-n.
+
+    Raises:
+        UserError: the run, or a reward model that scores it, is not finished.
+    """
     config = chain.config
+    for member in stage.members:
+        refuse_unfinished(chain.reward_model(member, config.reward_models[member]))
     start = Job(
         line=line,
         seed=chain.seed,
@@ -70,11 +77,15 @@ def jobs_of(chain: Chain, line: str, stage: OptimizerStage) -> list[Job]:
         n = config.evaluation.best_of
         return [start, replace(start, step=n, completions=n, problems=config.evaluation.best_of_problems)]
     run = chain.optimizer(line, stage)
+    refuse_unfinished(run)
+    return [start, *(replace(start, step=step_of(path), checkpoint=str(path)) for path in all_of(run.path))]
+
+
+def refuse_unfinished(run: Planned) -> None:
     if not run.done:
         raise UserError(
-            f"{run.path}: the run is not finished, so it cannot be measured", "--stages all goes on with it."
+            f"{run.path}: the run is not finished, so nothing can be measured", "--stages all goes on with it."
         )
-    return [start, *(replace(start, step=step_of(path), checkpoint=str(path)) for path in all_of(run.path))]
 
 
 def points_of(line: str, seed: int, measured: Mapping[Job, Mapping[str, Any]]) -> list[Point]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     embedded model, a little further off at each step. All happens in this process."""
     labels: list[str] = []
 
-    def make(planned: Planned, environment: Mapping[str, str]) -> None:
+    def make(planned: Planned, **_: Any) -> None:
         labels.append(planned.label)
         if isinstance(planned, PlannedFile):
             planned.path.write_text("{}")
@@ -184,7 +183,13 @@ def test_the_whole_chain_and_that_it_goes_on(tmp_path: Path, made: list[str]) ->
         run(options)
 
 
-def test_a_run_that_is_not_finished_is_not_measured(tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by a reward model that is not finished: best-of-n has that alone."""
+    for line in ("grpo", "best_of_n"):
+        with pytest.raises(UserError, match="proxy: the run is not finished"):
+            results.jobs_of(chain(tmp_path), line, CONFIG.optimizers[line])
+    monkeypatch.setattr(Planned, "done", property(lambda run: run.path.parent.name == "reward_models"))
     (tmp_path / "optimizers" / "grpo" / "checkpoints" / "step_1").mkdir(parents=True)
     with pytest.raises(UserError, match="grpo: the run is not finished"):
         results.jobs_of(chain(tmp_path), "grpo", CONFIG.optimizers["grpo"])
+    assert len(results.jobs_of(chain(tmp_path), "best_of_n", CONFIG.optimizers["best_of_n"])) == 2

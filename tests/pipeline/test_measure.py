@@ -26,6 +26,16 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_other_weights_are_measured_anew(checkpoint: Path) -> None:
+    job = Job(**{**vars(JOB), "checkpoint": str(checkpoint)})
+    near = measure.measure(job)
+    model, _ = load("embedded")
+    with torch.no_grad():
+        model.model.norm.weight *= 2
+    save_model(Scorer(model), str(checkpoint / "model.safetensors"))
+    assert sum(measure.measure(job)["kl"]) > sum(near["kl"])
+
+
 def test_a_checkpoint_is_measured_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(**{**vars(JOB), "step": 6, "checkpoint": str(checkpoint)})
     found = measure.measure(job)
