@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two claims, and runs that are a few lines of JSON: length is 100 times lr and ten times the seed."""
     labels: list[str] = []
 
-    def make(planned: Planned, environment: Mapping[str, str]) -> None:
+    def make(planned: Planned, *, beside_others: bool) -> None:
         labels.append(planned.label)
         if isinstance(planned, PlannedFile):
             planned.path.write_text("{}")
