@@ -8,8 +8,8 @@ from claims.direct_alignment.setting import RUN, pairs
 from claims.measures import held_out, series
 from rlhf.config.recorded import read_config
 
-STEPS = 200
-LAST = 20  # steps that a mean is taken over
+STEPS = 120
+LAST = 10  # steps that a mean is taken over
 
 
 def in_nats(mean_of: int) -> Callable[[Path], list[tuple[float, float]]]:
@@ -38,7 +38,7 @@ CLAIM = Claim(
         "2310.12036",
     ),
     setting="The embedded model on 16 pairs of its own completions of step_arithmetic, the right one always chosen: "
-    f"{STEPS} steps of 8 pairs, so each a hundred times.",
+    f"{STEPS} steps of 8 pairs, so each sixty times.",
     command="direct_alignment.train",
     before={"pairs": pairs()},
     shared={
@@ -59,7 +59,10 @@ CLAIM = Claim(
     },
     measures=[
         Measure(
-            "growth", "nats", "margin of log-ratios on the pairs, steps 181-200 less steps 81-100 of the run", growth
+            "growth",
+            "nats",
+            "margin of log-ratios on the pairs: mean of the last ten steps less that of steps 51 to 60",
+            growth,
         ),
         Measure("KL", "nats", "KL(policy || start) of whole completions after training", held_out("kl", "samples")),
     ],
