@@ -35,12 +35,13 @@ GRPO = ("--profile", "laptop", "--overwrite", "--eval_every", "0", "--save_every
 
 
 class Server:
-    """`vllm serve` of a model in a folder."""
+    """`vllm serve` of a model in a folder; `eager`: without compiling it, which only pays in the race for speed."""
 
-    def __init__(self, vllm: str, model: Path, log: Path, *, threads: int):
+    def __init__(self, vllm: str, model: Path, log: Path, *, threads: int, eager: bool):
         self.command = [
             *(vllm, "serve", str(model), "--port", str(PORT), "--dtype", "float32", "--max-model-len", "512"),
             *("--logprobs-mode", "processed_logprobs", "--max-num-seqs", "128", "--served-model-name", "model"),
+            *(["--enforce-eager"] if eager else []),
         ]
         own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(threads)}
         self.environment = os.environ | own
@@ -74,8 +75,8 @@ class Server:
 
 
 @contextmanager
-def serving(options: argparse.Namespace, model: Path) -> Generator[Server]:
-    server = Server(options.vllm, model, options.output_dir / "vllm.log", threads=options.threads)
+def serving(options: argparse.Namespace, model: Path, *, eager: bool = True) -> Generator[Server]:
+    server = Server(options.vllm, model, options.output_dir / "vllm.log", threads=options.threads, eager=eager)
     server.start()
     try:
         print(f"vLLM serves {model.name} after {server.wait():.0f} s", flush=True)
@@ -109,7 +110,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        with serving(options, Path(folder)) as server:
+        with serving(options, Path(folder), eager=False) as server:
             its = VllmServer(server.url, timeout_s=STARTS_IN_S)
             how = ASKED | {"model": "model", "n": 8, "max_tokens": 64, "temperature": 1.0, "stop_token_ids": []}
 
