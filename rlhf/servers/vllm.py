@@ -13,6 +13,7 @@ from rlhf.servers.http import Connection, NoAnswerError, RefusedError
 KEY_FROM = "VLLM_API_KEY"  # where vLLM itself looks for the key that it asks for
 ADAPTER = "policy"  # the name under which the adapters of a run are served
 WEIGHTS = ("/collective_rpc", "/reset_prefix_cache", "/server_info", "/weight_info", "/update_weight_version")
+COMPLETIONS = "v1/completions"
 ADAPTERS = "/v1/load_lora_adapter"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 
@@ -58,7 +59,7 @@ class VllmServer:
             UserError: it is no vLLM server, or one that takes no new weights.
         """
         paths = self._json("openapi.json").get("paths", {})
-        if "/v1/completions" not in paths:
+        if f"/{COMPLETIONS}" not in paths:
             raise self.connection.error("is no vLLM server that completes prompts")
         if missing := [path for path in WEIGHTS if path not in paths]:
             raise self.connection.error(
@@ -114,7 +115,7 @@ class VllmServer:
 
     def complete(self, body: dict[str, Any]) -> list[Completion]:
         """The completions of one prompt, in the order of their numbers. Raises: NoAnswerError, UserError."""
-        answer = self._post("v1/completions", body, "does not complete a prompt").json()
+        answer = self._post(COMPLETIONS, body, "does not complete a prompt").json()
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         try:
             return [
@@ -140,6 +141,8 @@ class VllmServer:
         try:
             return self.connection.post(path, body)
         except RefusedError as error:
+            if error.status == 404 and path == COMPLETIONS:  # started anew, it does not know the adapter
+                raise NoAnswerError(str(error)) from error
             raise self.connection.error(f"{failing} ({error})") from error
         except NoAnswerError as error:
             if error.status == 500 and self._is_well():

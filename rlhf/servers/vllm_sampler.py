@@ -6,7 +6,7 @@ failure they are sent again, and after every batch it is asked whether it has st
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,9 @@ ASKED = {
 
 
 class VllmSampler:
-    """Completions of the policy as it is after `renew`.
+    """Completions of the policy as it was at the time of `renew`."""
 
-    Args:
-        wait: sleeps for so many seconds.
-    """
-
-    def __init__(self, session: Session, model: PreTrainedModel, *, wait: Callable[[float], None] = sleep):
+    def __init__(self, session: Session, model: PreTrainedModel):
         config = session.config
         assert isinstance(config, VllmConfig)
         assert config.vllm_url is not None, "the config says so"
@@ -58,7 +54,6 @@ class VllmSampler:
         self.weights = Weights(session, model, folder=config.vllm_folder, lora=self.lora)
         self.patience_s = config.vllm_patience_s
         self.server = VllmServer(config.vllm_url, timeout_s=config.vllm_patience_s)
-        self.wait = wait
         self.served: Served | None = None  # None: the server is to be asked
         self.sent = ""  # the name of the policy's weights, as the server knows it; "": it is to be sent them
         self.checked = False  # whether its log-probabilities were compared with the policy's
@@ -117,7 +112,6 @@ class VllmSampler:
                 enough=self._is_enough,
                 on_failure=self._wait_for_it,
                 longest_wait_s=LONGEST_WAIT_S,
-                wait=self.wait,
             )
         except NoAnswerError as error:
             raise ServerGoneError(
