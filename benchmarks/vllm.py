@@ -155,11 +155,12 @@ def in_turns(sides: dict[str, Callable[[int], None]], turns: int) -> dict[str, l
 
 
 def grpo(options: argparse.Namespace, name: str, *settings: str, vllm: Server | None = None):
-    """A run of GRPO on the embedded model, in this process."""
+    """A run of GRPO, in this process."""
     from policy_gradients.train import read, train
 
     by = ("--sampler", "vllm", "--vllm_url", vllm.url) if vllm else ()
-    return train(read([*GRPO, "--output_dir", str(options.output_dir / name), *by, *settings]))
+    model = ("--model_name", str(embedded(options)))
+    return train(read([*GRPO, *model, "--output_dir", str(options.output_dir / name), *by, *settings]))
 
 
 @contextmanager
@@ -184,7 +185,7 @@ def first_weights_alone() -> Generator[None]:
 def gap(options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     settings = ("--max_steps", "20", "--eval_problems", "20")
-    with serving(options, embedded()) as server:
+    with serving(options, embedded(options)) as server:
         sent = grpo(options, "gap_sent", *settings, vllm=server)
         with first_weights_alone():
             kept = grpo(options, "gap_kept", *settings, vllm=server)
@@ -200,7 +201,7 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
 
     accuracy: dict[str, dict[int, float]] = {"own": {}, "vllm": {}}
     for sampler in accuracy:
-        with serving(options, embedded()) if sampler == "vllm" else nothing() as server:
+        with serving(options, embedded(options)) if sampler == "vllm" else nothing() as server:
             for seed in range(options.seeds):
                 run = grpo(options, f"learn_{sampler}_{seed}", "--seed", str(seed), vllm=server)
                 sampled = [it for it in run.eval if it["metric"] == "accuracy"]
@@ -219,7 +220,8 @@ def nothing() -> Generator[None]:
 def kill(options: argparse.Namespace) -> dict[str, Any]:
     """Whether a run goes on after its server was killed, in a process of its own, whose output is shown."""
     run = options.output_dir / "kill"
-    command = [sys.executable, "-m", "policy_gradients.train", *GRPO, "--output_dir", str(run), "--max_steps", "8"]
+    command = [sys.executable, "-m", "policy_gradients.train", *GRPO, "--model_name", str(embedded(options))]
+    command += ["--output_dir", str(run), "--max_steps", "8"]
     command += ["--eval_problems", "20", "--sampler", "vllm", "--vllm_url", f"http://127.0.0.1:{PORT}"]
     said: list[str] = []
 
@@ -228,7 +230,7 @@ def kill(options: argparse.Namespace) -> dict[str, Any]:
             said.append(line)
             print(f"  | {line}", end="", flush=True)
 
-    with serving(options, embedded()) as server:
+    with serving(options, embedded(options)) as server:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         listening = Thread(target=listen, args=(process.stdout,))
         listening.start()
@@ -248,10 +250,21 @@ def kill(options: argparse.Namespace) -> dict[str, Any]:
     return {"exit_code": code, "said": told, "logp_gap": gaps}
 
 
-def embedded() -> Path:
-    from rlhf.models.names import EMBEDDED
+def embedded(options: argparse.Namespace) -> Path:
+    """The embedded model with an output matrix of its own. Where it is that of the embeddings, vLLM 0.32 on a CPU keeps
+    a packed copy of the first one (docs/vllm.md)."""
+    from torch import nn
 
-    return EMBEDDED
+    from rlhf.models.policy import load
+
+    folder = options.output_dir / "untied"
+    if not folder.exists():
+        model, tokenizer = load("embedded")
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
 
 
 PARTS = {"speed": speed, "gap": gap, "learn": learn, "kill": kill}
