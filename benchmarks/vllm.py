@@ -203,13 +203,14 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
     for sampler in accuracy:
         with serving(options, embedded(options)) if sampler == "vllm" else nothing() as server:
             for seed in range(options.seeds):
-                run = grpo(options, f"learn_{sampler}_{seed}", "--seed", str(seed), vllm=server)
+                settings = ("--seed", str(seed), "--max_steps", str(options.steps), "--eval_problems", "300")
+                run = grpo(options, f"learn_{sampler}_{seed}", *settings, vllm=server)
                 sampled = [it for it in run.eval if it["metric"] == "accuracy"]
                 accuracy[sampler][seed] = sampled[-1]["value"]
                 print(f"learn {sampler} seed {seed}: {accuracy[sampler][seed]:.3f}", flush=True)
     intervals = {name: t_interval(list(values.values())) for name, values in accuracy.items()}
     difference = paired_runs(accuracy["vllm"], accuracy["own"])
-    return {"accuracy": accuracy, "intervals": intervals, "vllm_minus_own": difference}
+    return {"steps": options.steps, "accuracy": accuracy, "intervals": intervals, "vllm_minus_own": difference}
 
 
 @contextmanager
@@ -277,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side")
     parser.add_argument("--turns", type=int, default=3, help="of the race for speed")
     parser.add_argument("--seeds", type=int, default=3, help="of learning")
+    parser.add_argument("--steps", type=int, default=25, help="of learning")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/vllm"), help="of the runs and the server's log")
     parser.add_argument("--json", type=Path, help="file of the results")
     options = parser.parse_args(argv)
