@@ -148,6 +148,7 @@ def test_a_run_that_waits_in_vain_is_saved_and_goes_on_later(
     assert "--resume" in str(caught.value.hint)
     assert "saved after step 2; --resume continues" in capfd.readouterr().out
     made = run(server, "--temperature", "0.7", "--resume", name="vain")
+    assert "resumed at step 2 of 3" in capfd.readouterr().out
     assert len(gaps(made)) == 3
     assert equal(made, undisturbed)
 
