@@ -4,8 +4,8 @@ from claims.claim import Arm, Claim, Expect, Paper
 from claims.policy_gradients.short_words import RARE_SUCCESS, SUCCESS, SUCCESS_CURVE
 
 CLAIM = Claim(
-    sentence="With rare success and a reward that has a constant and noise in it, what is subtracted from the "
-    "reward, and what it is divided by, decides how much is learned.",
+    sentence="Dividing by the standard deviation of a prompt's rewards, as GRPO does, gives prompts that teach nothing "
+    "the weight of those that do; with the mean alone subtracted more is learned.",
     paper=Paper("Liu et al.", 2025, "Understanding R1-Zero-Like Training: A Critical Perspective", "2503.20783"),
     setting="The embedded model spells words of 3 to 5 letters backward at temperature 1.5, where it is right in 8 % "
     "of cases. The reward is 1 for being right, 1 for the form, which nearly all completions have, and a tenth of "
