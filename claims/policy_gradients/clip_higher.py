@@ -6,10 +6,10 @@ from claims.policy_gradients.short_words import ENTROPY, ENTROPY_CURVE, SHORT_WO
 CLAIM = Claim(
     sentence="A higher upper clip lets rare tokens rise, and so keeps the entropy up.",
     paper=Paper("Yu et al.", 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", "2503.14476"),
-    setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward. 16 batches of 4 prompts with "
+    setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward. 12 batches of 4 prompts with "
     "8 completions each, 4 optimizer steps on each batch.",
     command="policy_gradients.train",
-    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 16, "epochs_per_batch": 4, "aggregation": "token_mean"},
+    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 12, "epochs_per_batch": 4, "aggregation": "token_mean"},
     arms={
         "0.2": Arm("ratios up to 1.2, PPO's", {"clip_high": 0.2}),
         "0.28": Arm("ratios up to 1.28, DAPO's", {"clip_high": 0.28}),
@@ -18,6 +18,5 @@ CLAIM = Claim(
     measures=[ENTROPY, SUCCESS],
     expected=[Expect("0.28", ">", "0.2"), Expect("1.0", ">", "0.2"), Expect("0.28", ">", "0.2", of="success")],
     curves=[ENTROPY_CURVE],
-    seeds=10,
     text="",
 )

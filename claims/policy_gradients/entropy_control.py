@@ -12,11 +12,11 @@ CLAIM = Claim(
         "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models",
         "2505.22617",
     ),
-    setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward. 60 batches of 4 prompts with "
+    setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward. 40 batches of 4 prompts with "
     "8 completions each, one optimizer step on a batch, the mean over tokens. The shares of tokens that the rules "
     "are about are 100 times the papers', whose batches have as many times more tokens.",
     command="policy_gradients.train",
-    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 60, "aggregation": "token_mean", "covariance_share": 0.02},
+    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 40, "aggregation": "token_mean", "covariance_share": 0.02},
     arms={
         "none": Arm("GRPO without KL", {}),
         "bonus": Arm("0.01 times the entropy added to the objective", {"entropy_coef": 0.01}),

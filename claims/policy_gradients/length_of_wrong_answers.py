@@ -7,23 +7,24 @@ from claims.policy_gradients.short_words import SHORT_WORDS, SUCCESS
 LENGTH = Measure(
     "length of wrong completions",
     "tokens",
-    "their mean length in the last eight batches",
-    last("length/wrong", steps=8),
+    "their mean length in the last six batches",
+    last("length/wrong", steps=6),
 )
 
 CLAIM = Claim(
     sentence="Dividing the loss by the completion's length makes wrong completions longer; a constant does not.",
     paper=Paper("Liu et al.", 2025, "Understanding R1-Zero-Like Training: A Critical Perspective", "2503.20783"),
-    setting="The embedded model calculates step by step with 3 to 7 terms at temperature 1.3; it knows 3 and 4. 32 "
-    "batches of 4 prompts with 8 completions each of up to 96 tokens, one optimizer step on a batch.",
+    setting="The embedded model calculates step by step with 4 terms at temperature 1.5, where about a tenth is right "
+    "and lengths vary. 24 batches of 4 prompts with 8 completions each of up to 96 tokens, one optimizer step on a "
+    "batch.",
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
         "task": "step_arithmetic",
-        "task_config": {"min_terms": 3, "max_terms": 7},
-        "temperature": 1.3,
+        "task_config": {"min_terms": 4, "max_terms": 4},
+        "temperature": 1.5,
         "max_new_tokens": 96,
-        "max_steps": 32,
+        "max_steps": 24,
         "algorithm": "drgrpo",
     },
     arms={
@@ -33,7 +34,6 @@ CLAIM = Claim(
     },
     measures=[LENGTH, SUCCESS],
     expected=[Expect("by length", ">", "by a constant"), Expect("by length", ">", "by all tokens")],
-    curves=[Curve("length of wrong completions, tokens", series("length/wrong", mean_of=4))],
-    seeds=10,
+    curves=[Curve("length of wrong completions, tokens", series("length/wrong", mean_of=3))],
     text="",
 )

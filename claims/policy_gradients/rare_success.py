@@ -7,7 +7,7 @@ from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
 from claims.measures import series
 from claims.policy_gradients.short_words import SHORT_WORDS, SUCCESS
 
-ATTEMPTS, PROBLEMS = 32, 60
+ATTEMPTS, PROBLEMS = 32, 50
 
 
 def pass_at(k: int) -> Measure:
@@ -49,7 +49,7 @@ CLAIM = Claim(
     "many attempts, and no fewer in one.",
     paper=Paper("Tajwar et al.", 2026, "Maximum Likelihood Reinforcement Learning", "2602.02710"),
     setting="The embedded model calculates step by step with 3 to 6 terms; it knows 3 and 4, and solves those with "
-    "more in 3 to 4 % of cases. 24 batches of 4 prompts with 16 completions each, one optimizer step on a batch, the "
+    "more in 3 to 4 % of cases. 20 batches of 4 prompts with 16 completions each, one optimizer step on a batch, the "
     "mean over each completion's tokens.",
     command="policy_gradients.train",
     shared={
@@ -58,7 +58,7 @@ CLAIM = Claim(
         "task_config": {"min_terms": 3, "max_terms": 6},
         "group_size": 16,
         "max_new_tokens": 64,
-        "max_steps": 24,
+        "max_steps": 20,
         "aggregation": "sequence_mean",
     },
     arms={

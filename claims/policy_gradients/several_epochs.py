@@ -2,22 +2,27 @@
 
 from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
 from claims.measures import last, series
-from claims.policy_gradients.short_words import ENTROPY, SHORT_WORDS, SUCCESS, SUCCESS_CURVE
+from claims.policy_gradients.short_words import SHORT_WORDS, SUCCESS, SUCCESS_CURVE
 
-KL = Measure("KL", "nats per token", "KL(policy || start) of the last batch, estimated by k3", last("policy/kl"))
+KL = Measure(
+    "KL",
+    "nats per token",
+    "KL(policy || start) of the last batch, estimated by k3; arms are compared by their ratio",
+    last("policy/kl"),
+    ratio=True,
+)
 
 CLAIM = Claim(
     sentence="Several epochs on a batch need a trust region: without one the policy runs away from the samples.",
     paper=Paper("Schulman et al.", 2017, "Proximal Policy Optimization Algorithms", "1707.06347"),
-    setting="The embedded model spells words of 3 to 5 letters backward. 10 batches of 4 prompts with 8 completions "
+    setting="The embedded model spells words of 3 to 5 letters backward. 8 batches of 4 prompts with 8 completions "
     "each, 8 optimizer steps on each batch, advantages normalized within the group, the mean over tokens. The KL is "
     "measured and hardly penalized (1e-6).",
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
-        "max_steps": 10,
+        "max_steps": 8,
         "epochs_per_batch": 8,
-        "lr": 1e-3,
         "aggregation": "token_mean",
         "kl_coef": 1e-6,
         "kl_in": "loss",
@@ -25,24 +30,21 @@ CLAIM = Claim(
     arms={
         "no clip": Arm("ratio times advantage, as it is", {"algorithm": "m2po", "second_moment": 1e9}),
         "PPO's clip": Arm("a token whose ratio has left 0.8 to 1.2 gives no gradient", {"algorithm": "grpo"}),
-        "dual clip": Arm("the same, and the ratio of bad tokens bounded by 3", {"algorithm": "grpo", "dual_clip": 3.0}),
         "GSPO": Arm("the clip on the geometric mean of a completion", {"algorithm": "gspo"}),
         "CISPO": Arm("every token learns, with a weight of 5 at most", {"algorithm": "cispo"}),
         "SAPO": Arm("the gradient fades smoothly with the ratio", {"algorithm": "sapo"}),
         "DPPO": Arm("stops where a token's probability has moved by 0.2", {"algorithm": "dppo"}),
         "M2PO": Arm("leaves out the tokens that have moved most", {"algorithm": "m2po"}),
     },
-    measures=[SUCCESS, KL, ENTROPY],
+    measures=[SUCCESS, KL],
     expected=[
         Expect("PPO's clip", ">", "no clip"),
-        Expect("dual clip", ">", "no clip"),
         Expect("GSPO", ">", "no clip"),
         Expect("CISPO", ">", "no clip"),
         Expect("SAPO", ">", "no clip"),
         Expect("DPPO", ">", "no clip"),
         Expect("M2PO", ">", "no clip"),
         Expect("PPO's clip", "<", "no clip", of="KL"),
-        Expect("PPO's clip", ">", "no clip", of="entropy"),
     ],
     curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"))],
     text="",
