@@ -9,7 +9,14 @@ CLAIM = Claim(
     setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward. 12 batches of 4 prompts with "
     "8 completions each, 4 optimizer steps on each batch.",
     command="policy_gradients.train",
-    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 12, "epochs_per_batch": 4, "aggregation": "token_mean"},
+    shared={
+        **SHORT_WORDS,
+        "eval_problems": 20,
+        "algorithm": "grpo",
+        "max_steps": 12,
+        "epochs_per_batch": 4,
+        "aggregation": "token_mean",
+    },
     arms={
         "0.2": Arm("ratios up to 1.2, PPO's", {"clip_high": 0.2}),
         "0.28": Arm("ratios up to 1.28, DAPO's", {"clip_high": 0.28}),

@@ -16,7 +16,14 @@ CLAIM = Claim(
     "8 completions each, one optimizer step on a batch, the mean over tokens. The shares of tokens that the rules "
     "are about are 100 times the papers', whose batches have as many times more tokens.",
     command="policy_gradients.train",
-    shared={**SHORT_WORDS, "algorithm": "grpo", "max_steps": 40, "aggregation": "token_mean", "covariance_share": 0.02},
+    shared={
+        **SHORT_WORDS,
+        "eval_problems": 20,
+        "algorithm": "grpo",
+        "max_steps": 40,
+        "aggregation": "token_mean",
+        "covariance_share": 0.02,
+    },
     arms={
         "none": Arm("GRPO without KL", {}),
         "bonus": Arm("0.01 times the entropy added to the objective", {"entropy_coef": 0.01}),

@@ -20,6 +20,7 @@ CLAIM = Claim(
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
+        "eval_problems": 20,
         "task": "step_arithmetic",
         "task_config": {"min_terms": 4, "max_terms": 4},
         "temperature": 1.5,

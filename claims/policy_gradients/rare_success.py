@@ -54,6 +54,7 @@ CLAIM = Claim(
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
+        "eval_problems": 20,
         "task": "step_arithmetic",
         "task_config": {"min_terms": 3, "max_terms": 6},
         "group_size": 16,

@@ -21,6 +21,7 @@ CLAIM = Claim(
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
+        "eval_problems": 20,
         "max_steps": 8,
         "epochs_per_batch": 8,
         "aggregation": "token_mean",

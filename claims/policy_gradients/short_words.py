@@ -17,7 +17,7 @@ SHORT_WORDS = {
     "lr": 3e-4,
     "kl_coef": 0.0,
     "steps_per_batch": 1,
-    "eval_problems": 20,
+    "eval_problems": 100,
     "eval_every": 1000,
     "save_every": 1000,
 }

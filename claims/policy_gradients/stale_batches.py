@@ -6,7 +6,7 @@ from claims.policy_gradients.short_words import ENTROPY, SHORT_WORDS, SUCCESS, S
 # A weight that is held between 1 and 1 is none: the samples are taken for the policy's own.
 UNWEIGHED = {"algorithm": "rloo", "importance": "truncate", "importance_floor": 1.0, "importance_cap": 1.0}
 TRUNCATED = {"algorithm": "rloo", "importance": "truncate", "importance_cap": 2.0}
-BAND = {"algorithm": "rloo", "importance": "mask", "importance_floor": 0.5, "importance_cap": 5.0}
+MASKED = {"algorithm": "rloo", "importance": "mask", "importance_cap": 2.0}
 
 CLAIM = Claim(
     sentence="The older a batch, the less is learned from it, and correcting for the policy that sampled it makes up "
@@ -17,17 +17,20 @@ CLAIM = Claim(
         "Prosperity before Collapse: How Far Can Off-Policy RL Reach with Stale Data",
         "2510.01161",
     ),
-    setting="The embedded model spells words of 3 to 5 letters backward. 32 batches of 4 prompts with 8 completions "
-    "each, one optimizer step on a batch; RLOO's advantage and sum over tokens in all arms. Where batches wait 16 "
-    "steps, the starting policy samples the first 17.",
+    setting="The embedded model spells words of 3 to 5 letters backward. 40 batches of 4 prompts with 8 completions "
+    "each, one optimizer step on a batch; RLOO's advantage and sum over tokens in all arms.",
     command="policy_gradients.train",
-    shared={**SHORT_WORDS, "max_steps": 32},
+    shared={**SHORT_WORDS, "max_steps": 40},
     arms={
-        "fresh": Arm("trained on at once", UNWEIGHED),
-        "4 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 4}),
-        "16 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 16}),
+        "fresh": Arm("trained on at once", UNWEIGHED, line="uncorrected", x=0),
+        "4 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 4}, line="uncorrected", x=4),
+        "16 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 16}, line="uncorrected", x=16),
         "TIS": Arm("16 steps, tokens weighed by pi / pi_sampler, at most 2", {**TRUNCATED, "staleness": 16}),
-        "IcePop": Arm("16 steps, tokens of a weight outside 0.5 to 5 left out", {**BAND, "staleness": 16}),
+        "MIS": Arm("16 steps, tokens of a weight above 2 left out", {**MASKED, "staleness": 16}),
+        "IcePop": Arm(
+            "16 steps, tokens of a weight outside 0.5 to 5 left out",
+            {**MASKED, "importance_floor": 0.5, "importance_cap": 5.0, "staleness": 16},
+        ),
         "TIS of completions": Arm(
             "16 steps, the product of a completion's weights, at most 2",
             {**TRUNCATED, "importance_level": "sequence", "staleness": 16},
@@ -46,11 +49,13 @@ CLAIM = Claim(
         Expect("4 steps old", "<", "fresh"),
         Expect("16 steps old", "<", "4 steps old"),
         Expect("TIS", ">", "16 steps old"),
+        Expect("MIS", ">", "16 steps old"),
         Expect("IcePop", ">", "16 steps old"),
         Expect("TIS of completions", ">", "16 steps old"),
         Expect("sequence mask", ">", "16 steps old"),
         Expect("PPO's clip", ">", "16 steps old"),
     ],
     curves=[SUCCESS_CURVE],
+    x="age of a batch, steps",
     text="",
 )

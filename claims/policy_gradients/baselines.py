@@ -1,0 +1,51 @@
+"""The task that separates: success is rare, the reward is noisy, and a prompt has four completions."""
+
+from claims.claim import Arm, Claim, Expect, Paper
+from claims.policy_gradients.short_words import RARE_SUCCESS, SUCCESS, SUCCESS_CURVE
+
+CLAIM = Claim(
+    sentence="Where success is rare and the reward noisy, the baseline decides how much is learned: that of a prompt's "
+    "own completions is best, and no division by their standard deviation.",
+    paper=Paper(
+        "Ahmadian et al.",
+        2024,
+        "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        "2402.14740",
+    ),
+    setting="The embedded model spells words of 3 to 5 letters backward at temperature 1.5, where it is right in 8 % "
+    "of cases. The reward is 1 for being right, 1 for the form, which nearly all completions have, and 0.2 of "
+    "standard normal noise. 16 batches of 8 prompts with 4 completions each, one optimizer step on a batch, the mean "
+    "over tokens, no KL, one learning rate: the arms differ in the advantage alone.",
+    command="policy_gradients.train",
+    shared={
+        **RARE_SUCCESS,
+        "max_steps": 16,
+        "prompts_per_step": 8,
+        "group_size": 4,
+        "lr": 2e-4,
+        "aggregation": "token_mean",
+        "reward_weights": {"format": 1.0},
+        "reward_functions": {"claims.policy_gradients.noise:noise": 0.2},
+        "eval_problems": 20,
+    },
+    arms={
+        "no baseline": Arm("REINFORCE, nothing subtracted", {"algorithm": "reinforce", "baseline": "none"}),
+        "running mean": Arm("REINFORCE, less the mean of earlier batches", {"algorithm": "reinforce"}),
+        "ReMax": Arm(
+            "less the reward of the greedy completion, which is one of the 4", {"algorithm": "remax", "group_size": 3}
+        ),
+        "GRPO": Arm("less the prompt's mean, by its standard deviation", {"algorithm": "grpo"}),
+        "RLOO": Arm(
+            "less the mean of the prompt's other completions, which is Dr. GRPO's times 4/3", {"algorithm": "rloo"}
+        ),
+    },
+    measures=[SUCCESS],
+    expected=[
+        Expect("no baseline", "<", "running mean"),
+        Expect("running mean", "<", "ReMax"),
+        Expect("ReMax", "<", "GRPO"),
+        Expect("GRPO", "<", "RLOO"),
+    ],
+    curves=[SUCCESS_CURVE],
+    text="",
+)
