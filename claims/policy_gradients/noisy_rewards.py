@@ -4,8 +4,8 @@ from claims.claim import Arm, Claim, Expect, Paper
 from claims.policy_gradients.short_words import RARE_SUCCESS, SUCCESS, SUCCESS_CURVE
 
 CLAIM = Claim(
-    sentence="With rare success and a reward that has a constant and noise in it, what is subtracted from the "
-    "reward, and what it is divided by, decides how much is learned.",
+    sentence="Dividing by the standard deviation of a prompt's rewards, as GRPO does, gives prompts that teach nothing "
+    "the weight of those that do; with the mean alone subtracted more is learned.",
     paper=Paper("Liu et al.", 2025, "Understanding R1-Zero-Like Training: A Critical Perspective", "2503.20783"),
     setting="The embedded model spells words of 3 to 5 letters backward at temperature 1.5, where it is right in 8 % "
     "of cases. The reward is 1 for being right, 1 for the form, which nearly all completions have, and a tenth of "
@@ -45,6 +45,13 @@ CLAIM = Claim(
         Expect("OPO", ">", "RLOO"),
     ],
     curves=[SUCCESS_CURVE],
-    seeds=10,
-    text="",
+    text="""
+Two groups are apart. RLOO, OPO, Dr. GRPO and REINFORCE++ have between 0.65 and 0.81 with every seed. No baseline, ReMax
+and PPO learn next to nothing with most: the reward's constant first makes likelier whatever was sampled. ReMax takes
+off the reward of the likeliest completion, which is right in nine of ten cases, so that nearly every sampled one is
+worse. PPO's critic begins at 0 here and learns together with the policy; a warm-up was not tried.
+
+GRPO is where the claim looks, and five seeds do not settle it: one run fails altogether (0.01), another is 0.17 below
+Dr. GRPO, three are within 0.07. The four that subtract a mean over the prompt or the batch cannot be told apart.
+""",
 )

@@ -57,5 +57,17 @@ CLAIM = Claim(
     ],
     curves=[SUCCESS_CURVE],
     x="age of a batch, steps",
-    text="",
+    text="""
+Success is measured on the batches as they are trained on. Where they wait 16 steps, the first 17 are the starting
+policy's, 0.44 right whatever is learned, so that the mean over 40 cannot exceed 0.76. Behind the 16th batch the means
+are 0.96 (fresh), 0.91 (TIS of completions), 0.79 (sequence mask), 0.72 (PPO's clip), 0.61 (MIS), 0.60 (TIS), 0.54
+(IcePop) and 0.42 (uncorrected).
+
+The product of a completion's weights, cut at 2, comes near fresh batches: with 27 tokens its variance, which it is
+avoided for, does no harm. Leaving out the wrong completions that the policy has left comes next, then PPO's clip.
+Weights of single tokens gain less, and that of a band is not told from none.
+
+Without a correction 4 steps are enough for a collapse: both ages end at 0.2. That 16 steps are not worse than 4 is the
+measure's doing, which counts the starting policy's batches.
+""",
 )
