@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from claims.direct_alignment import bounded_margin, displacement, label_noise
+from claims.direct_alignment import displacement, label_noise
 from claims.direct_alignment.setting import change
 
 
@@ -23,16 +21,6 @@ def test_change_is_after_less_before(tmp_path: Path) -> None:
     write(tmp_path / "eval.jsonl", rows)
     assert change("logp", "chosen")(tmp_path) == -3
     assert displacement.margin(tmp_path) == 7
-
-
-def test_growth_is_that_of_the_second_half_in_nats(tmp_path: Path) -> None:
-    """The logged margin is beta times the log-ratio's: 0.5 n at step n is a growth of one nat a step with beta 0.5."""
-    (tmp_path / "config.yaml").write_text("beta: 0.5\n")
-    write(
-        tmp_path / "metrics.jsonl",
-        [{"step": n, "wall_s": n, "reward/margin": 0.5 * n} for n in range(1, bounded_margin.STEPS + 1)],
-    )
-    assert bounded_margin.growth(tmp_path) == pytest.approx(bounded_margin.STEPS / 2)
 
 
 def test_losses_are_told_the_noise_that_there_is() -> None:

@@ -1,11 +1,8 @@
 """What claims about reward models measure, on a few completions by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from claims.reward_models import ensemble
 from claims.reward_models.judged import Judged
 
 RIGHT = np.array([[1.0, 0, 0], [1, 1, 1], [0, 1, 1]])
@@ -35,15 +32,3 @@ def test_accuracy_where_the_right_one_is_shorter() -> None:
 def test_best_of_n_is_what_the_scores_choose() -> None:
     assert Judged(RIGHT, LENGTH, SCORE).best_of(3) == pytest.approx(2 / 3)
     assert Judged(RIGHT, LENGTH, SCORE).best_of(1) == pytest.approx((1 / 3 + 1 + 2 / 3) / 3)
-
-
-def test_members_count_alike_whatever_their_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two members choose the second of two completions, one, a hundred times as loud, the first; all with an offset."""
-    right = np.array([[0.0, 1.0]])
-    scores = {"member 1": [[0.0, 1.0]], "member 2": [[5.0, 6.0]], "member 3": [[300.0, 100.0]]}
-    judged = {Path(name): Judged(right, np.ones((1, 2)), np.array(score)) for name, score in scores.items()}
-    monkeypatch.setattr(ensemble, "judged", judged.__getitem__)
-    monkeypatch.setattr(ensemble, "N", 2)
-    found = {arm: of["gold"] for arm, of in ensemble.over_runs({name: Path(name) for name in scores}).items()}
-    members = {"member 1": 1, "member 2": 1, "member 3": 0, "one member": 2 / 3}
-    assert found == pytest.approx(members | {"mean": 1, "worst case": 0.5})  # the least is -1 for both: by lot
