@@ -20,6 +20,7 @@ or, in place of `command` and `shared`, `compute`: a function of a seed that nee
 loads PyTorch, and a claim's file imports what does inside the functions that need it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class Measure:
 
     Args:
         name: as the page, the picture and `Expect` call it.
-        unit: "tokens", "nats", "share of completions", ...
+        unit: "tokens", "nats", "share of completions", ... Intervals of shares are cut at 0 and 1.
         what: how it is found, in a sentence; decided before the runs.
         of_run: from a run directory to the number; None: `compute` or `over_runs` gives it. nan: there is none.
         ratio: arms are compared by their ratio instead of their difference; all values are above 0.
@@ -104,6 +105,10 @@ class Measure:
     of_run: Callable[[Path], float] | None = None
     ratio: bool = False
     drawn: bool = True
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return _bounds(self.unit)
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,18 @@ class Expect:
 class Curve:
     """What is drawn beside the arms: a quantity along each run, mean and band over seeds."""
 
-    title: str  # with its unit
+    title: str  # with its unit; intervals of shares are cut at 0 and 1
     of_run: Callable[[Path], Sequence[tuple[float, float]]]  # (x, y), the same x for all seeds of an arm
     x: str = "training step"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return _bounds(self.title)
+
+
+def _bounds(unit: str) -> tuple[float, float]:
+    """What is possible in a unit."""
+    return (0.0, 1.0) if "share" in unit.split() else (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

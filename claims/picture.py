@@ -12,7 +12,7 @@ from typing import Any
 
 from claims.claim import Claim, Curve, Measure
 from claims.results import Results
-from claims.verdicts import Comparison, over_seeds
+from claims.verdicts import Comparison, over_seeds, within
 from claims.words import between, compared
 from rlhf.report import charts
 from rlhf.report.curves import short
@@ -150,7 +150,9 @@ def _curves(curve: Curve, results: Results) -> charts.Spec:
             for x, y in points:
                 by_x.setdefault(x, []).append(y)
         whole = {x: ys for x, ys in by_x.items() if len(ys) == len(of_seeds)}
-        rows += [{"x": x, **_interval_row(arm, t_interval(ys))} for x, ys in sorted(whole.items())]
+        rows += [
+            {"x": x, **_interval_row(arm, within(curve.bounds, t_interval(ys)))} for x, ys in sorted(whole.items())
+        ]
     x = {"field": "x", "type": "quantitative", "title": curve.x, "axis": {"tickCount": 5}}
     y = {"type": "quantitative", "title": curve.title, "scale": {"zero": False}, "axis": {"tickCount": 5}}
     return _lines(rows, x=x, y=y, width=OF_CURVES)
@@ -166,7 +168,10 @@ def _lines(
     last = [max((row for row in rows if row["g"] == name), key=lambda row: row["x"]) for name in names]
     label = {"type": "text", "align": "left", "dx": 8, "fontSize": 12, "limit": 220}
     layers = [
-        {"mark": {"type": "area", "opacity": 0.15}, "transform": [{"filter": "isValid(datum.l)"}]}
+        {
+            "mark": {"type": "area", "opacity": 0.15 if len(names) <= 4 else 0.07},
+            "transform": [{"filter": "isValid(datum.l)"}],
+        }
         | {"encoding": {"x": x, "y": {"field": "l", **y}, "y2": {"field": "h"}, "color": colour}},
         {"mark": {"type": "line", "strokeWidth": 2.25}}
         | {"encoding": {"x": x, "y": {"field": "v", **y}, "color": colour, "strokeDash": dash}},

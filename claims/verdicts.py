@@ -50,7 +50,15 @@ def over_seeds(measure: Measure, values: Sequence[float]) -> Estimate | None:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return None
-    return _exp(t_interval([math.log(value) for value in known])) if measure.ratio else t_interval(known)
+    mean = _exp(t_interval([math.log(value) for value in known])) if measure.ratio else t_interval(known)
+    return within(measure.bounds, mean)
+
+
+def within(bounds: tuple[float, float], estimate: Estimate) -> Estimate:
+    """An estimate whose interval is cut at what is possible."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return estimate._replace(low=max(bounds[0], estimate.low), high=min(bounds[1], estimate.high))
 
 
 def _known(values: Sequence[float]) -> dict[int, float]:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from claims.claim import Arm, Claim, Expect, Measure, Paper
-from claims.verdicts import compare, overall
+from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
+from claims.verdicts import compare, over_seeds, overall
 from claims.words import between, claimed, compared
 
 LENGTH = Measure("length", "tokens", "how many")
@@ -64,6 +64,17 @@ def test_a_ratio_is_a_geometric_mean_around_one() -> None:
     assert one.verdict == "not seen"  # of two seeds that differ so much
     assert compare(Expect("a", "<", "b"), VARIANCE, [1.0, 1.01, 0.99], [2.0] * 3).verdict == "seen"
     assert compare(Expect("a", "=", "b", within=0.1), VARIANCE, [1.0, 1.01, 0.99], [1.0] * 3).verdict == "seen"
+
+
+def test_intervals_of_shares_are_cut_at_what_is_possible() -> None:
+    share = Measure("success", "share right", "counted")
+    for measure, low, high in ((share, 0.0, 1.0), (LENGTH, -0.4676, 1.6009)):
+        found = over_seeds(measure, [0.1, 0.9, 0.7, math.nan])
+        assert found is not None
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+        assert found.n == 3
+    assert over_seeds(share, [math.nan]) is None
+    assert Curve("held-out accuracy, share right", lambda path: []).bounds == (0, 1)
 
 
 def test_a_claim_with_several_comparisons_says_how_many_are_what() -> None:
