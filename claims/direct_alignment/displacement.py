@@ -14,7 +14,7 @@ def margin(path: Path) -> float:
 
 
 CLAIM = Claim(
-    sentence="DPO makes the chosen completions less likely while the margin grows; a likelihood term keeps them.",
+    sentence="DPO makes the chosen completions less likely while the margin grows, and a likelihood term less so.",
     paper=Paper(
         "Pal et al.", 2024, "Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive", "2402.13228"
     ),
@@ -41,5 +41,14 @@ CLAIM = Claim(
         Expect("DPO + NLL", ">", "DPO", of="chosen"),
     ],
     curves=[Curve("log-probability of the step's chosen completions, nats", series("logp/chosen", mean_of=8))],
-    text="",
+    text="""
+The chosen completions lose 1.2 nats while the rejected ones lose 8.5, and the policy gets better all the same: from
+0.27 right to 0.87. So displacement is there and does no harm here, where the rejected completions are wrong and what
+gains is right. The likelihood term takes back a third of the fall; it does not keep the chosen where they were, as its
+paper's weight (1, by token) is small beside the pull of 16 margins.
+
+A gentler run was tried before (30 steps of 32 pairs, lr 2e-5, one seed): there the chosen became more likely at first, by
+0.4 nats. Displacement comes when most of the pairs are ranked right already. In 80 steps of this claim's size (one
+seed) it was 2.6 nats.
+""",
 )

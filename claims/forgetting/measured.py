@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rlhf.data.answers import Answer
     from rlhf.tasks.problem import Problem, Task
 
-PROBLEMS = 300
+PROBLEMS = 200
 LONGEST = 64  # tokens
 
 

@@ -1,12 +1,12 @@
 """What a policy that was trained on one task still knows of another one, and how far it went."""
 
 from claims.claim import Arm, Claim, Expect, Measure, Paper
-from claims.forgetting.measured import accuracy, kl
+from claims.forgetting.measured import PROBLEMS, accuracy, kl
 
 TRAINED, OTHER = "step_arithmetic", "spell_backward"
-DEMONSTRATIONS = {"max_steps": 60, "eval_every": 0, "save_every": 60}
+DEMONSTRATIONS = {"max_steps": 24, "eval_every": 0, "save_every": 24}
 SFT = {**DEMONSTRATIONS, "data": {"tasks": {TRAINED: {}}, "held_out": 100}}
-RL = {"algorithm": "grpo", "task": TRAINED, "max_steps": 40, "eval_every": 0, "eval_problems": 100, "save_every": 40}
+RL = {"algorithm": "grpo", "task": TRAINED, "max_steps": 24, "eval_every": 0, "eval_problems": 100, "save_every": 24}
 # What the start was trained on last: demonstrations of the other task, of which 55 % have a mistake.
 PRETRAINING = {"tasks": {TRAINED: {}, OTHER: {}}, "wrong": {OTHER: 0.55}, "held_out": 100}
 
@@ -14,7 +14,7 @@ CLAIM = Claim(
     sentence="At the same accuracy on a new task, RL has forgotten less than SFT and stayed nearer to the start.",
     paper=Paper("Shenfeld et al.", 2025, "RL's Razor: Why Online Reinforcement Learning Forgets Less", "2509.04259"),
     setting=f"The embedded model, whose most likely answer to {OTHER} is right in 0.93 of problems, is trained on "
-    f"{TRAINED}: SFT in 60 steps of 32 right demonstrations, GRPO in 40 steps of 16 prompts with 8 completions.",
+    f"{TRAINED}: SFT in 24 steps of 32 right demonstrations, GRPO in 24 steps of 16 prompts with 8 completions.",
     command="instruction_tuning.train",
     arms={
         "SFT": Arm("right demonstrations of the one task", SFT),
@@ -28,14 +28,19 @@ CLAIM = Claim(
         Measure(
             "other task",
             "share right",
-            f"most likely answers to 300 held-out problems of {OTHER}",
+            f"most likely answers to {PROBLEMS} held-out problems of {OTHER}",
             accuracy(OTHER, greedy=True),
         ),
-        Measure("KL", "nats", f"KL(policy || start) of completions of 300 held-out problems of {TRAINED}", kl(TRAINED)),
+        Measure(
+            "KL",
+            "nats",
+            f"KL(policy || start) of completions of {PROBLEMS} held-out problems of {TRAINED}",
+            kl(TRAINED),
+        ),
         Measure(
             "trained task",
             "share right",
-            f"one sampled answer to each of 300 held-out problems of {TRAINED}",
+            f"one sampled answer to each of {PROBLEMS} held-out problems of {TRAINED}",
             accuracy(TRAINED),
         ),
     ],
