@@ -81,7 +81,7 @@ def _arms(claim: Claim, measure: Measure, results: Results) -> charts.Spec:
     y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 400, "grid": True}}
     seeds = [{"g": arm, "v": short(value)} for arm in names for value in values[arm] if value == value]
     layers = [
-        {"data": {"values": seeds}, "mark": {"type": "point", "filled": True, "size": 18, "opacity": 0.45}}
+        {"data": {"values": seeds}, "mark": {"type": "point", "filled": True, "size": 18, "opacity": 0.6, "yOffset": 9}}
         | {"encoding": {"x": {"field": "v", **x}}},
         *_interval_layers([_interval_row(*mean) for mean in means.items()], x),
     ]
