@@ -107,6 +107,13 @@ class DistillationConfig(SamplingConfig):
         """Whether there is a teacher in any form; without one, texts of a file are learned as they are."""
         return self.compares or self.texts.path == "teacher"
 
+    @property
+    def taught_by(self) -> str:
+        """Whom the student learns from, in words."""
+        if not self.asks_teacher:
+            return self.texts.path
+        return "itself" if self.is_self else " + ".join(self.teacher_names)
+
     @model_validator(mode="after")
     def _is_a_method(self) -> "DistillationConfig":
         objective, share = self.objective, self.on_policy_share

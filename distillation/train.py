@@ -48,7 +48,8 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
     task = training_task(tasks, config)
     described = describe_metrics(config, verifies=task.verifies)
     headline = [name for name in ("reward/exact", "teacher/reverse_kl", "loss") if name in described]
-    with open_session(command, described, title="distillation", headline=headline, advice=Adviser().check) as session:
+    title = f"{config.objective} from {config.taught_by}"
+    with open_session(command, described, title=title, headline=headline, advice=Adviser().check) as session:
         session.describe(data=task.name, data_fingerprint=task.fingerprint)
         tokenizer = session.load_tokenizer()
         refuse_other_vocabularies(tokenizer, config)
@@ -105,12 +106,12 @@ def plan(config: DistillationConfig) -> "Plan":
         sampled=(completions, config.max_new_tokens),
         at_once=config.sampling_batch,
     )
-    taught_by = " + ".join(config.teacher_names) if config.asks_teacher else config.texts.path
     batches = (
         f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "
         f"{config.max_new_tokens} tokens, {config.on_policy_share:.0%} of the student"
     )
-    return Plan(f"{config.objective} from {taught_by} on {' + '.join(config.parameters_of_tasks)}", batches, memory)
+    tasks = " + ".join(config.parameters_of_tasks)
+    return Plan(f"{config.objective} from {config.taught_by} on {tasks}", batches, memory)
 
 
 def read(argv: Sequence[str]) -> Command[DistillationConfig]:

@@ -135,7 +135,7 @@ def _facts(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
 
 
 def _evaluation(records: Iterable[Mapping[str, Any]]) -> str:
-    """First and last record of each metric, with the 95 % interval where there is one."""
+    """What each metric was before the first step, and after the last, with the 95 % interval where there is one."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         found.setdefault((str(record.get("data")), str(record.get("metric"))), []).append(record)
@@ -146,7 +146,13 @@ def _evaluation(records: Iterable[Mapping[str, Any]]) -> str:
         return f"{record['value']:z.3f}{in_brackets(record)}" if isinstance(record.get("value"), int | float) else "-"
 
     rows = [
-        (data, metric, cell(own[0]) if len(own) > 1 else "-", cell(own[-1]), str(own[-1].get("n", "-")))
+        (
+            data,
+            metric,
+            cell(own[0]) if len(own) > 1 or own[0].get("step") == 0 else "-",
+            cell(own[-1]) if own[-1].get("step") != 0 else "-",
+            str(own[-1].get("n", "-")),
+        )
         for (data, metric), own in found.items()
     ]
     return "On data that training never saw. Brackets are 95 % intervals; n is the number of what was measured.\n\n" + (

@@ -129,6 +129,10 @@ def test_each_task_has_its_own_teacher(models: list[str], tmp_path: Path, monkey
     measured = {(record["data"], record["metric"]) for record in result.eval if record["step"] == 0}
     assert {("spell_backward", "teacher_accuracy"), ("step_arithmetic", "teacher_accuracy")} <= measured
     assert {record["texts/on_policy"] for record in result.metrics} - {0.0, 1.0}
+    card = (result.path / "final" / "README.md").read_text()
+    assert f"| algorithm | reverse_kl from {models[1]} + {models[2]} |" in card
+    (teacher,) = [line for line in card.splitlines() if line.startswith("| spell_backward | teacher_accuracy |")]
+    assert teacher.split(" | ")[3] == "-", "a teacher is measured before the first step, and not after the last"
 
 
 def test_the_share_of_prompts_that_the_student_answers() -> None:
