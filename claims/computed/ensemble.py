@@ -62,5 +62,15 @@ CLAIM = Claim(
         Expect(at("worst case", 1024), ">", at("mean", 1024)),
     ],
     seeds=20,
-    text="",
+    text="""
+The ensemble is better at every n from 16 on, by little: 0.06 standard deviations of 1.13 at n = 1024. That the worst
+case beats the mean is not seen. Over-optimization itself is not seen either: the gold reward of what is chosen rises up
+to n = 1024, with a quarter of the pairs the wrong way round, since random vectors offer nothing that all reward models
+wrongly like. Where the pairs have a direction in which they are wrong, the gold falls (best-of-n in
+[the whole loop](../pipeline.md)), and members that learned from the same pairs share it.
+
+Process models of the embedded model were tried as members (60 steps, three members, best of 32, one seed): worst case
+less one member +0.05, mean less one member +0.01. Preference models of noisy pairs of its arithmetic were tried before
+(100 steps): from the embedded judge they had learned nothing by then, 0.45 to 0.54 of held-out pairs.
+""",
 )

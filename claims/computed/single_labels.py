@@ -49,5 +49,13 @@ CLAIM = Claim(
     measures=[Measure("accuracy", "share right", "probability of a right completion, 100 held-out prompts, exact")],
     expected=[Expect("KTO", ">", "DPO"), Expect("KTO", ">", "KTO, weights 1")],
     seeds=20,
-    text="",
+    text="""
+KTO is ahead of DPO in most worlds and not in all: with 20 of them the interval still holds 0. What is seen is that the
+classes have to weigh the same: with weights of 1, where three labels in four say no, it learns less. DPO has a third of
+the labels left in its pairs, and comes that close, since a pair says more than two labels: the prompt, which both
+share, is out of the comparison.
+
+The KL that KTO takes as its reference point is exact here. From samples it is estimated on mismatched completions, and
+on the embedded model that estimate is negative, so that KTO is APO-zero ([direct alignment](../direct_alignment.md)).
+""",
 )

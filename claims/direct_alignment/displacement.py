@@ -42,13 +42,13 @@ CLAIM = Claim(
     ],
     curves=[Curve("log-probability of the step's chosen completions, nats", series("logp/chosen", mean_of=8))],
     text="""
-The chosen completions lose 1.2 nats while the rejected ones lose 8.5, and the policy gets better all the same: from
-0.27 right to 0.87. So displacement is there and does no harm here, where the rejected completions are wrong and what
-gains is right. The likelihood term takes back a third of the fall; it does not keep the chosen where they were, as its
-paper's weight (1, by token) is small beside the pull of 16 margins.
+The chosen completions lose 1.2 nats while the rejected ones lose 8.5, and the policy gets better all the same: 0.87 of
+its samples are right, 0.27 of the start's. So displacement is there and does no harm here, where what gains instead is
+right as well. The likelihood term takes back a third of the fall and does not keep the chosen where they were: its
+weight (1, by token) is small beside the pull of the margin.
 
-A gentler run was tried before (30 steps of 32 pairs, lr 2e-5, one seed): there the chosen became more likely at first, by
-0.4 nats. Displacement comes when most of the pairs are ranked right already. In 80 steps of this claim's size (one
-seed) it was 2.6 nats.
+A gentler run was tried first (30 steps of 32 pairs, lr 2e-5, one seed): there the chosen became more likely, by 0.4
+nats. Displacement comes later, when most pairs are ranked right already. After 80 steps like these (one seed) it was
+2.6 nats.
 """,
 )
