@@ -124,7 +124,7 @@ def _lines(claim: Claim, measure: Measure, results: Results) -> str:
         if arm.x is not None:
             cells.setdefault(arm.line or name, {})[arm.x] = _mean(measure, results.values[measure.name][name])
     rows = [[line, *(of_x.get(x, "–") for x in at)] for line, of_x in cells.items()]
-    return f"{measure.name} ({measure.unit}), at {claim.x}:\n\n" + table(["", *map(number, at)], rows)
+    return f"{measure.name} ({measure.unit}), at {claim.x}:\n\n" + table(["", *(f"{x:g}" for x in at)], rows)
 
 
 def _mean(measure: Measure, values: Sequence[float]) -> str:

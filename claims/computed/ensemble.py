@@ -65,9 +65,8 @@ CLAIM = Claim(
     text="""
 The ensemble is better at every n from 16 on, by little: 0.06 standard deviations of 1.13 at n = 1024. That the worst
 case beats the mean is not seen. Over-optimization itself is not seen either: the gold reward of what is chosen rises up
-to n = 1024, with a quarter of the pairs the wrong way round, since random vectors offer nothing that all reward models
-wrongly like. Where the pairs have a direction in which they are wrong, the gold falls (best-of-n in
-[the whole loop](../pipeline.md)), and members that learned from the same pairs share it.
+to n = 1024, though a quarter of the pairs is the wrong way round. Swapped by lot, they point nowhere. Where pairs are
+wrong in one direction, as in [the whole loop](../pipeline.md), the gold of best-of-n falls.
 
 Process models of the embedded model were tried as members (60 steps, three members, best of 32, one seed): worst case
 less one member +0.05, mean less one member +0.01. Preference models of noisy pairs of its arithmetic were tried before
