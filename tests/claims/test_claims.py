@@ -14,8 +14,8 @@ from claims.__main__ import DOCS, main
 from claims.claim import Arm, Claim, Curve, Expect, File, Measure, Paper, RunOf, SeedPlus
 from claims.measures import height, held_out, last, series
 from claims.output import found, in_docs, index
-from claims.page import _arms, page
-from claims.results import read_results
+from claims.page import _arms, _lines, page
+from claims.results import Results, read_results
 from claims.runs import Seed, slug
 from rlhf.errors import UserError
 from rlhf.run.planned import PlannedFile
@@ -298,3 +298,9 @@ def test_measures_of_a_run(tmp_path: Path) -> None:
     assert height()(tmp_path) == 0.25
     with pytest.raises(ValueError, match=re.escape("no held-out reward on anything")):
         held_out("reward")(tmp_path)
+
+
+def test_places_on_an_axis_are_written_out() -> None:
+    claim = replace(COMPUTED, arms={"a": Arm("", line="a", x=1024)}, expected=[])
+    results = Results([0], {"size": {"a": [1.0]}}, {}, 0.0, [], "")
+    assert "|  | 1024 |" in _lines(claim, COMPUTED.measures[0], results)
