@@ -45,7 +45,25 @@ CLAIM = Claim(
         Expect("running mean", "<", "ReMax"),
         Expect("ReMax", "<", "GRPO"),
         Expect("GRPO", "<", "RLOO"),
+        Expect("no baseline", "<", "ReMax"),
+        Expect("no baseline", "<", "RLOO"),
+        Expect("running mean", "<", "RLOO"),
+        Expect("ReMax", "<", "RLOO"),
     ],
     curves=[SUCCESS_CURVE],
-    text="",
+    seeds=10,
+    text="""
+RLOO is above all four others. Below it, no baseline is below the running mean, and ReMax is below GRPO. So the mean of
+a prompt's own completions is worth 0.17 more than a running mean, and with the division by its standard deviation
+nothing of that is left. At first seven of ten prompts have four wrong completions; there the division makes noise of
+0.2 as large as success.
+
+ReMax takes off the reward of the likeliest completion. It is right in nine of ten cases here where a sampled one is
+right in one of twelve, so that nearly all advantages are negative. The running mean begins at 0, so that its first
+batch is REINFORCE without a baseline, and Adam remembers the size of that gradient.
+
+Seeds differ widely: three of ten runs fail (below 0.05) with the running mean and with GRPO, one with RLOO. The order
+was expected after a run of each with seed 100. The last four comparisons were added when there were five seeds; then
+five more were run.
+""",
 )

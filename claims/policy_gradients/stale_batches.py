@@ -67,6 +67,10 @@ The product of a completion's weights, cut at 2, comes near fresh batches: with 
 avoided for, does no harm. Leaving out the wrong completions that the policy has left comes next, then PPO's clip.
 Weights of single tokens gain less, and that of a band is not told from none.
 
+Paired by seed, the corrections are a ladder, read off these runs and not expected beforehand: TIS above none by 0.11
+[0.04, 0.18], the sequence mask above TIS by 0.11 [0.05, 0.18], TIS of completions above the mask by 0.07 [0.02, 0.12],
+and fresh batches above that by 0.20 [0.19, 0.21].
+
 Without a correction 4 steps are enough for a collapse: both ages end at 0.2. That 16 steps are not worse than 4 is the
 measure's doing, which counts the starting policy's batches.
 """,
