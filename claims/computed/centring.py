@@ -1,7 +1,7 @@
 """The term that keeps rewards around 0, which preferences leave open."""
 
 from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper
-from claims.computed.reward_network import SETTING
+from claims.computed.vectors import SETTING
 
 WEIGHTS = {"without": 0.0, "centred": 0.01}
 

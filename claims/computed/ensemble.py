@@ -1,7 +1,7 @@
 """The worst case of several reward models, against one of them, when the best of many completions is chosen."""
 
 from claims.claim import Arm, Claim, Expect, Measure, Numbers, Paper
-from claims.computed.reward_network import SETTING
+from claims.computed.vectors import SETTING
 
 MEMBERS, PROMPTS = 5, 200
 SIZES = (4, 16, 64, 256, 1024)

@@ -6,11 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEATURES, PAIRS = 16, 400
-SETTING = (
-    f"Completions are {FEATURES} random numbers, and their gold reward is a fixed random network of them, mean 0, "
-    f"standard deviation 1. Reward models are networks of one hidden layer of 64, trained on {PAIRS} pairs by Adam."
-)
+from claims.computed.vectors import FEATURES, PAIRS
 
 
 class Gold:
