@@ -5,10 +5,10 @@ from typing import Any
 from claims.claim import Arm, Claim, Expect, Measure, Paper, SeedPlus
 from claims.measures import held_out
 
-STEPS = 100
+STEPS = 250
 RUN: dict[str, Any] = {
     "model_name": "embedded",
-    "data": {"problems": 600, "held_out": 200, "seed": SeedPlus()},
+    "data": {"problems": 1200, "held_out": 200, "seed": SeedPlus()},
     "max_steps": STEPS,
     "eval_every": STEPS,
     "save_every": STEPS,
@@ -17,7 +17,7 @@ RUN: dict[str, Any] = {
 CLAIM = Claim(
     sentence="A reward model of steps chooses better among completions than one of outcomes.",
     paper=Paper("Lightman et al.", 2023, "Let's Verify Step by Step", "2305.20050"),
-    setting="Both start from the embedded model, and learn from 8 completions of its own to each of 600 problems of "
+    setting="Both start from the embedded model, and learn from 8 completions of its own to each of 1,200 problems of "
     f"three-term step_arithmetic: {STEPS} steps of 64 completions, each with the settings of its own laptop profile. "
     "The labels of steps are computed.",
     command="reward_models.train_prm",
