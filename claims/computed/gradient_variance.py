@@ -95,7 +95,7 @@ policies it subtracts 0 or 1, whichever the likeliest completion happens to earn
 The comparisons were written down before the first run, each as its paper has it: Williams (1992) for the running mean,
 Li et al. (2023) for ReMax, Ahmadian et al. (2024) for RLOO, Hao et al. (2025) for OPO, Greensmith et al. (2004) for the
 best number, Liu et al. (2025) for the direction of GRPO. "Perfect" arms know what an algorithm would have to learn. The
-"best constant" and the column "baseline" were added when the first seed had shown another order than that of the
-papers, to find out why.
+"best constant" with its two comparisons and the column "baseline" are later: they were added when the first seed had
+shown another order than that of the papers, to find out why.
 """,
 )
