@@ -1,6 +1,7 @@
 """What is measured of a policy."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from pipeline.measure import Job, Proxy
 from rlhf.errors import UserError
 from rlhf.logprobs import Scorer
 from rlhf.models.policy import load
+from rlhf.models.reward_model import RewardModel
+from rlhf.random_keys import of_samples
 
 JOB = Job("grpo", 0, 0, "embedded", Proxy(("embedded-judge",)), "step_arithmetic", {}, problems=3, max_new_tokens=6)
 
@@ -50,6 +53,37 @@ def test_the_start_is_at_no_distance_and_best_of_n_has_lists(checkpoint: Path) -
     several = measure.measure(Job(**{**vars(JOB), "completions": 4}))
     assert [len(of) for of in several["proxy"]] == [4, 4, 4]
     assert [len(of) for of in several["gold"]] == [4, 4, 4]
+
+
+def test_best_of_n_of_another_seed_is_of_other_completions(checkpoint: Path) -> None:
+    one, other = (measure.measure(Job(**{**vars(JOB), "completions": 4, "seed": seed})) for seed in (0, 1))
+    assert one["proxy"] != other["proxy"]
+
+
+def test_every_problem_has_random_numbers_of_its_own(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for every policy."""
+    keys, plain = [], measure.sample
+
+    def sample(*given: Any, **how: Any) -> Any:
+        keys.append(how["keys"])
+        return plain(*given, **how)
+
+    monkeypatch.setattr(measure, "sample", sample)
+    for checkpoint_of_it in (None, str(checkpoint)):
+        measure.measure(Job(**{**vars(JOB), "checkpoint": checkpoint_of_it}))
+    assert keys == [[of_samples(0), of_samples(1), of_samples(2)]] * 2
+
+
+def test_an_ensemble_is_put_together_as_the_line_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_model(names: list[str], *, combine: str) -> RewardModel:
+        opened.append((names, combine))
+        return object.__new__(RewardModel)
+
+    monkeypatch.setattr(measure, "RewardModel", open_model)
+    measure._open(Proxy(("a", "b"), "min"))
+    assert opened == [(["a", "b"], "min")]
 
 
 def test_adapters_are_no_policy(checkpoint: Path) -> None:

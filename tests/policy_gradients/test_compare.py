@@ -1,10 +1,9 @@
 """Several algorithms by one command: equal terms, going on where it stopped, one table."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from commands import SMALL, Commands
@@ -25,14 +24,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | None:
 def test_two_algorithms_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     """The runs are made in this process, since loading torch anew takes seconds."""
 
-    def make(argv: list[str], **_) -> subprocess.CompletedProcess:
-        assert argv[:3] == [sys.executable, "-m", "policy_gradients.train"]
+    def make(module: str, arguments: Sequence[str], **_) -> tuple[int, str]:
+        assert module == "policy_gradients.train"
         with monkeypatch.context() as patch:
             patch.setattr("rlhf.run.session.write_report", lambda path: path)
-            outcome = Commands(patch, capfd).policy_gradients(*argv[3:])
-        return subprocess.CompletedProcess(argv, outcome.code, outcome.out)
+            outcome = Commands(patch, capfd).policy_gradients(*arguments)
+        return outcome.code, outcome.out
 
-    monkeypatch.setattr("rlhf.run.sweep.subprocess", SimpleNamespace(run=make, PIPE=subprocess.PIPE))
+    monkeypatch.setattr("rlhf.run.sweep.run_module", make)
     arguments = ["--algorithms", "grpo,rloo", "--seeds", "1", "--folder", str(tmp_path), *FEW]
     assert run(monkeypatch, *arguments) == 0
     table, against = (tmp_path / "comparison.md").read_text().split("against grpo:")
