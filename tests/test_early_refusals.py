@@ -15,10 +15,12 @@ PREFERENCE, ORM, PRM = "reward_models.train_preference_rm", "reward_models.train
 TRAINERS = (PG, SFT, DPO, DISTILL, REJECT, PREFERENCE, ORM, PRM)
 PAIRS = "direct_alignment.sample_pairs"
 CHAT, GENERATE, EVALUATE = "rlhf.chat.__main__", "rlhf.generate.__main__", "rlhf.evaluate.__main__"
+DIFFICULTY = "rlhf.evaluate.difficulty"
 TALKING = (
     (CHAT, []),
     (GENERATE, ["--prompts", "nobody/no-such", "--output", "o.jsonl"]),
     (EVALUATE, ["--task", "spell_backward"]),
+    (DIFFICULTY, ["--task", "spell_backward", "--output", "o.jsonl"]),
 )
 JUDGES = "rlhf.judges.__main__"
 PIPELINE = "pipeline.run"

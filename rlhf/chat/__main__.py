@@ -14,11 +14,9 @@ from rlhf.config.options import Parser, mapping, seed
 from rlhf.errors import UserError, run_main
 from rlhf.generate.settings import (
     add_settings,
-    given_settings,
     loading_settings,
-    look_at_models,
     run_of,
-    settings_for,
+    settings_of_command,
     tasks_of,
 )
 from rlhf.tasks.names import refuse_unknown_task
@@ -29,9 +27,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
-    settings = settings_for(o.models, given_settings(o))
+    settings = settings_of_command(o.models, o)
     task = task_asked(o)
-    look_at_models(o.models, o)
     if o.task:
         refuse_unknown_task(o.task, o.task_config)
 

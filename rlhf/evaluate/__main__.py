@@ -14,14 +14,7 @@ from rlhf.config.options import Parser, mapping, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
 from rlhf.evaluate.asked import look, tasks_asked
-from rlhf.generate.settings import (
-    GenerationSettings,
-    add_settings,
-    given_settings,
-    loading_settings,
-    look_at_models,
-    settings_for,
-)
+from rlhf.generate.settings import GenerationSettings, add_settings, loading_settings, settings_of_command
 
 if TYPE_CHECKING:
     from rlhf.evaluate.measures import Attempts
@@ -33,8 +26,7 @@ MOST_SAMPLES = 10_000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
-    look_at_models(o.models, o)
-    settings = settings_for(o.models, given_settings(o))
+    settings = settings_of_command(o.models, o)
     tasks = tasks_asked(o)
     look(o, tasks)
 

@@ -13,12 +13,12 @@ from rlhf.config.options import Parser, mapping, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
 from rlhf.evaluate.asked import look, tasks_asked
-from rlhf.generate.settings import add_settings, given_settings, loading_settings, settings_for
+from rlhf.generate.settings import add_settings, loading_settings, settings_of_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
-    (settings,) = settings_for(o.models, given_settings(o)).values()
+    (settings,) = settings_of_command(o.models, o).values()
     asked = tasks_asked(o)
     if len(asked) > 1:
         raise UserError("--task: the run has several; difficulty is measured of one")

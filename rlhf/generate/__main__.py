@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.config.options import Parser, seed, whole
 from rlhf.config.paths import user_path
 from rlhf.errors import UserError, run_main
-from rlhf.generate.settings import add_settings, given_settings, loading_settings, look_at_models, settings_for
+from rlhf.generate.settings import add_settings, loading_settings, settings_of_command
 
 if TYPE_CHECKING:
     from rlhf.data.answers import Answer
@@ -24,12 +24,11 @@ WRITTEN = ("completion", "completions", "ended", "tokens", "vocabulary")  # colu
 
 def main(arguments: Sequence[str] | None = None) -> int:
     o = read_options(arguments)
-    settings = settings_for([o.model], given_settings(o))[o.model]
+    settings = settings_of_command([o.model], o)[o.model]
     # What needs no PyTorch comes first.
     from rlhf.data.files import refuse_output, write_jsonl
     from rlhf.data.rows import load_rows, refuse_missing, usable
 
-    look_at_models([o.model], o)
     refuse_output(o.output, reads=o.prompts)
     refuse_missing(o.prompts, key="--prompts")
 

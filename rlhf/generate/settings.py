@@ -78,7 +78,7 @@ def loading_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("device", "chat_template", "chat_template_kwargs")}
 
 
-def look_at_models(models: Sequence[str], options: argparse.Namespace) -> None:
+def _look_at_models(models: Sequence[str], options: argparse.Namespace) -> None:
     """Raises: UserError, if one is not there, is there twice or is no policy, or the chat template is not there."""
     if len(set(models)) < len(models):
         raise UserError("MODEL: the same model twice")
@@ -92,6 +92,17 @@ def run_of(model: str) -> Path | None:
     """The run directory that a model name is of, or is the `final/` of; None of any other model."""
     folder = Path(home(model))
     return next((it for it in (folder, folder.parent) if (it / "config.yaml").is_file()), None)
+
+
+def settings_of_command(models: Sequence[str], options: argparse.Namespace) -> dict[str, GenerationSettings]:
+    """`settings_for` the models that a command names. The first thing that a command does: without its models there is
+    nothing to ask.
+
+    Raises:
+        UserError: a model is not there, is there twice or is no policy; or the chat template is not there.
+    """
+    _look_at_models(models, options)
+    return settings_for(models, given_settings(options))
 
 
 def settings_for(models: Sequence[str], given: Mapping[str, Any]) -> dict[str, GenerationSettings]:
