@@ -78,7 +78,7 @@ ABOUT = """# Claims
 
 Papers claim; here each claim stands beside the smallest experiment that could show it: arms that differ in that one
 thing, a measure that was decided before the runs, several seeds, and the difference paired by seed with its 95 %
-interval.
+interval. Where an arm or a comparison was added after the first seeds, or a sentence reworded, the page says so.
 
     uv run python -m claims --list
     uv run python -m claims {example} --plan      # which runs there would be
