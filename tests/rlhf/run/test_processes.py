@@ -57,3 +57,15 @@ def test_a_forked_process_that_fails_says_so(toy: str, tmp_path: Path, monkeypat
     (tmp_path / "toy_of_failure.py").write_text("print('before'); raise ValueError('what went wrong')")
     code, said = run_module("toy_of_failure", [], beside_others=True)
     assert (code, said) == (1, "before\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux")
+def test_each_fork_has_the_folder_and_the_environment_of_its_moment(toy: str, tmp_path: Path, monkeypatch) -> None:
+    """And not those in which the server was started."""
+    monkeypatch.setattr(processes, "may_have_gpu", lambda: False)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("TOLD", name)
+        _, said = run_module(toy, ["0"], beside_others=True)
+        assert f"{os.path.realpath(tmp_path / name)} {name} 1 1" in said
