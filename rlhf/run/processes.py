@@ -40,17 +40,16 @@ def _forked(module: str, arguments: Sequence[str]) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stdout"
         environment = {**os.environ, **ONE_THREAD}
-        process = context.Process(target=_as_main, args=(module, arguments, environment, os.getcwd(), said))
+        process = context.Process(target=_as_main, args=(module, arguments, environment, said))
         process.start()
         process.join()
         return process.exitcode or 0, said.read_text(encoding="utf-8", errors="replace") if said.exists() else ""
 
 
-def _as_main(module: str, arguments: Sequence[str], environment: Mapping[str, str], folder: str, stdout: Path) -> None:
+def _as_main(module: str, arguments: Sequence[str], environment: Mapping[str, str], stdout: Path) -> None:
     """In the fork: what `python -m module *arguments > stdout` does."""
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
     with stdout.open("wb") as file:
         os.dup2(file.fileno(), 1)
     import torch
