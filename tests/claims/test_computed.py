@@ -9,6 +9,8 @@ from claims.computed.enumerated import Enumerated
 from claims.computed.exact_noise import exact_noise, right, scores
 from claims.computed.gradient_pool import Pool, noise, sketches
 from claims.computed.kl_gradients import at_distance, errors, exact, kl
+from claims.computed.mismatch import CORRECTIONS, colder, elsewhere, likeliest
+from claims.computed.mismatch import errors as mismatch_errors
 from claims.computed.prompt_weights import at_success, exact_weight, sampled_weight
 from rlhf.groups import Group
 
@@ -46,6 +48,40 @@ def test_a_reference_at_a_distance() -> None:
     policy = Enumerated(1)
     theta_ref = at_distance(policy, Enumerated(2).theta.detach(), 0.05)
     assert kl(policy, theta_ref) == pytest.approx(0.05)
+
+
+def test_samplers_that_are_not_the_policy() -> None:
+    policy = Enumerated(1)
+    assert kl(policy, elsewhere(policy, 1, 0.05)) == pytest.approx(0.05)
+    table = policy.theta.detach().softmax(-1)
+    squared = table.square()
+    torch.testing.assert_close(colder(policy, 0.5).softmax(-1), squared / squared.sum(-1, keepdim=True))
+    for all_of, kept in zip(table, likeliest(policy, 0.9).softmax(-1), strict=True):
+        top = all_of.sort(descending=True).values
+        count = 1 if top[0] >= 0.9 else 2 if top[:2].sum() >= 0.9 else 3
+        assert int((kept > 0).sum()) == count
+        torch.testing.assert_close(kept.sort(descending=True).values[:count], top[:count] / top[:count].sum())
+
+
+def test_what_each_correction_leaves_of_the_gradient() -> None:
+    """Nothing is wrong where the sampler is the policy; else the product alone is exact, but for what is never said."""
+    policy = Enumerated(5)
+    same = mismatch_errors(policy, policy.theta.detach())
+    assert [same[name]["bias"] for name in CORRECTIONS] == pytest.approx([0] * len(CORRECTIONS), abs=1e-9)
+    found = mismatch_errors(policy, elsewhere(policy, 5, 0.3))
+    assert found["product"]["bias"] == pytest.approx(0, abs=1e-9)
+    assert found["none"]["bias"] > found["TIS"]["bias"] > found["TIS of completions"]["bias"] > 0.01
+    assert mismatch_errors(policy, likeliest(policy, 0.6))["product"]["bias"] > 0.01
+
+
+def test_the_error_of_a_batch_by_hand() -> None:
+    """On-policy it is the spread of (r - E r) s, the gradient of one completion, by 8 for the mean of 64."""
+    policy = Enumerated(2)
+    p, score = policy.probability().detach(), scores(policy).sum(1)
+    each = (policy.reward - p @ policy.reward)[:, None] * score
+    mean = p @ each
+    spread = (p @ (each - mean).square().sum(1)).sqrt() / mean.norm()
+    assert mismatch_errors(policy, policy.theta.detach())["none"]["error"] == pytest.approx(float(spread) / 8)
 
 
 def test_a_group_of_one_prompt_by_hand() -> None:
