@@ -83,13 +83,14 @@ CLAIM = Claim(
     text="""
 Weights of tokens take 30 % off the bias and leave the rest: what comes after a token is sampled as the sampler goes on,
 and its weight knows nothing of that. The product of a completion's weights is exact, and at a distance of 1 nat it is
-the worst of all for its variance; cut at 2 it is the best at every distance but the smallest, where the variance of 64
-completions hides what any of them does. Leaving tokens out instead of cutting their weight (MIS) gains nothing that is
-told from no correction: with a bound of 2 it also leaves out tokens that the policy likes and the sampler seldom says,
-from which there is most to learn. IcePop's bound of 5 leaves in most of them, and does as well as TIS.
+the worst of all for its variance; cut at 2 it is the best there and at 0.1 nats. At smaller distances the variance of
+64 completions hides what any of them does. Leaving tokens out instead of cutting their weight (MIS) gains nothing that
+is told from no correction: with a bound of 2 it also leaves out tokens that the policy likes and the sampler seldom
+says, from which there is most to learn. IcePop's bound of 5 leaves in most of them, and does as well as TIS.
 
-No weight brings back what the sampler never says: with top-p the product has most of the bias of no correction, as the
-comparison was meant to show. Its weights are at most 1 there, so that TIS, MIS and IcePop are one and the same.
+No weight brings back what the sampler never says: with top-p the product has most of the bias of no correction, hence
+"opposite". The claim is about samplers that say all that the policy says. Weights are at most 1 with top-p, so that MIS
+and IcePop are TIS.
 
 Completions are of 1 to 3 tokens: the variance of the product grows with the length, and with it the case for a cap.
 [Stale batches](stale_batches.md) has runs with completions of 27 tokens. The distances between a bf16 sampler and a
