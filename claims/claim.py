@@ -134,6 +134,7 @@ class Curve:
     title: str  # with its unit; intervals of shares are cut at 0 and 1
     of_run: Callable[[Path], Sequence[tuple[float, float]]]  # (x, y), the same x for all seeds of an arm
     x: str = "training step"
+    ratio: bool = False  # as a measure's: a logarithmic axis and the geometric mean, of values above 0
 
     @property
     def bounds(self) -> tuple[float, float]:

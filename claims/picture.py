@@ -12,11 +12,11 @@ from typing import Any
 
 from claims.claim import Claim, Curve, Measure
 from claims.results import Results
-from claims.verdicts import Comparison, over_seeds, within
+from claims.verdicts import Comparison, over_seeds
 from claims.words import between, compared
 from rlhf.report import charts
 from rlhf.report.curves import short
-from rlhf.statistics import Estimate, t_interval
+from rlhf.statistics import Estimate
 
 ROW = 34  # pixels of an arm
 WIDTH, OF_DIFFERENCES, OF_CURVES = 400, 330, 400
@@ -65,7 +65,7 @@ def draw(claim: Claim, results: Results) -> charts.Spec:
     }
 
 
-def _axis(measure: Measure, title: str) -> charts.Spec:
+def _axis(measure: Measure | Curve, title: str) -> charts.Spec:
     """The quantitative axis of a measure, of its values or of what compares them."""
     scale = {"type": "log", "nice": False, "padding": 10} if measure.ratio else {"zero": False, "nice": True}
     return {"type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 5}}
@@ -151,11 +151,10 @@ def _curves(curve: Curve, results: Results) -> charts.Spec:
                 by_x.setdefault(x, []).append(y)
         whole = {x: ys for x, ys in by_x.items() if len(ys) == len(of_seeds)}
         rows += [
-            {"x": x, **_interval_row(arm, within(curve.bounds, t_interval(ys)))} for x, ys in sorted(whole.items())
+            {"x": x, **_interval_row(arm, mean)} for x, ys in sorted(whole.items()) if (mean := over_seeds(curve, ys))
         ]
     x = {"field": "x", "type": "quantitative", "title": curve.x, "axis": {"tickCount": 5}}
-    y = {"type": "quantitative", "title": curve.title, "scale": {"zero": False}, "axis": {"tickCount": 5}}
-    return _lines(rows, x=x, y=y, width=OF_CURVES)
+    return _lines(rows, x=x, y=_axis(curve, curve.title), width=OF_CURVES, log=curve.ratio)
 
 
 def _lines(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from claims.claim import Expect, Measure
+from claims.claim import Curve, Expect, Measure
 from rlhf.statistics import Estimate, paired_runs, t_interval
 
 type Verdict = Literal["seen", "not seen", "opposite", "one seed"]
@@ -44,7 +44,7 @@ def compare(expected: Expect, measure: Measure, left: Sequence[float], right: Se
     return Comparison(expected, measure, found, _verdict(expected, found, equal=1.0 if measure.ratio else 0.0))
 
 
-def over_seeds(measure: Measure, values: Sequence[float]) -> Estimate | None:
+def over_seeds(measure: Measure | Curve, values: Sequence[float]) -> Estimate | None:
     """An arm's mean over the seeds that have a number, geometric where arms are compared by their ratio; None: no seed
     has one."""
     known = [value for value in values if math.isfinite(value)]

@@ -47,7 +47,7 @@ CLAIM = Claim(
         Expect("M2PO", ">", "no clip"),
         Expect("PPO's clip", "<", "no clip", of="KL"),
     ],
-    curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"))],
+    curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"), ratio=True)],
     text="""
 Eight steps on a batch at a learning rate of 3e-4 are more than this policy bears: without a clip it is right in 0.45 of
 a batch on average at best, and then gets worse. PPO's clip and GSPO's hold it, and DPPO after a bad start. CISPO and

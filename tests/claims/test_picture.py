@@ -22,7 +22,7 @@ CLAIM = Claim(
     x="litres",
     measures=[Measure("heat", "K", "felt"), Measure("weight", "kg", "lifted", drawn=False)],
     expected=[Expect("small", "<", "large"), Expect("small", "<", "large", of="weight")],
-    curves=[Curve("heat, K", lambda path: [])],
+    curves=[Curve("heat, K", lambda path: []), Curve("loss, W", lambda path: [], ratio=True)],
     text="",
 )
 RESULTS = Results(
@@ -31,7 +31,10 @@ RESULTS = Results(
         "heat": {"small": [1, 2, 3], "large": [3, 4, 5.5], "lid": [7, 8, float("nan")]},
         "weight": {arm: [1, 1, 1] for arm in CLAIM.arms},
     },
-    curves={"heat, K": {"lid": [[(0, 9), (1, 8)], [(0, 9), (1, 6)], [(0, 9)]]}},
+    curves={
+        "heat, K": {"lid": [[(0, 9), (1, 8)], [(0, 9), (1, 6)], [(0, 9)]]},
+        "loss, W": {"fan": [[(0, 1)], [(0, 10)], [(0, 100)]]},
+    },
     seconds=1,
     commits=["abc"],
     processor="x",
@@ -66,6 +69,14 @@ def test_every_arm_is_there_by_its_line_or_its_seeds() -> None:
 def test_a_curve_ends_where_a_seed_does() -> None:
     found = [row for row in rows(draw(CLAIM, RESULTS)) if row.get("g") == "lid" and "x" in row and "at" not in row]
     assert [(row["x"], row["v"]) for row in found] == [(0, 9)]
+
+
+def test_a_curve_of_ratios_is_a_geometric_mean_on_a_logarithmic_axis() -> None:
+    spec = draw(CLAIM, RESULTS)
+    (point,) = [row for row in rows(spec) if row.get("g") == "fan" and "at" not in row]
+    assert point["v"] == pytest.approx(10)
+    assert point["l"] > 0
+    assert '"title": "loss, W", "scale": {"type": "log"' in json.dumps(spec)
 
 
 @pytest.mark.parametrize("log", [False, True])
