@@ -29,6 +29,7 @@ CLAIM = Claim(
     setting="GRPO of the embedded model, which spells words of 3 to 5 letters backward at temperature 1.5, where it "
     f"is right in 8 % of cases. {STEPS} batches of {PROMPTS} prompts with 8 completions each, one optimizer step on "
     "a batch.",
+    seeds=10,
     command="policy_gradients.train",
     shared={
         **RARE_SUCCESS,

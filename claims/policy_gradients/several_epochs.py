@@ -16,8 +16,9 @@ CLAIM = Claim(
     sentence="Several epochs on a batch need a trust region: without one the policy runs away from the samples.",
     paper=Paper("Schulman et al.", 2017, "Proximal Policy Optimization Algorithms", "1707.06347"),
     setting="The embedded model spells words of 3 to 5 letters backward. 8 batches of 4 prompts with 8 completions "
-    "each, 8 optimizer steps on each batch, advantages normalized within the group, the mean over tokens. The KL is "
-    "measured and hardly penalized (1e-6).",
+    "each, 8 optimizer steps on each batch, advantages normalized within the group (TOPR's are 1 and -1), the mean over "
+    "tokens. The KL is measured and hardly penalized (1e-6).",
+    seeds=10,
     command="policy_gradients.train",
     shared={
         **SHORT_WORDS,
@@ -36,6 +37,9 @@ CLAIM = Claim(
         "SAPO": Arm("the gradient fades smoothly with the ratio", {"algorithm": "sapo"}),
         "DPPO": Arm("stops where a token's probability has moved by 0.2", {"algorithm": "dppo"}),
         "M2PO": Arm("leaves out the tokens that have moved most", {"algorithm": "m2po"}),
+        "GMPO": Arm("clips each token's logarithm at 0.4, then takes their mean", {"algorithm": "gmpo"}),
+        "VESPO": Arm("a completion's weight, reshaped so that none is large", {"algorithm": "vespo"}),
+        "TOPR": Arm("right completions weigh 1, wrong ones their ratio, at most 1", {"algorithm": "topr"}),
     },
     measures=[SUCCESS, KL],
     expected=[
@@ -45,6 +49,12 @@ CLAIM = Claim(
         Expect("SAPO", ">", "no clip"),
         Expect("DPPO", ">", "no clip"),
         Expect("M2PO", ">", "no clip"),
+        Expect("GMPO", ">", "no clip"),
+        Expect("VESPO", ">", "no clip"),
+        Expect("TOPR", ">", "no clip"),
+        Expect("SAPO", "<", "M2PO"),
+        Expect("M2PO", "<", "PPO's clip"),
+        Expect("PPO's clip", "<", "TOPR"),
         Expect("PPO's clip", "<", "no clip", of="KL"),
     ],
     curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"), ratio=True)],
