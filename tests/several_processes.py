@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -50,7 +51,7 @@ TRAINERS: dict[str, tuple[str, list[str]]] = {
     "process": ("reward_models.train_prm", JUDGE),
     "DAPO": (
         "policy_gradients.train",
-        ["--algorithm", "dapo", "--resample_rounds", "2", "--kl_coef", "0.1", *POLICY],
+        ["--algorithm", "dapo", "--resample_rounds", "2", "--kl_coef", "0.1", "--staleness", "1", *POLICY],
     ),
     "rejection": (
         "rejection_sampling.train",
@@ -93,15 +94,15 @@ def write_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
 
 
-def run_all(folder: Path, names: Sequence[str]) -> None:
-    """Train each into `folder/NAME`, in this process."""
+def run_all(folder: Path, names: Sequence[str], *, more: Sequence[str] = ()) -> None:
+    """Train each into `folder/NAME`, in this process, with some `more` arguments."""
     from rlhf.errors import run_main
 
     for name in names:
         module, arguments = TRAINERS[name]
         data = folder.parent / f"{'DPO' if name == 'preference' else name}.jsonl"
         path = ["--data.path", str(data)] if data.exists() else []
-        sys.argv = [module, *SHARED, *arguments, *path, "--output_dir", str(folder / name), "--debug"]
+        sys.argv = [module, *SHARED, *arguments, *path, "--output_dir", str(folder / name), "--debug", *more]
         code = run_main(importlib.import_module(module).main, debug=True)
         assert code == 0, f"{name}: exit code {code}"
 
@@ -117,10 +118,23 @@ def launch(processes: int, folder: Path, names: Sequence[str], *, then: str = ""
     return subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, cwd=ROOT, check=False)
 
 
-def fork(processes: int, folder: Path, names: Sequence[str], *, then: str = "") -> tuple[list[int], str]:
+def cut_back(run: Path, copy: Path) -> Path:
+    """A copy of a run of two steps as it was after the first, to be resumed."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / f"step_{STEPS}")
+    shutil.rmtree(copy / "final")
+    return copy
+
+
+def fork(
+    processes: int, folder: Path, names: Sequence[str], *, then: str = "", more: Sequence[str] = ()
+) -> tuple[list[int], str]:
     """As `launch`, but forked from this process, which has loaded PyTorch already: exit codes, and what they said."""
+    from accelerate.state import AcceleratorState
+
     from benchmarks.kill_and_resume import start, wait
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # of runs in this process, which knew of no other
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,6 +144,7 @@ def fork(processes: int, folder: Path, names: Sequence[str], *, then: str = "") 
     for rank in range(processes):
         environment = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
         arguments = ["--into", str(folder), "--names", *names, *(["--then", then] if then else [])]
+        arguments += [f"--more={argument}" for argument in more]
         children.append(start("several_processes", arguments, log, environment=environment))
     return [wait(child) for child in children], log.read_text()
 
@@ -187,15 +202,25 @@ def compare(one: Path, several: Path) -> Difference:
     )
 
 
+def other_metrics(run: Path, other: Path, *, step: int) -> dict[str, tuple[float, float]]:
+    """Metrics of a step that differ between two runs by more than rounding; none that measures time or memory."""
+    from rlhf.run.tracking import read_records
+
+    one, two = (read_records(path / "metrics.jsonl")[step - 1] for path in (run, other))
+    measured = {key for key in one if not key.startswith(("time/", "speed/", "memory/", "wall_s"))}
+    return {key: (one[key], two[key]) for key in measured if abs(one[key] - two[key]) > 1e-5 * (abs(one[key]) + 1e-2)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("processes", nargs="*", type=int, default=[2, 3], help="how many, each against one")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--names", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="which trainers")
     parser.add_argument("--then", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--more", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.into:
-        run_all(options.into, options.names)
+        run_all(options.into, options.names, more=options.more)
         if options.then == "fail in one":
             fail_in_one()
         return

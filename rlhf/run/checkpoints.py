@@ -2,7 +2,8 @@
 
 A checkpoint is written under another name, then renamed. Its manifest is written last: the files with their digests,
 the numbers of the loop, and the number of lines of every log. A folder whose manifest fits is a checkpoint. Everything
-random in a run is a function of (seed, step, index), so weights, optimizer and a few numbers of the loop are enough.
+random in a run is a function of (seed, step, index), so weights, optimizer and a few numbers of the loop are enough,
+for any number of processes: nothing in them belongs to one.
 """
 
 import hashlib

@@ -269,7 +269,8 @@ class Opening(Models):
         told = run_directory.read_provenance(self.path) or self._provenance()
         before = run_directory.read_config(self.path).get("max_steps")
         now = {"step": max(0, step), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        told["resumed"] = [*told.get("resumed", []), now | {"command": command_line()}]
+        now |= {"command": command_line(), "processes": self.accelerator.num_processes}
+        told["resumed"] = [*told.get("resumed", []), now]
         write_whole(self.path / "provenance.json", json.dumps(told, indent=1) + "\n")
         write_whole(self.path / "config.yaml", to_yaml(self.config))
         if before != self.config.max_steps and self.config.lr_schedule != "constant":
