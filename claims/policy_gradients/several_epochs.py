@@ -32,6 +32,7 @@ CLAIM = Claim(
     arms={
         "no clip": Arm("ratio times advantage, as it is", {"algorithm": "m2po", "second_moment": 1e9}),
         "PPO's clip": Arm("a token whose ratio has left 0.8 to 1.2 gives no gradient", {"algorithm": "grpo"}),
+        "dual clip": Arm("and a wrong completion's token weighs 3 at most", {"algorithm": "grpo", "dual_clip": 3.0}),
         "GSPO": Arm("the clip on the geometric mean of a completion", {"algorithm": "gspo"}),
         "CISPO": Arm("every token learns, with a weight of 5 at most", {"algorithm": "cispo"}),
         "SAPO": Arm("the gradient fades smoothly with the ratio", {"algorithm": "sapo"}),
@@ -44,6 +45,7 @@ CLAIM = Claim(
     measures=[SUCCESS, KL],
     expected=[
         Expect("PPO's clip", ">", "no clip"),
+        Expect("dual clip", ">", "PPO's clip"),
         Expect("GSPO", ">", "no clip"),
         Expect("CISPO", ">", "no clip"),
         Expect("SAPO", ">", "no clip"),
