@@ -35,6 +35,7 @@ LossName = Literal[
     "dpo_nll",
     "cpo",
     "ld_dpo",
+    "wpo",
     "alphapo",
     "fdpo_alpha",
     "fdpo_js",

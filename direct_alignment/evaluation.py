@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from direct_alignment.config import DirectAlignmentConfig
 from direct_alignment.data import Example
 from direct_alignment.diagnostics import advice_on_evaluations, implicit_reward, judged_right
-from direct_alignment.log_ratios import compare, count, mismatched, score_all
+from direct_alignment.log_ratios import SHARPER, compare, count, mismatched, score_all
 from direct_alignment.loss import Loss
 from direct_alignment.reference import Reference
 from rlhf.distributed import gather, local_shard
@@ -124,13 +126,19 @@ def evaluate_pairs(
     both fall, the margin grows and the probability goes to neither (displacement).
     """
     scorer = Scorer(model)
-    sums = score_all(scorer, [example.group for example in examples], accelerator, layout)
-    logp = torch.tensor([x for own in sums for x in own])
+    groups = [example.group for example in examples]
+
+    def logp_at(temperature: float) -> Float[Tensor, " c"]:
+        sums = score_all(scorer, groups, accelerator, layout, temperature=temperature)
+        return torch.tensor([x for own in sums for x in own])
+
+    logp = logp_at(1.0)
     length = torch.tensor([float(sum(mask)) for example in examples for mask in example.group.loss_mask])
     s_mismatched = mismatched(scorer, examples, accelerator, layout).cpu() if "mismatched" in loss.needs else None
     shared = [example.shared for example in examples if example.shared is not None]
     of_shared = torch.tensor([x for own in score_all(scorer, shared, accelerator, layout) for x in own])
-    completions = compare(logp, length, examples, s_mismatched, of_shared if shared else None)
+    of_sharper = logp_at(SHARPER) if "sharper" in loss.needs else None
+    completions = compare(logp, length, examples, s_mismatched, of_shared if shared else None, of_sharper)
     pairs = all(len(example.desirable) == 2 for example in examples)
     reward = implicit_reward(loss, completions, settings)
     right = judged_right(loss, completions, settings, pairs=pairs)

@@ -14,6 +14,7 @@ from rlhf.groups import Group, Layout, Rows
 from rlhf.logprobs import Scorer, Scores, score
 from rlhf.tensors import masked_sum
 
+SHARPER = 0.5  # the temperature of `Completions.logp_sharper`
 AT_ONCE = 1024  # groups scored in one call: bounds the (n, t) tensors, whatever the size of the data
 
 
@@ -29,6 +30,12 @@ def shared_logp(scores: Scores, rows: Rows) -> Float[Tensor, " c"]:
     return masked_sum(logp, mask & (mask.cumsum(1) <= shorter[:, None]))
 
 
+@torch.no_grad()
+def sharper_logp(scorer: nn.Module, rows: Rows) -> Float[Tensor, " c"]:
+    """`sequence_logp` of the policy at temperature 1/2."""
+    return sequence_logp(scorer(rows, SHARPER), rows)
+
+
 def lengths(rows: Rows) -> Float[Tensor, " c"]:
     return rows.in_order(rows.mask.sum(-1)).float()
 
@@ -39,6 +46,7 @@ def compare(
     examples: Sequence[Example],
     s_mismatched: Float[Tensor, " k"] | None = None,
     logp_shared: Float[Tensor, " c"] | None = None,
+    logp_sharper: Float[Tensor, " c"] | None = None,
 ) -> Completions:
     """What a loss takes, from the policy's log-probabilities of the examples' completions in their order."""
 
@@ -55,6 +63,7 @@ def compare(
         s_mismatched,
         logp_shared,
         of_reference([example.logp_ref_shared for example in examples]),
+        logp_sharper,
     )
 
 
@@ -65,7 +74,12 @@ def count(loss: Loss, examples: Sequence[Example]) -> int:
 
 @torch.no_grad()
 def score_all(
-    scorer: nn.Module, groups: Sequence[Group], accelerator: Accelerator, layout: Layout
+    scorer: nn.Module,
+    groups: Sequence[Group],
+    accelerator: Accelerator,
+    layout: Layout,
+    *,
+    temperature: float = 1.0,
 ) -> list[tuple[float, ...]]:
     """log pi(completion | prompt) of each group's completions, in nats, computed by all processes together."""
     mine = local_shard(list(groups), accelerator)
@@ -73,7 +87,7 @@ def score_all(
     for start in range(0, len(mine), AT_ONCE):
         some = mine[start : start + AT_ONCE]
         with accelerator.autocast():
-            scores = score(scorer, some, device=accelerator.device, **layout)
+            scores = score(scorer, some, device=accelerator.device, temperature=temperature, **layout)
         sums = iter(masked_sum(scores.logp, scores.mask).tolist())
         made += [tuple(next(sums) for _ in group.completions) for group in some]
     return gather(made, accelerator)

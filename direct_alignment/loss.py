@@ -18,7 +18,7 @@ Pairs = Float[Tensor, " n"]  # one number for each pair
 Each = Float[Tensor, " c"]  # one number for each completion
 
 
-Need = Literal["reference", "pairs", "mismatched", "shared", "whole step"]
+Need = Literal["reference", "pairs", "mismatched", "shared", "sharper", "whole step"]
 
 Score = Literal["s", "s_mean", "m", "logp"]
 
@@ -34,6 +34,7 @@ class Completions:
     s_mismatched: Float[Tensor, " k"] | None = None  # log-ratios of completions under prompts of others
     logp_shared: Float[Tensor, " c"] | None = None  # over the first tokens, as many as the shorter of the pair has
     logp_ref_shared: Float[Tensor, " c"] | None = None
+    logp_sharper: Float[Tensor, " c"] | None = None  # of the policy at temperature 1/2, without gradient
 
     @property
     def s(self) -> Each:
@@ -53,6 +54,15 @@ class Completions:
     @property
     def m(self) -> Each:
         return self.logp / self.length
+
+    @property
+    def w(self) -> Each:
+        """exp of the mean over tokens of log(pi / sum_v pi_v^2), without gradient.
+
+        At temperature 1/2 the log-probability of a token is 2 log pi - log sum_v pi_v^2.
+        """
+        assert self.logp_sharper is not None
+        return ((self.logp_sharper - self.logp) / self.length).exp().detach()
 
     @property
     def margin_ref(self) -> Pairs:
@@ -77,7 +87,7 @@ class Loss:
     score: Score  # what it ranks completions by: its implicit reward, but for beta
     # reference: log-probabilities of the reference. pairs: chosen and rejected of a prompt; without, labels do.
     # mismatched: log-ratios under prompts of others. shared: those over the first tokens, as many as both of a pair
-    # have. whole step: statistics over all completions of an optimizer step.
+    # have. sharper: the policy's at temperature 1/2. whole step: statistics over all completions of an optimizer step.
     needs: frozenset[Need]
     variants: Mapping[str, "Loss"] = field(default_factory=dict)  # what it is instead where that config key is true
     # Of a loss without pairs: the implicit reward above which it takes a completion for desirable; None: 0.

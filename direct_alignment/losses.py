@@ -6,6 +6,7 @@ for each pair (n,), or for each completion (c,) where the data need no pairs; it
     s_shared_w, s_shared_l    s over the first tokens, as many as the shorter of both has
     m_w, m_l              mean over tokens of logp; no reference
     logp_w, logp_l        sum over tokens of logp; no reference
+    w_w, w_l              exp of the mean over tokens of log(pi / sum over the vocabulary of pi^2), without gradient
     s, desirable          the sums of all completions, and which of them are wanted: no pairs needed
 
 Keyword-only parameters are the settings, with the published values as defaults. What a loss needs stands beside it, in
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from direct_alignment.loss import Each, Loss, Pairs, make_loss
+from direct_alignment.thresholds import bco_threshold, kto_reference_point, kto_threshold
 from direct_alignment.transforms import log_odds, power
 
 
@@ -154,16 +156,6 @@ def kto(
     return torch.where(desirable, gain, loss)
 
 
-def kto_reference_point(s_mismatched: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """z of `kto`, nats, without gradient."""
-    return s_mismatched.mean().clamp(min=0).detach()
-
-
-def kto_threshold(s_mismatched: Float[Tensor, " k"], *, beta: float) -> Float[Tensor, ""]:
-    """beta z: a completion whose implicit reward is above it is a gain."""
-    return beta * kto_reference_point(s_mismatched)
-
-
 def apo_zero(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
     """(1 - sigmoid(beta s_w)) + sigmoid(beta s_l): the chosen up, the rejected down, each against its reference.
 
@@ -218,12 +210,6 @@ def bco(s: Each, desirable: Bool[Tensor, " c"], *, beta: float = 0.01) -> Each:
     """
     shifted = beta * s - bco_threshold(s, desirable, beta=beta)
     return -logsigmoid(torch.where(desirable, shifted, -shifted))
-
-
-def bco_threshold(s: Each, desirable: Bool[Tensor, " c"], *, beta: float) -> Float[Tensor, ""]:
-    """d of `bco`, without gradient; where there is one class alone, its mean reward."""
-    present = [beta * s[kind].mean() for kind in (desirable, ~desirable) if kind.any()]
-    return torch.stack(present).mean().detach()
 
 
 def sppo_hard(s_w: Pairs, s_l: Pairs, *, beta: float = 0.001) -> Pairs:
@@ -293,6 +279,17 @@ def ld_dpo(
     return dpo(s_shared_w + ld_alpha * (s_w - s_shared_w), s_shared_l + ld_alpha * (s_l - s_shared_l), beta=beta)
 
 
+def wpo(s_w: Pairs, s_l: Pairs, w_w: Pairs, w_l: Pairs, *, beta: float = 0.1) -> Pairs:
+    """-w_w w_l log sigmoid(beta (s_w - s_l)), w = exp(mean over tokens of log(pi / sum_v pi_v^2)), without gradient
+
+    DPO in which a pair counts as much as the policy would write it itself, so that pairs of another policy act more as
+    if they were its own. Dividing by sum_v pi_v^2, the mean probability of what it samples, makes w about 1 for its own
+    completions however certain it is.
+    Zhou et al., "WPO: Enhancing RLHF with Weighted Preference Optimization", 2024, arXiv 2406.11827, section 3.2.
+    """
+    return w_w * w_l * dpo(s_w, s_l, beta=beta)
+
+
 def alphapo(
     m_w: Pairs, m_l: Pairs, *, beta: float = 2.0, gamma_beta_ratio: float = 0.5, alphapo_alpha: float = 0.25
 ) -> Pairs:
@@ -344,6 +341,7 @@ losses: dict[str, Loss] = {
     "dpo_nll": make_loss(dpo_nll, "s", "reference", "pairs"),
     "cpo": make_loss(cpo, "logp", "pairs"),
     "ld_dpo": make_loss(ld_dpo, "s", "reference", "pairs", "shared"),
+    "wpo": make_loss(wpo, "s", "reference", "pairs", "sharper"),
     "alphapo": make_loss(alphapo, "m", "pairs"),
     "fdpo_alpha": make_loss(fdpo_alpha, "s", "reference", "pairs"),
     "fdpo_js": make_loss(fdpo_js, "s", "reference", "pairs"),

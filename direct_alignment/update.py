@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from direct_alignment.data import Example
 from direct_alignment.diagnostics import StepSums
-from direct_alignment.log_ratios import StepLoss, compare, lengths, sequence_logp, shared_logp
+from direct_alignment.log_ratios import StepLoss, compare, lengths, sequence_logp, shared_logp, sharper_logp
 from direct_alignment.loss import Loss
 from rlhf.distributed import all_reduce_sum, local_shard
 from rlhf.groups import whole_micro_batches
@@ -48,11 +48,12 @@ class PolicyLearner:
             step_loss = StepLoss(self.loss, self.settings, Scorer(self.model), examples, accelerator, layout, cut=cut)
             for part in in_turn(parts, accelerator, self.scorer):
                 rows = part.rows.to(accelerator.device)
+                of_sharper = sharper_logp(self.scorer, rows) if "sharper" in self.loss.needs else None
                 scores = self.scorer(rows)
                 logp = sequence_logp(scores, rows)  # (c,)
                 of_shared = shared_logp(scores, rows) if "shared" in self.loss.needs else None
                 some = [examples_here[n] for n in part.numbers]
-                completions = compare(logp, lengths(rows), some, s_mismatched, of_shared)
+                completions = compare(logp, lengths(rows), some, s_mismatched, of_shared, of_sharper)
                 loss = step_loss.part(completions, part.numbers)
                 backward(loss, accelerator, self.session.path, rows=rows, completions=completions)
                 sums.add(completions, pairs=pairs)

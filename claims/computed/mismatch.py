@@ -1,5 +1,7 @@
 """The gradient of completions that another distribution than the policy sampled, as sums over all completions."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +16,7 @@ BATCH = 64  # completions
 NO_CAP = 1e9
 
 # Arguments of `importance_weight`, with the caps that the trainer's page gives for each.
-CORRECTIONS = {
+CORRECTIONS: dict[str, dict[str, Any]] = {
     "none": {"correction": "truncate", "level": "token", "floor": 1.0, "cap": 1.0},
     "TIS": {"correction": "truncate", "level": "token", "floor": 0.0, "cap": 2.0},
     "MIS": {"correction": "mask", "level": "token", "floor": 0.0, "cap": 2.0},

@@ -36,7 +36,7 @@ def says(monkeypatch):
     """The policy's log-probabilities of completions, by example."""
 
     def say(logp) -> None:
-        def scored(_scorer, groups, _accelerator, _layout):
+        def scored(_scorer, groups, _accelerator, _layout, **_at):
             return [logp[group.completions[0][0]] for group in groups]
 
         monkeypatch.setattr(evaluation, "score_all", scored)

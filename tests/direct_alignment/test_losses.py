@@ -28,7 +28,8 @@ def completions(s: Tensor, *, logp_ref: Tensor | None = None, length: float = 1.
     desirable = torch.arange(len(s)) % 2 == 0
     logp = s + logp_ref
     return Completions(
-        logp, logp_ref, torch.full_like(s, length), desirable, torch.tensor(mismatched), logp / 2, logp_ref / 2
+        *(logp, logp_ref, torch.full_like(s, length), desirable, torch.tensor(mismatched), logp / 2, logp_ref / 2),
+        logp_sharper=logp.detach() - 0.5,
     )
 
 
@@ -136,6 +137,28 @@ def test_dpo_nll_and_cpo() -> None:
     assert value("cpo", *low, nll_alpha=0.5) == [pytest.approx(expected)]
 
 
+def test_wpo() -> None:
+    """Of probabilities (1/2, 1/4, 1/4) the sum of squares is 3/8, of (3/4, 1/8, 1/8) it is 19/32: the chosen, tokens of
+    1/2 and 1/8, has w = sqrt(4/3 * 4/19), the rejected, one token of 1/4, w = 2/3. The gradient is theirs times that of
+    DPO: none goes through a weight."""
+    first, second = (torch.tensor(p, dtype=torch.float64).log() for p in ([1 / 2, 1 / 4, 1 / 4], [3 / 4, 1 / 8, 1 / 8]))
+    sharp, sharp_second = ((logits / 0.5).log_softmax(0) for logits in (first, second))
+    logp = torch.stack([first[0] + second[1], first[1]]).requires_grad_()
+    it = Completions(
+        logp=logp,
+        logp_ref=tensor(-1.0, -2.0).detach(),
+        length=torch.tensor([2.0, 1.0], dtype=torch.float64),
+        desirable=torch.tensor([True, False]),
+        logp_sharper=torch.stack([sharp[0] + sharp_second[1], sharp[1]]),
+    )
+    assert it.w.tolist() == pytest.approx([math.sqrt(4 / 3 * 4 / 19), 2 / 3])
+    weight = math.sqrt(4 / 3 * 4 / 19) * 2 / 3
+    weighted, plain = ALL["wpo"](it), ALL["dpo"](it)
+    assert weighted.tolist() == pytest.approx([weight * plain.item()])
+    slopes_of = [torch.autograd.grad(loss.sum(), logp)[0] for loss in (weighted, plain)]
+    assert slopes_of[0].tolist() == pytest.approx((weight * slopes_of[1]).tolist())
+
+
 def test_ld_dpo() -> None:
     """Of s_w = 3 the shared tokens have 1, s_l = -2 is shared whole: with alpha 1/4, s' = 1.5 and -2. alpha 1 is DPO,
     alpha 0 leaves the rest out. The gradient of a token beyond is a quarter of that of a shared one."""
@@ -223,6 +246,7 @@ def test_declared_needs_are_those_of_the_parameters(name: str) -> None:
     assert ("reference" in loss.needs) == bool(names & {"s", "s_mean", "margin_ref"})
     assert ("pairs" in loss.needs) == any(parameter.endswith(("_w", "_l")) for parameter in loss.takes)
     assert ("mismatched" in loss.needs) == ("s_mismatched" in names)
+    assert ("sharper" in loss.needs) == ("w" in names)
     assert loss.score in names
 
 
@@ -266,6 +290,7 @@ PUBLISHED = {
     "dpo_nll": {"beta": 0.1, "nll_alpha": 1.0},
     "cpo": {"beta": 0.1, "nll_alpha": 1.0},
     "ld_dpo": {"beta": 0.1, "ld_alpha": 0.5},
+    "wpo": {"beta": 0.1},
     "alphapo": {"beta": 2.0, "gamma_beta_ratio": 0.5, "alphapo_alpha": 0.25},
     "fdpo_alpha": {"beta": 0.1, "f_alpha": 0.5},
     "fdpo_js": {"beta": 0.1},
@@ -416,6 +441,7 @@ OF_TRL = {
     "discopop": "discopop",
     "fdpo_alpha": "sigmoid",
     "fdpo_js": "sigmoid",
+    "wpo": "sigmoid",
 }
 
 
@@ -434,7 +460,10 @@ class Fake:
 
 def outputs_of(logp: Tensor) -> SimpleNamespace:
     zeros = torch.zeros_like(logp)
-    return SimpleNamespace(log_probs=logp, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    squares = -torch.arange(5.0).expand_as(logp) / 10
+    return SimpleNamespace(
+        log_probs=logp, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool(), log_sum_sq_probs=squares
+    )
 
 
 @pytest.fixture
@@ -456,6 +485,7 @@ def ours(name: str, batch: dict[str, Tensor], **settings: float) -> tuple[Tensor
         length=batch["mask"].sum(1).float()[alternate],
         desirable=alternate < 6,
         s_mismatched=batch.get("mismatched"),
+        logp_sharper=(2 * batch["logp"] - outputs_of(batch["logp"]).log_sum_sq_probs * batch["mask"]).sum(1)[alternate],
     )
     loss = ALL[name](it, **{**ALL[name].settings, **settings}).mean()
     return loss, torch.autograd.grad(loss, batch["logp"])[0]
@@ -491,7 +521,7 @@ def test_as_in_trl_s_dpo_trainer(name: str, batch: dict[str, Tensor]) -> None:
         batch["ref"] = torch.cat([batch["ref"][:6], sums[6:] + (sums - batch["ref"])[:6]])
     fake = Fake(
         loss_types=[theirs], loss_weights=[1.0], f_divergence_type=divergence, f_alpha_divergence_coef=0.5,
-        ld_alpha=None, use_weighting=False, **settings,
+        ld_alpha=None, use_weighting=name == "wpo", **settings,
     )  # fmt: skip
     first = torch.zeros(12, 1)
     mask = torch.cat([first, batch["mask"]], 1).long()

@@ -62,17 +62,40 @@ def shared(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
     return made
 
 
+def own_weights(model: nn.Module, examples: Sequence[Example]) -> Tensor:
+    """WPO's, from the whole distributions: exp of the mean over tokens that count of log(pi / sum_v pi_v^2)."""
+    made = []
+    for example in examples:
+        prompt = list(example.group.prompt)
+        for completion, counts in zip(example.group.completions, example.group.loss_mask, strict=True):
+            tokens = torch.tensor([[*prompt, *completion]])
+            p = model(tokens).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
+            picked = p[torch.arange(len(completion)), torch.tensor(completion)]
+            made.append((picked / p.square().sum(-1)).log()[torch.tensor(counts)].mean().exp())
+    return torch.stack(made).float()
+
+
 def log_odds(m: Tensor) -> Tensor:
     return m - torch.log(1 - m.exp())
 
 
 def by_hand(
-    loss: str, logp: Tensor, ref: Tensor, length: Tensor, wanted: Tensor, z: float, s_shared: Tensor | None = None
+    loss: str,
+    logp: Tensor,
+    ref: Tensor,
+    length: Tensor,
+    wanted: Tensor,
+    z: float,
+    s_shared: Tensor | None = None,
+    w: Tensor | None = None,
 ) -> Tensor:
     """The loss of a whole step, of the config's beta; (c,) numbers in pairs, the chosen first."""
     s, m = logp - ref, logp / length
     if loss == "dpo":
         return -logsigmoid(BETA * (s[0::2] - s[1::2])).mean()
+    if loss == "wpo":
+        assert w is not None
+        return -(w[0::2] * w[1::2] * logsigmoid(BETA * (s[0::2] - s[1::2]))).mean()
     if loss == "ld_dpo":
         assert s_shared is not None
         head = s_shared + 0.25 * (s - s_shared)
@@ -116,10 +139,13 @@ def check(step: Step, examples: Sequence[Example], reference: nn.Module, loss: s
     s_shared = None
     if loss == "ld_dpo":
         s_shared = torch.stack(shared(model, examples)) - torch.stack(shared(reference, examples)).detach()
-    check_gradient(step, model, by_hand(loss, torch.stack(own(model, examples)), ref, length, wanted, z, s_shared))
+    with torch.no_grad():
+        w = own_weights(model, examples) if loss == "wpo" else None
+    value = by_hand(loss, torch.stack(own(model, examples)), ref, length, wanted, z, s_shared, w)
+    check_gradient(step, model, value)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo", "kto", "bco", "aot", "ld_dpo"])
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo", "kto", "bco", "aot", "ld_dpo", "wpo"])
 def test_a_loss_of_pairs(commands: Commands, tmp_path: Path, steps, batches, loss: str) -> None:
     """Three steps of four pairs in micro-batches: the mean over the step's pairs, or completions, whatever the parts;
     log-ratios against the model as it was loaded."""
