@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from claims.computed.vectors import FEATURES, PAIRS
@@ -34,6 +34,11 @@ class Gold:
         swap = torch.rand(PAIRS, generator=self.random) < noise
         first = ((self.reward(one) > self.reward(other)) != swap)[:, None]
         return torch.where(first, one, other), torch.where(first, other, one)
+
+
+def quarters(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Of each value the quarter that it lies in: 0 of the smallest, 3 of the largest."""
+    return 4 * values.argsort().argsort() // len(values)
 
 
 def train(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from claims.computed.log_linear import COMPLETIONS, World, minimize
-from claims.computed.reward_network import PAIRS, Gold, train
+from claims.computed.reward_network import PAIRS, Gold, quarters, train
 from reward_models.losses import bradley_terry
 
 
@@ -51,6 +51,10 @@ def test_gold_prefers_what_is_worth_more_but_for_the_noise() -> None:
         chosen, rejected = gold.pairs(noise)
         wrong = float((gold.reward(chosen) < gold.reward(rejected)).double().mean())
         assert wrong == pytest.approx(noise, abs=0.08 * (noise > 0))
+
+
+def test_quarters_are_of_one_size_from_the_smallest_to_the_largest() -> None:
+    assert quarters(torch.tensor([5.0, -1.0, 9.0, 2.0, 3.0, 7.0, 0.0, 8.0])).tolist() == [2, 0, 3, 1, 1, 2, 0, 3]
 
 
 def test_first_weights_alone_depend_on_the_seed_of_a_reward_model() -> None:
