@@ -221,6 +221,7 @@ def nothing() -> Generator[None]:
 def kill(options: argparse.Namespace) -> dict[str, Any]:
     """Whether a run goes on after its server was killed, in a process of its own, whose output is shown."""
     run = options.output_dir / "kill"
+    shutil.rmtree(run, ignore_errors=True)  # the steps of an earlier run would count as those of this one
     command = [sys.executable, "-m", "policy_gradients.train", *GRPO, "--model_name", str(embedded(options))]
     command += ["--output_dir", str(run), "--max_steps", "8"]
     command += ["--eval_problems", "20", "--sampler", "vllm", "--vllm_url", f"http://127.0.0.1:{PORT}"]
