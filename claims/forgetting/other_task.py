@@ -23,6 +23,11 @@ CLAIM = Claim(
             {**DEMONSTRATIONS, "batch_size": 64, "data": PRETRAINING},
         ),
         "RL": Arm("its own completions, by the verifier", RL, command="policy_gradients.train"),
+        "RL + KL": Arm(
+            "0.1 of KL(policy || start) of a completion off its reward, in nats",
+            {**RL, "kl_coef": 0.1, "kl_in": "reward"},
+            command="policy_gradients.train",
+        ),
     },
     measures=[
         Measure(
@@ -49,6 +54,9 @@ CLAIM = Claim(
         Expect("RL", ">", "SFT", of="other task"),
         Expect("RL", "<", "SFT", of="KL"),
         Expect("SFT + pretraining", ">", "SFT", of="other task"),
+        Expect("RL + KL", "<", "RL", of="KL"),
+        Expect("RL + KL", ">", "RL", of="other task"),
+        Expect("RL + KL", "=", "RL", of="trained task", within=0.05),
     ],
     text="",
 )
