@@ -16,8 +16,8 @@ CLAIM = Claim(
     sentence="Several epochs on a batch need a trust region: without one the policy runs away from the samples.",
     paper=Paper("Schulman et al.", 2017, "Proximal Policy Optimization Algorithms", "1707.06347"),
     setting="The embedded model spells words of 3 to 5 letters backward. 8 batches of 4 prompts with 8 completions "
-    "each, 8 optimizer steps on each batch, advantages normalized within the group (TOPR's are 1 and -1), the mean over "
-    "tokens. The KL is measured and hardly penalized (1e-6).",
+    "each, 8 optimizer steps on each batch, advantages normalized within the group (TOPR's are 1 and -1), the mean "
+    "over tokens. The KL is measured and hardly penalized (1e-6).",
     seeds=10,
     command="policy_gradients.train",
     shared={
