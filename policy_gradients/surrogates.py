@@ -10,9 +10,14 @@ The settings of a surrogate are its keyword-only parameters: see policy_gradient
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
+
+from rlhf.aggregate import Mask
+
+PerToken = Float[Tensor, "n t"]
+Advantage = Float[Tensor, "n #t"]  # of a completion, or of each token
 
 ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this.")]
 ClipHigh = Annotated[float, Field(gt=0, description="The ratio is clipped at 1 + this.")]
@@ -21,12 +26,7 @@ TauPos = Annotated[float, Field(gt=0, description="Steepness of SAPO's gate wher
 TauNeg = Annotated[float, Field(gt=0, description="Steepness of SAPO's gate where the advantage is negative.")]
 
 
-def reinforce(
-    logp: Float[Tensor, "n t"],
-    _ratio: Float[Tensor, "n t"] | None,
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-) -> Float[Tensor, "n t"]:
+def reinforce(logp: PerToken, _ratio: PerToken | None, adv: Advantage, _mask: Mask) -> PerToken:
     """-adv * logp. Right only for tokens sampled from this very policy: it has no ratio. Williams 1992, section 5.
 
     >>> mask = torch.tensor([[True, True]])
@@ -37,15 +37,15 @@ def reinforce(
 
 
 def clipped(
-    _logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
+    _logp: PerToken,
+    ratio: PerToken,
+    adv: Advantage,
+    _mask: Mask,
     *,
     clip_low: ClipLow,
     clip_high: ClipHigh,
     dual_clip: DualClip = None,
-) -> Float[Tensor, "n t"]:
+) -> PerToken:
     """-min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv). Schulman et al. 2017, eq. 7.
 
     A ratio that has risen past 1 + clip_high with adv > 0, or fallen past 1 - clip_low with adv < 0, gives no gradient.
@@ -66,13 +66,8 @@ def clipped(
 
 
 def truncated_importance(
-    logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-    *,
-    clip_high: ClipHigh,
-) -> Float[Tensor, "n t"]:
+    logp: PerToken, ratio: PerToken, adv: Advantage, _mask: Mask, *, clip_high: ClipHigh
+) -> PerToken:
     """-sg(min(ratio, 1 + clip_high)) * adv * logp, sg: constant to the gradient. MiniMax 2025 (CISPO).
 
     `reinforce` with a capped importance weight: no token is ever dropped, however far it has moved. There is no lower
@@ -86,14 +81,8 @@ def truncated_importance(
 
 
 def soft_gate(
-    _logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-    *,
-    tau_pos: TauPos,
-    tau_neg: TauNeg,
-) -> Float[Tensor, "n t"]:
+    _logp: PerToken, ratio: PerToken, adv: Advantage, _mask: Mask, *, tau_pos: TauPos, tau_neg: TauNeg
+) -> PerToken:
     """-(4 / tau) * sigmoid(tau * (ratio - 1)) * adv, tau by the sign of adv. Gao et al. 2025 (SAPO).
 
     Its slope in the ratio is 4 p (1 - p) with p the sigmoid: 1 at ratio 1, falling smoothly to 0 on both sides, where

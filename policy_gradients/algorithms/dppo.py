@@ -21,28 +21,20 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
-from rlhf.aggregate import token_mean
+from policy_gradients.surrogates import Advantage, PerToken
+from rlhf.aggregate import Mask, token_mean
 
 MaxShift = Annotated[
     float, Field(gt=0, lt=1, description="Probability that a token may gain or lose before it is masked (DPPO).")
 ]
 
 
-def divergence_masked(
-    logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-    *,
-    max_shift: MaxShift,
-) -> Float[Tensor, "n t"]:
+def divergence_masked(logp: PerToken, ratio: PerToken, adv: Advantage, _mask: Mask, *, max_shift: MaxShift) -> PerToken:
     """-ratio * adv; 0 where the token's probability has moved by more than max_shift in the direction of adv.
 
     From 0.3 to 0.6, and from 0.1 to 0.2; both have the ratio 2:

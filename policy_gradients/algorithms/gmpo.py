@@ -21,27 +21,19 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
-from rlhf.aggregate import sequence_mean
+from policy_gradients.surrogates import Advantage, PerToken
+from rlhf.aggregate import Mask, sequence_mean
 from rlhf.tensors import masked_mean
 
 LogClip = Annotated[float, Field(gt=0, description="Nats that a token's log-ratio may move with its advantage (GMPO).")]
 
 
-def geometric_mean(
-    logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    mask: Bool[Tensor, "n t"],
-    *,
-    log_clip: LogClip,
-) -> Float[Tensor, "n t"]:
+def geometric_mean(logp: PerToken, ratio: PerToken, adv: Advantage, mask: Mask, *, log_clip: LogClip) -> PerToken:
     """-exp(mean over tokens of d) * adv, at each token of a completion; d = sign * min(sign * log ratio, log_clip).
 
     Two tokens with ratios e and 1: d is 0.4 and 0, so their geometric mean is e^0.2 = 1.2214.

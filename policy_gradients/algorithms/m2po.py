@@ -16,21 +16,14 @@ those from which there is most to learn, and all are stopped. The mean of (log r
 of the two policies, and moves with a few outliers: only these are left out. On-policy nothing is.
 """
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm, Extra
 from policy_gradients.ratios import token_ratio
-from rlhf.aggregate import token_mean
+from policy_gradients.surrogates import Advantage, PerToken
+from rlhf.aggregate import Mask, token_mean
 
 
-def unclipped(
-    _logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-) -> Float[Tensor, "n t"]:
+def unclipped(_logp: PerToken, ratio: PerToken, adv: Advantage, _mask: Mask) -> PerToken:
     """-ratio * adv, for a ratio that is bounded elsewhere."""
     return -ratio * adv
 

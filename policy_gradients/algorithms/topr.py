@@ -6,32 +6,28 @@ Off-policy, praise needs no weight and blame needs one of at most 1.
     w_i   = 1 if adv_i >= 0, else min(pi(o_i) / pi_old(o_i), 1)     of the whole completion, without gradient
     loss  = mean over sequences of sum over tokens of -w * adv * logp
 
-Choices here. Rewards of 1 and -1 and the product of all token ratios, as in the paper; reward_shift 0 is its baseline
-c. No KL, as in the paper.
+Choices here, all the paper's: rewards of 1 and -1, the product of all token ratios, reward_shift 0 (its c), no KL.
 
 What to know. REINFORCE on stale data pushes a wrong completion down for ever, whose probability is long gone: the
-logits run away. Here the weight of a wrong completion vanishes with its probability. A right one keeps its full weight
-however unlikely it is, as in supervised learning, where PPO's ratio would hardly move it. So the objective is bounded.
-On-policy it is REINFORCE with a constant baseline; off-policy its gradient is not that of the expected reward, by the
-weights of the right completions alone. A larger reward_shift makes wrong completions count more.
+logits run away. Here its weight vanishes with its probability, so that the objective is bounded. A right one keeps its
+full weight however unlikely it is, as in supervised learning. On-policy it is REINFORCE with a constant baseline; off
+policy its gradient is not that of the expected reward. A larger reward_shift makes wrong completions count more.
 """
 
 from functools import partial
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import completion_ratio
-from rlhf.aggregate import sequence_sum
+from policy_gradients.surrogates import Advantage, PerToken
+from rlhf.aggregate import Mask, sequence_sum
 
-RewardShift = Annotated[
-    float,
-    Field(gt=-1, lt=1, description="Taken off rewards of 1 and -1: above 0, wrong ones count more (TOPR)."),
-]
+RewardShift = Annotated[float, Field(gt=-1, lt=1, description="Taken off rewards of 1 and -1 (TOPR).")]
 
 
 def plus_or_minus(reward: Float[Tensor, "b g"], *, reward_shift: RewardShift) -> Float[Tensor, "b g"]:
@@ -43,12 +39,7 @@ def plus_or_minus(reward: Float[Tensor, "b g"], *, reward_shift: RewardShift) ->
     return 2 * reward - 1 - reward_shift
 
 
-def tapered(
-    logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
-) -> Float[Tensor, "n t"]:
+def tapered(logp: PerToken, ratio: PerToken, adv: Advantage, _mask: Mask) -> PerToken:
     """-w * adv * logp, w = 1 where adv >= 0 and min(ratio, 1) elsewhere, without gradient.
 
     >>> logp, ratio = torch.full((2, 1), -1.0), torch.tensor([[0.25], [0.25]])

@@ -21,15 +21,13 @@ policy gradient does as well, with a weight that falls to 0 as the critic comes 
 from functools import partial
 from typing import Annotated
 
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 
 from policy_gradients.advantages import Gamma, gae_of
 from policy_gradients.algorithm import Algorithm, Extra
 from policy_gradients.ratios import token_ratio
-from policy_gradients.surrogates import clipped
-from rlhf.aggregate import token_mean
+from policy_gradients.surrogates import PerToken, clipped
+from rlhf.aggregate import Mask, token_mean
 
 LengthAlpha = Annotated[
     float, Field(gt=0, description="lambda = 1 - 1 / (this * length): larger trusts the critic less (VAPO).")
@@ -37,13 +35,8 @@ LengthAlpha = Annotated[
 
 
 def gae_by_length(
-    reward: Float[Tensor, "n t"],
-    value: Float[Tensor, "n t"],
-    mask: Bool[Tensor, "n t"],
-    *,
-    gamma: Gamma,
-    length_alpha: LengthAlpha,
-) -> Float[Tensor, "n t"]:
+    reward: PerToken, value: PerToken, mask: Mask, *, gamma: Gamma, length_alpha: LengthAlpha
+) -> PerToken:
     """`gae` with gae_lambda = max(0, 1 - 1 / (length_alpha * length)) of each completion.
 
     Of 2 tokens, with length_alpha 1, lambda is 1/2: the first gets its own surprise and half of the second's.

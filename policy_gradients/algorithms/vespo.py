@@ -21,14 +21,13 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import completion_ratio
-from rlhf.aggregate import token_mean
+from policy_gradients.surrogates import Advantage, PerToken
+from rlhf.aggregate import Mask, token_mean
 
 KPos = Annotated[float, Field(gt=0, description="Power of the completion's ratio where the advantage is not negative.")]
 KNeg = Annotated[float, Field(gt=0, description="Power of the completion's ratio where the advantage is negative.")]
@@ -37,16 +36,16 @@ LambdaNeg = Annotated[float, Field(gt=0, description="Decay in the ratio where t
 
 
 def reshaped_importance(
-    logp: Float[Tensor, "n t"],
-    ratio: Float[Tensor, "n t"],
-    adv: Float[Tensor, "n #t"],
-    _mask: Bool[Tensor, "n t"],
+    logp: PerToken,
+    ratio: PerToken,
+    adv: Advantage,
+    _mask: Mask,
     *,
     k_pos: KPos,
     lambda_pos: LambdaPos,
     k_neg: KNeg,
     lambda_neg: LambdaNeg,
-) -> Float[Tensor, "n t"]:
+) -> PerToken:
     """-phi(ratio) * adv * logp, phi(w) = w^k exp(lambda (1 - w)) without gradient, k and lambda by the sign of adv.
 
     >>> logp, ratio, mask = torch.full((2, 1), -1.0), torch.full((2, 1), 2.0), torch.full((2, 1), True)
