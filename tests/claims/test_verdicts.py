@@ -6,7 +6,7 @@ import pytest
 
 from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
 from claims.verdicts import compare, over_seeds, overall
-from claims.words import between, claimed, compared
+from claims.words import between, claimed, compared, number
 
 LENGTH = Measure("length", "tokens", "how many")
 VARIANCE = Measure("variance", "", "how much", ratio=True)
@@ -66,6 +66,17 @@ def test_a_ratio_is_a_geometric_mean_around_one() -> None:
     assert compare(Expect("a", "=", "b", within=0.1), VARIANCE, [1.0, 1.01, 0.99], [1.0] * 3).verdict == "seen"
 
 
+def test_an_arm_that_is_compared_by_ratio_has_a_geometric_mean() -> None:
+    """log 2 and log 8 have mean log 4 and s = sqrt(2) log 2: t(0.975, 1) / sqrt(2) = 8.9846 of it to either side."""
+    found = over_seeds(VARIANCE, [2.0, 8.0])
+    assert found is not None
+    assert found.value == pytest.approx(4)
+    assert found.low is not None
+    assert found.high is not None
+    assert math.log(found.high / 4) == pytest.approx(8.9846 * 2**0.5 * math.log(2), rel=1e-4)
+    assert found.low * found.high == pytest.approx(16)
+
+
 def test_intervals_of_shares_are_cut_at_what_is_possible() -> None:
     share = Measure("success", "share right", "counted")
     for measure, low, high in ((share, 0.0, 1.0), (LENGTH, -0.4676, 1.6009)):
@@ -84,6 +95,22 @@ def test_a_claim_with_several_comparisons_says_how_many_are_what() -> None:
     low, high = one([1.0, 1.1, 0.9]), one([3.0, 3.1, 2.9])
     assert overall([low, low]) == "seen"
     assert overall([high, low, low]) == "2 seen, 1 opposite"
+    assert overall([one([1.0]), low, one([2.0, 2.0, 2.1])]) == "1 seen, 1 not seen, 1 one seed"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.5678, "−0.568"),
+        (0.001, "0.001"),
+        (0.00085, "8.5e−4"),
+        (-1.26e-11, "−1.3e−11"),
+        (1e-13, "0"),
+        (math.nan, "–"),
+    ],
+)
+def test_numbers_have_three_digits_and_a_true_minus(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 def test_comparisons_in_words() -> None:
