@@ -77,5 +77,12 @@ CLAIM = Claim(
         Expect("pass@4", "<", "GRPO", of="pass@1"),
     ],
     curves=[Curve("share of a batch that is right, mean of four batches", series("reward/exact", mean_of=4))],
-    text="",
+    text="""
+In 32 attempts the four solve as many problems, within what five seeds tell apart. At the first attempt the two that
+weigh hard prompts most solve fewer: MaxRL 0.42 and pass@4 0.35, where GRPO solves 0.50. So they gain more by further
+attempts, from 1 to 32 MaxRL 0.22 and GRPO 0.17, but from a lower start.
+
+The paper trains for longer, on more prompts. Here are 20 steps, and at the start three of five prompts with more than
+four terms have no right one among 16 completions: from those no objective learns.
+""",
 )

@@ -44,5 +44,9 @@ CLAIM = Claim(
         Expect("half by length", ">", "right labels", of="length correlation"),
         Expect("half by length", "<", "right labels", of="accuracy, right one shorter"),
     ],
-    text="",
+    text="""
+Where the longer one is chosen in half of the pairs, score and length go together, and of pairs whose right completion
+is the shorter one the model ranks 0.42 right: fewer than by chance. Over all pairs it loses 0.05 only. Who measures
+accuracy alone hardly sees it, and a policy that is optimized against this model has found how to please it.
+""",
 )

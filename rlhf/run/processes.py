@@ -7,12 +7,14 @@ when they are imported; so with one, as on other systems, it is a new interprete
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from rlhf.config.profiles import may_have_gpu
 
@@ -52,8 +54,17 @@ def _as_main(module: str, arguments: Sequence[str], environment: Mapping[str, st
     os.environ.update(environment)
     with stdout.open("wb") as file:
         os.dup2(file.fileno(), 1)
+    Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)  # the server counted the processors before it knew
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with_parent() -> None:
+    """Once the command that wanted this process is gone, killed say, ask it to end: it would go on, and hold its run."""
+    parent = parent_process()
+    assert parent is not None, "it was started by another"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,9 @@
 """A run's process: as `python -m` starts it, whether it is forked or not."""
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,55 @@ def test_each_fork_has_the_folder_and_the_environment_of_its_moment(toy: str, tm
         monkeypatch.setenv("TOLD", name)
         _, said = run_module(toy, ["0"], beside_others=True)
         assert f"{os.path.realpath(tmp_path / name)} {name} 1 1" in said
+
+
+STARTS = """
+import sys
+if __name__ == "__main__":
+    from rlhf.run import processes
+    processes.IMPORTED_ONCE = []
+    processes.may_have_gpu = lambda: False
+    processes.run_module("toy_of_sleep", [], beside_others=True)
+"""
+SLEEPS = """
+import os, time
+print(os.getpid(), file=open("sleeping.new", "w"), flush=True)
+os.rename("sleeping.new", "sleeping")
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux")
+def test_a_fork_ends_with_the_command_that_started_it(toy: str, tmp_path: Path) -> None:
+    """However that ends, so that the same command can be started again: a run would still be held."""
+    (tmp_path / "toy_of_sleep.py").write_text(SLEEPS)
+    (tmp_path / "toy_of_start.py").write_text(STARTS)
+    sleeping = tmp_path / "sleeping"
+    source = f"{tmp_path}{os.pathsep}{Path(processes.__file__).parents[2]}"
+    command = subprocess.Popen([sys.executable, "toy_of_start.py"], env=os.environ | {"PYTHONPATH": source})
+    try:
+        assert _soon(sleeping.exists, seconds=60)
+    finally:
+        command.kill()
+        command.wait()
+    pid = int(sleeping.read_text())
+    try:
+        assert _soon(lambda: not _runs(pid), seconds=20)
+    finally:
+        if _runs(pid):
+            os.kill(pid, 9)
+
+
+def _soon(condition, *, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not condition():
+        time.sleep(0.05)
+    return condition()
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, other than one that has ended and was not waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
