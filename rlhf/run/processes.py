@@ -63,7 +63,7 @@ def _as_main(module: str, arguments: Sequence[str], environment: Mapping[str, st
 
 
 def _end_with_parent() -> None:
-    """Once the command that wanted this process is gone, killed say, ask it to end: it would go on, and hold its run."""
+    """Ask this process to end once the command that wanted it is gone: it would go on, and hold its run."""
     parent = parent_process()
     assert parent is not None, "it was started by another"
     parent.join()
