@@ -85,10 +85,16 @@ def mean_normalize(reward: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
     Raises:
         ValueError: a reward is neither 0 nor 1.
     """
-    if not ((reward == 0) | (reward == 1)).all():
-        raise ValueError(f"rewards must be 0 or 1, found {reward[(reward != 0) & (reward != 1)][0].item()}")
+    refuse_partial(reward)
     mean = reward.mean(1, keepdim=True)
     return torch.where(mean > 0, center(reward) / mean.clamp(min=1 / reward.shape[1]), 0.0)
+
+
+def refuse_partial(reward: Float[Tensor, "b g"]) -> None:
+    """Raises: ValueError: a reward is neither 0 nor 1."""
+    partial = reward[(reward != 0) & (reward != 1)]
+    if len(partial):
+        raise ValueError(f"rewards must be 0 or 1, found {partial[0].item()}")
 
 
 def gae(

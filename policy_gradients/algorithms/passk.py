@@ -3,23 +3,20 @@
 Maximize the probability that one of k completions is right, not that one is: k attempts need not all be alike.
 
     fail  = C(w, k) / C(g, k)                   of all choices of k out of g completions, those without a right one
-    R     = 1 - fail                            the mean reward of such a choice: an unbiased estimate of pass@k
-    adv_i = (1 - R) / std                                            of a right completion: any choice with it succeeds
-    adv_i = (1 - R - C(w - 1, k - 1) / C(g - 1, k - 1)) / std        of a wrong one
+    adv_i = fail / std                          of a right completion: any choice with it succeeds
+    adv_i = (fail - C(w - 1, k - 1) / C(g - 1, k - 1)) / std        of a wrong one;     std = sqrt(fail (1 - fail))
     loss  = mean over sequences of (1/|o_i|) sum over tokens of
             -min(ratio * adv, clamp(ratio, 1 - clip_low, 1 + clip_high) * adv)
 
-w of the g completions are wrong; std = sqrt(R (1 - R)) is that of the choices' rewards. A completion's advantage is the
-mean over all choices that contain it, less the mean over all: what drawing the choices at random comes to, without
-drawing any.
+w of the g completions are wrong; 1 - fail is an unbiased estimate of pass@k. An advantage is the mean over all choices
+with the completion, less that over all: what drawing choices at random comes to, without drawing any.
 
 Choices here. pass_k 4, as in the paper's main runs. Everything else is GRPO's, as there; no KL. Success is exact: other
 rewards would need the best of k, and are refused. 0 where fewer than k completions are wrong, or all are.
 
 What to know. Before it is divided by std, the mean of adv * grad logp over the group has the expectation
 (1/k) (1 - k/g) times the gradient of 1 - (1 - p)^k, which is k (1 - p)^(k - 1) dp: a prompt that is solved more often
-than not hardly counts any more. With k = 1 it is GRPO with the standard deviation of all g. MaxRL's log p is the sum
-over all k of pass@k / k.
+than not hardly counts any more. With k = 1 it is GRPO with the std of all g; MaxRL's log p sums pass@k / k over all k.
 """
 
 from functools import partial
@@ -31,6 +28,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from policy_gradients.advantages import refuse_partial
 from policy_gradients.algorithm import Algorithm
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import clipped
@@ -48,11 +46,9 @@ def pass_at_k(reward: Float[Tensor, "b g"], *, pass_k: PassK) -> Float[Tensor, "
     tensor([[ 1.0000, -0.3333, -0.3333, -0.3333],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
 
-    Raises:
-        ValueError: a reward is neither 0 nor 1.
+    Raises: ValueError: a reward is neither 0 nor 1.
     """
-    if not ((reward == 0) | (reward == 1)).all():
-        raise ValueError(f"rewards must be 0 or 1, found {reward[(reward != 0) & (reward != 1)][0].item()}")
+    refuse_partial(reward)
     g, k = reward.shape[1], pass_k
     wrong = (reward == 0).sum(1, keepdim=True)
     # By the number of wrong ones: the share of choices that fail, and of those with a given wrong one.

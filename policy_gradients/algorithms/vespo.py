@@ -7,14 +7,14 @@ The exact importance weight of a completion, reshaped so that none can be large:
     phi(w) = w^k exp(lambda (1 - w))                                 k_pos, lambda_pos if adv >= 0; k_neg, lambda_neg
     loss   = mean over tokens of -phi(w) * adv * logp
 
-Choices here. k_pos 2, lambda_pos 3, k_neg 3 and lambda_neg 2, and the mean over all tokens of the step, those of the
-authors' code. No KL. configs/vespo.yaml sets staleness 4, which it is for.
+Choices here. The values and the mean over all tokens of the step are those of the authors' code. No KL.
+configs/vespo.yaml sets staleness 4, which it is for.
 
 What to know. phi is 1 at w = 1, largest at w = k / lambda, and falls to 0 on both sides without an edge: right
-completions weigh most where they are two thirds as likely as before, wrong ones where they are one and a half times as
-likely. So the weights are bounded, where the variance of w itself grows with the length. On-policy it is REINFORCE with
-the z-score; off-policy its gradient is not that of the expected reward, which would need w. TOPR is its neighbour:
-there a right completion keeps the weight 1, however unlikely it has become.
+completions weigh most where they are two thirds as likely as before, wrong ones at one and a half times. So weights are
+bounded, where the variance of w itself grows with the length. On-policy it is REINFORCE with the z-score; off-policy
+its gradient is not that of the expected reward, which would need w. TOPR, its neighbour, keeps the weight 1 for a right
+completion, however unlikely it has become.
 """
 
 from functools import partial
