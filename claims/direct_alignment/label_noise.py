@@ -46,6 +46,7 @@ nats at 20 % and 4 at 40 %, so it moves less far from a start that is mostly wro
 the optimum is finite; that it learns more is what is often made of it, and not so here.
 
 With 300 pairs, each seen three times, there is some noise to learn by heart, and not much. More passes over fewer pairs
-were not tried, nor rates that the loss is told wrongly.
+were not tried, nor rates that the loss is told wrongly, nor 10 %. ROPO (Liang et al., 2024, arXiv 2404.04102) is more
+than a loss: it drops pairs and samples new ones in rounds, and is left out.
 """,
 )
