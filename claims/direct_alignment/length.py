@@ -28,5 +28,10 @@ CLAIM = Claim(
         Expect("SimPO", "<", "DPO", of="length"),
         Expect("ORPO", "<", "DPO", of="length"),
     ],
-    text="",
+    text="""
+The labels themselves prefer length, so all three learn to write longer: a mean over tokens takes away DPO's own liking
+for length, not that of the labels. SimPO, of which the claim is made, lengthens more than DPO; ORPO a third as much as
+DPO, with the same accuracy. All have their published values. How far a loss moves the policy differs with them and was
+not held equal, so that the arms differ in more than the mean over tokens.
+""",
 )
