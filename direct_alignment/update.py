@@ -26,7 +26,7 @@ class PolicyLearner:
 
     def __init__(self, session: Session, model: PreTrainedModel, loss: Loss, settings: Mapping[str, float]):
         self.session, self.model, self.loss, self.settings = session, model, loss, settings
-        self.scorer, self.optimizer = session.accelerator.prepare(Scorer(model), session.make_optimizer(model))
+        self.scorer, self.optimizer = session.prepare(Scorer(model), session.make_optimizer(model))
 
     def update(
         self, examples: Sequence[Example], s_mismatched: Float[Tensor, " k"] | None, *, lr: float
@@ -46,9 +46,10 @@ class PolicyLearner:
             parts = whole_micro_batches([example.group for example in examples_here], **layout)
             cut = len(parts) > 1 or accelerator.num_processes > 1
             step_loss = StepLoss(self.loss, self.settings, Scorer(self.model), examples, accelerator, layout, cut=cut)
-            for part in in_turn(parts, accelerator, self.scorer):
+            sharper = "sharper" in self.loss.needs
+            for part in in_turn(parts, accelerator, self.scorer, calls=2 if sharper else 1):
                 rows = part.rows.to(accelerator.device)
-                of_sharper = sharper_logp(self.scorer, rows) if "sharper" in self.loss.needs else None
+                of_sharper = sharper_logp(self.scorer, rows) if sharper else None
                 scores = self.scorer(rows)
                 logp = sequence_logp(scores, rows)  # (c,)
                 of_shared = shared_logp(scores, rows) if "shared" in self.loss.needs else None
@@ -58,7 +59,7 @@ class PolicyLearner:
                 backward(loss, accelerator, self.session.path, rows=rows, completions=completions)
                 sums.add(completions, pairs=pairs)
             max_grad_norm = self.session.config.max_grad_norm
-            norm = optimizer_step(accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=max_grad_norm)
+            norm = optimizer_step(accelerator, self.scorer, self.optimizer, lr=lr, max_grad_norm=max_grad_norm)
         (tokens,) = all_reduce_sum([sums.tokens], accelerator)
         metrics = {"loss": step_loss.total(), **sums.means(accelerator), "optim/lr": lr, "optim/grad_norm": norm}
         return metrics, round(tokens)

@@ -86,7 +86,7 @@ class Learner:
                 f"teacher_top_k {config.teacher_top_k}: the model has {rows} tokens; null compares all of them"
             )
         student = Student(model, divergence, temperature=config.temperature)
-        self.student, self.optimizer = session.accelerator.prepare(student, session.make_optimizer(model))
+        self.student, self.optimizer = session.prepare(student, session.make_optimizer(model))
         self.scale = config.temperature**2 if config.scale_by_temperature else 1.0
 
     def score(self, answers: Sequence[Answers]) -> list[Scored]:
@@ -120,7 +120,7 @@ class Learner:
             backward(loss, accelerator, session.path, rows=rows)
             step_loss += float(loss.detach())
             sums.add(compared, rows, part.answers)
-        norm = optimizer_step(accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm)
+        norm = optimizer_step(accelerator, self.student, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm)
         sums.end_update(step_loss, lr=lr, grad_norm=norm)
 
     def _loss(self, compared: Compared, logp_sampler: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:

@@ -46,7 +46,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
         session.describe(data=config.data.path, data_fingerprint=data.fingerprint)
         model, tokenizer = session.load_policy(config.scratch)
         evaluation.refuse_long_problems(model, tokenizer, data, config)
-        scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
+        scorer, optimizer = session.prepare(Scorer(model), session.make_optimizer(model))
 
         def evaluate(step: int) -> None:
             records = evaluation.evaluate(model, tokenizer, data, config, accelerator, session.layout)
@@ -71,7 +71,7 @@ def train(command: Command[InstructionTuningConfig]) -> "RunResult":
                     backward(loss, accelerator, session.path, rows=rows)
                     step_loss += float(loss.detach())
                 lr = session.learning_rate(step)
-                norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+                norm = optimizer_step(accelerator, scorer, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
             # 3. Log, evaluate, save.
             done = step + 1

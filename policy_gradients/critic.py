@@ -7,10 +7,8 @@ precision (in bf16 values above 1 come in steps of 0.008).
 """
 
 import copy
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,16 +18,18 @@ from policy_gradients.defaults import Recipe
 from policy_gradients.rollout import Batch, TokenTensors
 from rlhf.aggregate import Totals, token_mean
 from rlhf.distributed import all_reduce_sum
-from rlhf.groups import Layout, Rows, micro_batches
+from rlhf.groups import Rows, micro_batches
 from rlhf.logprobs import hidden_states
 from rlhf.optimizer import backward, in_turn, make_optimizer, optimizer_step
+from rlhf.run.session import Session
 
 
 class Critic(nn.Module):
     def __init__(self, policy: PreTrainedModel, *, backbone: str):
         super().__init__()
         self.backbone = copy.deepcopy(policy.base_model).requires_grad_(True) if backbone == "own" else None
-        self._policy = [policy]  # in a list, so that its weights are not the critic's
+        # In a list, so that its weights are not the critic's; a critic with a backbone of its own does not read it.
+        self._policy = [policy] if backbone == "policy" else []
         self.head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)  # the first prediction is 0 everywhere: no noise in the first advantages
         nn.init.zeros_(self.head.bias)
@@ -63,23 +63,21 @@ class CriticLearner:
 
     def __init__(
         self,
+        session: Session,
         policy: PreTrainedModel,
         settings: CriticConfig,
         recipe: Recipe,
-        accelerator: Accelerator,
-        layout: Layout,
-        run: Path,
     ):
         self.updates = recipe.updates
         self.settings = settings
-        self.accelerator = accelerator
-        self.layout = layout
-        self.run = run
-        critic = Critic(policy, backbone=settings.backbone).to(accelerator.device)
+        self.accelerator = session.accelerator
+        self.layout = session.layout
+        self.run = session.path
+        critic = Critic(policy, backbone=settings.backbone).to(session.accelerator.device)
         config = recipe.config
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = make_optimizer(critic, lr=settings.lr, betas=betas, weight_decay=config.weight_decay)
-        self.critic, self.optimizer = accelerator.prepare(critic, optimizer)
+        self.critic, self.optimizer = session.prepare(critic, optimizer)
         self.metrics: dict[str, float] = {}
         self.loss = 0.0  # of the step so far, this process's share
 

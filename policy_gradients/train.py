@@ -70,7 +70,7 @@ def train(command: Command[PolicyGradientConfig]) -> "RunResult":
         reference = Reference.load(session, model, recipe) if config.kl_coef else None
         critic = None
         if recipe.critic:
-            critic = CriticLearner(model, recipe.critic, recipe, accelerator, session.layout, session.path)
+            critic = CriticLearner(session, model, recipe.critic, recipe)
         policy = PolicyLearner(session, model, reference, recipe)
         credit = Credit(recipe, accelerator)
 

@@ -36,7 +36,7 @@ class PolicyLearner:
         self.accelerator = session.accelerator
         self.layout = session.layout
         self.run = session.path
-        self.scorer, self.optimizer = session.accelerator.prepare(Scorer(model), session.make_optimizer(model))
+        self.scorer, self.optimizer = session.prepare(Scorer(model), session.make_optimizer(model))
         self.metrics: dict[str, float] = {}
         self.sums = UpdateSums()
         self.entropy = EntropyBonus(self.config)
@@ -101,7 +101,7 @@ class PolicyLearner:
         if self.entropy.target is not None:
             self.entropy.adapt(self._sum(step_entropy) / totals.tokens)
         norm = optimizer_step(
-            self.accelerator, self.model, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm
+            self.accelerator, self.scorer, self.optimizer, lr=lr, max_grad_norm=self.config.max_grad_norm
         )
         self.steps += 1
         self.metrics |= {"optim/lr": lr, "optim/grad_norm": norm}

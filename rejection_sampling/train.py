@@ -60,7 +60,7 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
         model, tokenizer = session.load_policy()
         rounds = Rounds(session, model, tokenizer, task, reward_model)
         held_out.refuse_unreadable(model, tokenizer, rounds.problems(0))
-        scorer, optimizer = accelerator.prepare(Scorer(model), session.make_optimizer(model))
+        scorer, optimizer = session.prepare(Scorer(model), session.make_optimizer(model))
         start = StartingPoint(model, optimizer) if config.train_from == "start" else None
 
         _, state = session.begin()
@@ -92,7 +92,7 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
                     backward(loss, accelerator, session.path, rows=rows)
                     step_loss += float(loss.detach())
                 lr = session.learning_rate(place, of=config.steps_per_round)  # each round is a training of its own
-                norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+                norm = optimizer_step(accelerator, scorer, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
             # 4. Log, evaluate, save.
             done = step + 1

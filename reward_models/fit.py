@@ -61,7 +61,7 @@ def fit(
     optimizer = session.make_optimizer(
         model, new=new_weights(model, config.extra_layers), new_factor=config.new_lr_factor
     )
-    scorer, optimizer = accelerator.prepare(HeadScorer(model), optimizer)
+    scorer, optimizer = session.prepare(HeadScorer(model), optimizer)
     _, state = session.begin()
     validation = Validation(session, model, split.validation, objective, state)
 
@@ -89,7 +89,7 @@ def fit(
                 backward(loss, accelerator, session.path, rows=rows)
                 step_loss += float(loss.detach())
             lr = session.learning_rate(step)
-            norm = optimizer_step(accelerator, model, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
+            norm = optimizer_step(accelerator, scorer, optimizer, lr=lr, max_grad_norm=config.max_grad_norm)
 
         # 3. Log, validate, save.
         done = step + 1

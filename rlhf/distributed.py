@@ -48,9 +48,14 @@ def processes_asked() -> int:
     """How many processes the launcher started, by the variables that it set; 1 where there was no launcher.
 
     Raises:
-        UserError: several were asked for, but this process cannot find the others.
+        UserError: several were asked for, but this process cannot find the others; or the launcher is to shard.
     """
     said = os.environ.get
+    if said("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "processes: accelerate launch was given an FSDP config, which runs do not read",
+            hint="Launch with distributed_type MULTI_GPU, as launch/one_node.yaml does, and the run with --fsdp true.",
+        )
     size = next((_count(name) for name in SIZES if said(name)), None)
     # For several processes on a CPU, accelerate's launcher sets an address to meet at, then starts one, with no number.
     if size is None and said("ACCELERATE_MIXED_PRECISION") and said("MASTER_ADDR"):
@@ -64,6 +69,11 @@ def processes_asked() -> int:
             hint=f"Start them with torchrun, or unset WORLD_SIZE: {command_for_several()}",
         )
     return size or 1
+
+
+def is_first_asked() -> bool:
+    """Whether this is the first of the processes that the launcher started, or there is no launcher."""
+    return next((os.environ[name] for name in RANKS if os.environ.get(name)), "0") == "0"
 
 
 def _count(name: str) -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from rlhf.distributed import gather
 from rlhf.errors import UserError
 from rlhf.groups import Group, micro_batches
+from rlhf.models.sharding import Sharded
 
 NOT_FINITE = "not_finite.pt"  # the batch whose loss is not finite, in the run directory
 
@@ -60,15 +63,21 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, 
     return peak * max(0.0, factor)
 
 
-def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer, *, lr: float, max_grad_norm: float) -> float:
-    """Clip, step, clear. Returns the norm of the gradient before clipping; refuses one that is not finite."""
-    norm = float(accelerator.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_grad_norm))
+def optimizer_step(accelerator: Accelerator, module: nn.Module, optimizer, *, lr: float, max_grad_norm: float) -> float:
+    """Clip, step, clear. Returns the norm of the gradient before clipping; refuses one that is not finite.
+
+    `module` is what the backward passes went through, with all of its trained weights.
+    """
+    norm = accelerator.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], max_grad_norm)
+    norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if not math.isfinite(norm):
         raise NotFiniteError(f"the gradient norm is {norm}")
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)  # see make_optimizer
     optimizer.step()
     optimizer.zero_grad()
+    if isinstance(module, Sharded):
+        module.gather_whole()
     return norm
 
 
@@ -99,21 +108,26 @@ def backward(loss: Tensor, accelerator: Accelerator, run_path: Path, **batch) ->
     accelerator.backward(loss * accelerator.num_processes)
 
 
-def in_turn[T](parts: Sequence[T], accelerator: Accelerator, module: nn.Module) -> Generator[T]:
-    """The micro-batches of an optimizer step, for a loop that calls `module` and `backward` once with each.
+def in_turn[T](parts: Sequence[T], accelerator: Accelerator, module: nn.Module, *, calls: int = 1) -> Generator[T]:
+    """The micro-batches of an optimizer step, for a loop that calls `module` and then `backward` with each: `backward`
+    once, `module` so many times.
 
-    Processes exchange their gradients once, in the backward pass of the last micro-batch. A process that has none takes
-    part in the exchange of gradients all the same, with a gradient of exactly 0: the others would wait for it for
-    ever.
+    Processes exchange their gradients once, in the backward pass of the last micro-batch; those of a sharded module
+    exchange weights and gradients in every pass. A process that has too few micro-batches takes part all the same, with
+    a gradient of exactly 0: the others would wait for it for ever.
     """
+    passes = max(1, len(parts))
+    if isinstance(module, Sharded):
+        module.let_go_of_whole()
+        passes = max(gather([passes], accelerator))
     for i, part in enumerate(parts):
         with sync_only_last(accelerator, module, last=i == len(parts) - 1):
             yield part
-    if not parts:
+    for _ in range(len(parts), passes):
         (rows,) = micro_batches([Group([0], [[0]], loss_mask=[[False]])], token_budget=2)
-        output = module(rows.to(accelerator.device))
-        values = output if isinstance(output, Tensor) else output[0]
-        accelerator.backward(values.sum() * 0.0)
+        outputs = [module(rows.to(accelerator.device)) for _ in range(calls)]
+        sums = [(output if isinstance(output, Tensor) else output[0]).sum() for output in outputs]
+        accelerator.backward(sum(sums) * 0.0)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Every trainer for some steps, in as many processes as a launcher started, or in this one alone; and the comparison.
 
     uv run python tests/several_processes.py 2 3        the table: each trainer in two and three processes against one
+    ... --more=--fsdp=true                              where each process has a share of the weights (FSDP2)
 
 What must be equal is compared as exactly as fp32 allows on any processor. Several processes add up in another order, so
 gradients differ by rounding: they are compared before the optimizer, relative to their size, by Adam's mean of
@@ -107,11 +108,14 @@ def run_all(folder: Path, names: Sequence[str], *, more: Sequence[str] = ()) -> 
         assert code == 0, f"{name}: exit code {code}"
 
 
-def launch(processes: int, folder: Path, names: Sequence[str], *, then: str = "") -> subprocess.CompletedProcess:
+def launch(
+    processes: int, folder: Path, names: Sequence[str], *, then: str = "", more: Sequence[str] = ()
+) -> subprocess.CompletedProcess:
     """`run_all` in so many processes; `then` is what they do at the end."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)),
         *(__file__, "--into", str(folder), "--names", *names, *(["--then", then] if then else [])),
+        *(f"--more={argument}" for argument in more),
     ]
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -217,7 +221,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--names", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="which trainers")
     parser.add_argument("--then", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--more", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--more", action="append", default=[], help="an argument of the runs in several processes")
     options = parser.parse_args()
     if options.into:
         run_all(options.into, options.names, more=options.more)
@@ -231,7 +235,7 @@ def main() -> None:
         print("| trainer | processes | gradient | its norm | completions (other) | measured | weights |", flush=True)
         print("|---|---|---|---|---|---|---|")
         for count in (1, *options.processes):
-            done = launch(count, folder / str(count), options.names)
+            done = launch(count, folder / str(count), options.names, more=options.more if count > 1 else ())
             if done.returncode:
                 sys.exit(done.stdout + done.stderr)
             for name in options.names if count > 1 else ():

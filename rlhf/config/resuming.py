@@ -10,6 +10,7 @@ from rlhf.errors import UserError
 # --resume may change how long the run is, what it saves and what it shows. Any other setting makes it another run.
 MAY_CHANGE = (
     *("max_steps", "save_every", "keep_checkpoints", "save_dtype", "eval_every", "sample_every"),
+    "fsdp",
     *("vllm_url", "vllm_folder", "vllm_patience_s"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode", "tensorboard", "trackio"),
 )

@@ -51,6 +51,11 @@ class TrainerConfig(Config):
         "in 8 bits.",
     )
 
+    fsdp: bool = Field(
+        False,
+        description="Several processes divide weights, gradients and optimizer state (FSDP2) and do not each keep all.",
+    )
+
     # the conversation
     chat_template: PathName | None = Field(
         None,
@@ -100,6 +105,8 @@ class TrainerConfig(Config):
             raise ValueError(
                 "low_memory computes in bf16, not in precision fp32: --low_memory false, or --precision bf16"
             )
+        if self.low_memory and self.fsdp:
+            raise ValueError("fsdp cannot divide moments in 8 bits: --low_memory false, or --fsdp false")
         return self
 
     @model_validator(mode="after")

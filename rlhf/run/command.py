@@ -34,9 +34,12 @@ def run_command[ConfigT: TrainerConfig](
         print(show(command))
         return 0
     if command.plan:  # before the look, which asks the Hub: a plan needs no network
+        from rlhf.distributed import is_first_asked
         from rlhf.run.memory_plan import show_plan
 
-        print(show_plan(command, plan(command.config)))
+        planned = show_plan(command, plan(command.config))
+        if is_first_asked():
+            print(planned)
         return 0
     return make_run(command, train, look).exit_code
 

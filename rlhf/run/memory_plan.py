@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from rlhf.config.command import Command
 from rlhf.config.trainer import TrainerConfig
-from rlhf.distributed import device_of
+from rlhf.distributed import device_of, processes_asked
 from rlhf.models.known_sizes import KNOWN_SIZES
 from rlhf.models.loading import find_model, read_config
 from rlhf.models.lora import Lora
@@ -95,16 +95,11 @@ def memory_needs(
     config = model.config.get_text_config()
     weights = sum(p.numel() for p in model.parameters())
     lora = Lora.of(settings)
-    trained = _lora_weights(model, lora) if lora else weights
-
     learning = _LOW_MEMORY if settings.low_memory else _ADAMW
-    needs = [Need("weights", (frozen * weights + 4 * trained) / GB, f"{weights / 1e6:,.0f} M frozen, in {stored}")]
-    if not lora:
-        needs = [Need("weights", learning.weight * weights / GB, f"{weights / 1e6:,.0f} M in {learning.stored}")]
-    of = f"of {trained / 1e6:,.0f} M trained weights, {learning.stored}"
-    needs += [
-        Need("gradients", learning.gradient * trained / GB, of, "training"),
-        Need("optimizer", learning.moments * trained / GB, f"AdamW's two moments, {learning.moments_in}"),
+    processes = processes_asked()
+    shards = processes if settings.fsdp else 1
+    needs = [
+        *_needs_of_weights(model, lora, learning, frozen=(frozen, stored), shards=shards),
         _activations(config, settings, in_bf16=in_bf16),
     ]
     if vocabulary:
@@ -118,7 +113,9 @@ def memory_needs(
         needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}", reference))
     if own_critic:
         why = f"weights, gradients and moments, {learning.stored}; critic.backbone: policy"
-        needs.append(Need("critic", (learning.weight + learning.gradient + learning.moments) * weights / GB, why))
+        needs.append(
+            Need("critic", (learning.weight + learning.gradient + learning.moments) * weights / shards / GB, why)
+        )
     for what, names in (("reward model", reward_models), ("judge", judges)):
         for name in names:
             size = sum(p.numel() for p in _skeleton(name).base_model.parameters())
@@ -127,7 +124,7 @@ def memory_needs(
         size = sum(p.numel() for p in _skeleton(teacher).parameters())
         wide, how = (4, "fp32") if phase == "sampling" else (frozen, stored)
         needs.append(Need("teacher", wide * size / GB, f"{teacher}, {size / 1e6:,.0f} M, {how}", phase))
-    completions, length = sampled
+    completions, length = -(-sampled[0] // processes), sampled[1]
     if completions:
         width = 2 if in_bf16 else 4
         at_once = at_once or decoded_together(config, length, memory=_memory(settings), width=width)
@@ -136,6 +133,39 @@ def memory_needs(
         logits = 4 * 4 * completions * config.vocab_size  # logits, their softmax, its running sum, a copy
         why = f"{completions} completions of {length} tokens at once"
         needs.append(Need("key-value cache", (cache + logits) / GB, why, "sampling"))
+    return needs
+
+
+def _needs_of_weights(
+    model: PreTrainedModel, lora: Lora | None, learning: _Learning, *, frozen: tuple[int, str], shards: int
+) -> list[Need]:
+    """Weights, gradients and moments of the model to train, in one of `shards` processes that divide them.
+
+    Args:
+        frozen: bytes of a frozen weight, and what it is stored in.
+    """
+    config = model.config.get_text_config()
+    weights = sum(p.numel() for p in model.parameters())
+    trained = _lora_weights(model, lora) if lora else weights
+    stays = frozen[0] * weights + 4 * trained if lora else learning.weight * weights
+    what = f"{weights / 1e6:,.0f} M frozen, in {frozen[1]}" if lora else f"{weights / 1e6:,.0f} M in {learning.stored}"
+    of = f"of {trained / 1e6:,.0f} M trained weights, {learning.stored}"
+    share = f", a share of 1/{shards}" if shards > 1 else ""
+    needs = [
+        Need("weights", stays / shards / GB, what + share),
+        Need("gradients", learning.gradient * trained / shards / GB, of + share, "training"),
+        Need(
+            "optimizer",
+            learning.moments * trained / shards / GB,
+            f"AdamW's two moments, {learning.moments_in}{share}",
+        ),
+    ]
+    if shards > 1:  # see rlhf/models/sharding.py
+        outside = config.vocab_size * config.hidden_size / weights  # the embedding, which no layer has
+        at_once = outside + 2 * (1 - outside) / config.num_hidden_layers
+        gathered = at_once * (stays + learning.gradient * trained) / GB
+        needs.append(Need("gathered", gathered, "embedding and two layers, with their gradients", "training"))
+        needs.append(Need("whole model", stays / GB, "gathered to sample, score and evaluate", "sampling"))
     return needs
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import device as Device
+from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config.trainer import TrainerConfig
@@ -13,6 +15,7 @@ from rlhf.models.architecture import attention_window, refuse_long_settings, tak
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.lora import Lora
 from rlhf.models.policy import choose_attention, load, load_frozen, load_policy
+from rlhf.models.sharding import Sharded, layers_of
 from rlhf.models.tokenizer import load_tokenizer, with_chat_template
 from rlhf.run.console import Console
 from rlhf.sampling import shares_prompts
@@ -89,6 +92,18 @@ class Models:
             from rlhf.models.low_memory import store_trained_in_bf16  # torchao takes a second to load
 
             store_trained_in_bf16(model)
+
+    def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """A module around the model to train, and its optimizer, for the processes of this run: what a loop calls to
+        learn. With `fsdp` they hold a share of the weights each, and of what belongs to them; else all of it (DDP).
+        """
+        accelerator = self.accelerator
+        if not self.config.fsdp or accelerator.num_processes == 1 or not layers_of(module):
+            return accelerator.prepare(module, optimizer)
+        sharded = Sharded(module, accelerator)
+        sharded.take_over(optimizer)
+        accelerator.prepare_model(module, evaluation_mode=True)  # checkpoints have the whole model
+        return sharded, accelerator.prepare_optimizer(optimizer)
 
     def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
         """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""

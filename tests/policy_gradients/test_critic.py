@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -137,9 +139,11 @@ def learner(tmp_path: Path, *, token_budget: int, **settings: float) -> CriticLe
     torch.manual_seed(0)
     settings_of_critic = CriticConfig(backbone="policy", **settings)
     recipe = resolve(PolicyGradientConfig(algorithm="ppo", group_size=2, critic=settings_of_critic))
+    accelerator = Accelerator(cpu=True)
     layout = {"token_budget": token_budget, "shared_prefix": True}
+    session: Any = SimpleNamespace(accelerator=accelerator, layout=layout, path=tmp_path, prepare=accelerator.prepare)
     policy = tiny_model("qwen3", layers=1)
-    made = CriticLearner(policy, settings_of_critic, recipe, Accelerator(cpu=True), layout, tmp_path)
+    made = CriticLearner(session, policy, settings_of_critic, recipe)
     nn.init.normal_(made.critic.head.weight, std=0.1)
     return made
 

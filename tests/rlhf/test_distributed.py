@@ -1,11 +1,13 @@
 """Learning rates, optimizer steps and the sharing of work."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
@@ -242,7 +244,15 @@ def test_the_others_end_where_the_main_process_failed(monkeypatch) -> None:
 
 @pytest.fixture
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*SIZES, *RANKS, "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
+    for name in (
+        *SIZES,
+        *RANKS,
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "ACCELERATE_MIXED_PRECISION",
+        "ACCELERATE_USE_CPU",
+        "ACCELERATE_USE_FSDP",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -287,6 +297,20 @@ def test_one_process_for_several_is_refused(no_launcher, tmp_path, said: dict[st
     with pytest.raises(UserError, match=message) as refused:
         make_accelerator(device="cpu", precision="fp32", trackers=[], run_path=tmp_path)
     assert "torchrun --standalone --nproc_per_node N" in str(refused.value.hint)
+
+
+def test_an_fsdp_config_of_the_launcher_is_refused(no_launcher) -> None:
+    no_launcher.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="FSDP config, which runs do not read") as refused:
+        processes_asked()
+    assert "--fsdp true" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(("name", "machines"), [("one_node", 1), ("two_nodes", 2)])
+def test_launch_files_are_read_by_accelerate(name: str, machines: int) -> None:
+    config = load_config_from_file(str(Path(__file__).parents[2] / "launch" / f"{name}.yaml"))
+    assert config.distributed_type == DistributedType.MULTI_GPU
+    assert config.num_machines == machines
 
 
 def one_on_cpu(**_) -> SimpleNamespace:

@@ -9,6 +9,7 @@ from direct_alignment.train import plan as plan_alignment
 from distillation.config import DistillationConfig
 from distillation.train import plan as plan_distillation
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.train import main
 from policy_gradients.train import plan as plan_policy
 from reward_models.config import PreferenceConfig
 from reward_models.plan import plan as plan_reward
@@ -98,6 +99,33 @@ def test_low_memory_takes_six_bytes_a_weight() -> None:
     found = needs(plan_policy(grpo(low_memory=True)))
     assert [found[what] for what in ("weights", "gradients", "optimizer")] == pytest.approx(3 * [2 * 1.7206], abs=0.01)
     assert "autocast copies" not in found
+
+
+def test_processes_share_what_is_sampled_and_with_fsdp_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they sample, each has the whole model beside its share; while they learn, an embedding and two layers."""
+    alone = needs(plan_policy(grpo(fsdp=True)))
+    assert not {"whole model", "gathered"} & alone.keys()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    together, sharded = needs(plan_policy(grpo())), needs(plan_policy(grpo(fsdp=True)))
+    assert together["key-value cache"] == sharded["key-value cache"] == pytest.approx(alone["key-value cache"] / 4)
+    assert together["optimizer"] == alone["optimizer"]
+    for what in ("weights", "gradients", "optimizer"):
+        assert sharded[what] == pytest.approx(alone[what] / 4)
+    assert sharded["whole model"] == pytest.approx(alone["weights"])
+    assert alone["weights"] / 4 < sharded["gathered"] < alone["weights"]  # of 1.72 billion weights, 0.31 are embeddings
+
+
+def test_the_first_process_alone_shows_the_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--plan", "--model_name", "Qwen/Qwen3-1.7B", "--device", "cpu", "--fsdp", "true"]
+    monkeypatch.setattr("sys.argv", ["policy_gradients.train", *arguments])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, shown in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert main() == 0
+        assert ("a share of 1/2" in capsys.readouterr().out) == shown
 
 
 def test_completions_decoded_together_take_a_quarter_of_the_memory_at_most() -> None:
