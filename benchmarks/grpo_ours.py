@@ -45,11 +45,11 @@ class ForcedChooser:
         self.end = ends[0]
         self.instead = next(token for token in range(len(ends) + 1) if token not in ends)
 
-    def __call__(self, state: Tensor, head: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        if len(state) < len(self.rows):  # the sampler has dropped completions that ended
+    def __call__(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        if len(logits) < len(self.rows):  # the sampler has dropped completions that ended
             self.rows = self.rows[self.lengths[self.rows] > self.step]
         self.step += 1
-        token, logp = self.choose(state, head, uniform)
+        token, logp = self.choose(logits, uniform)
         token = token.masked_fill(torch.isin(token, self.ends), self.instead)
         return token.masked_fill(self.lengths[self.rows] == self.step, self.end), logp
 

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,6 +39,22 @@ def choose_fp32_kernels() -> bool:
         return True
     matmul.fp32_precision = allowed
     return False
+
+
+@contextmanager
+def own_fp32_kernels() -> Generator[None]:
+    """Have PyTorch choose fp32 kernels by itself for a while.
+
+    oneDNN prepares every shape of a product anew. Where nearly all products are small, as in attention over one token,
+    that costs more than its kernels gain.
+    """
+    matmul = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute] - made when torch is loaded
+    chosen = matmul.fp32_precision
+    matmul.fp32_precision = "none"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = chosen
 
 
 def has_bf16_kernels() -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.models.architecture import using_attention
+from rlhf.models.packed import Project
 from rlhf.prefix_cache import PrefixCache, PrefixCacheAtPlace
 
 REPLAYED = 128  # steps that one graph makes; the next attends to as many places more
@@ -33,12 +34,12 @@ class SampledCompletions:
 class Choose(Protocol):
     """Chooses the next token of every completion in the batch, given one uniform number in [0, 1) for each.
 
-    Called with the last hidden states (n, d), the vocabulary projection (v, d) and the uniform numbers (n,). Returns
-    the tokens (n,) and their log-probabilities (n,) in nats.
+    Called with the logits (n, v), which it may overwrite, and the uniform numbers (n,). Returns the tokens (n,) and
+    their log-probabilities (n,) in nats.
     """
 
     def __call__(
-        self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
+        self, logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]: ...
 
 
@@ -52,11 +53,10 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Pre
 
 
 def decode_shared(
-    model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
+    model, project: Project, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
 ) -> list[SampledCompletions]:
     """Decode with a `PrefixCache`; finished completions leave the batch."""
     device = model.get_input_embeddings().weight.device
-    head = model.get_output_embeddings().weight
     b = len(prompts)
     n, max_new_tokens = uniform.shape
     g = n // b
@@ -73,7 +73,7 @@ def decode_shared(
     running = torch.ones(n, dtype=torch.bool, device=device)  # whether the completion in that row has not ended
     with using_attention(model, "prefix_decode"):
         for step in range(max_new_tokens):
-            token, token_logp = choose(last, head, uniform[alive, step])
+            token, token_logp = choose(project(last), uniform[alive, step])
             tokens[alive, step] = token
             logp[alive, step] = token_logp
             running &= ~torch.isin(token, ends)
@@ -109,6 +109,7 @@ def capture_on_cuda(step: Callable[[], None]) -> Callable[[], object]:
 
 def decode_replayed(
     model: PreTrainedModel,
+    project: Project,
     prompts: Sequence[Sequence[int]],
     uniform: Float[Tensor, "n t"],
     end_tokens: set[int],
@@ -123,7 +124,7 @@ def decode_replayed(
     """
     g = len(uniform) // len(prompts)
     t = uniform.shape[1]
-    decoding = _Decoding(model, prompts, uniform, end_tokens, choose)
+    decoding = _Decoding(model, project, prompts, uniform, end_tokens, choose)
     with using_attention(model, "prefix_decode"):
         for start in range(0, t, REPLAYED):
             decoding.keep_running()
@@ -148,14 +149,14 @@ class _Decoding:
     def __init__(
         self,
         model: PreTrainedModel,
+        project: Project,
         prompts: Sequence[Sequence[int]],
         uniform: Float[Tensor, "n t"],
         end_tokens: set[int],
         choose: Choose,
     ):
-        self.model, self.choose = model, choose
-        self.head: Tensor = model.get_output_embeddings().weight
-        device = self.head.device
+        self.model, self.project, self.choose = model, project, choose
+        device = next(model.parameters()).device
         n, t = uniform.shape
         g = n // len(prompts)
         length = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -172,7 +173,7 @@ class _Decoding:
     def step(self) -> None:
         """Choose a token of each completion, and read it."""
         place, row = self.cache.place, self.row
-        token, logp = self.choose(self.last, self.head, self.uniform[row, place])
+        token, logp = self.choose(self.project(self.last), self.uniform[row, place])
         self.tokens[row, place] = token
         self.logp[row, place] = logp
         self.running &= ~torch.isin(token, self.ends)

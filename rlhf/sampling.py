@@ -3,7 +3,8 @@
 Decoding is limited by memory traffic. Therefore a prompt is prefilled once for all its completions, which attend to one
 copy of its keys and values (`prefix_cache.py`), and finished completions leave the batch (`decoding.py`). This works
 with every transformers model whose attention goes through transformers' attention interface. Others (state-space
-layers, limited windows, attention code of their own) are sampled by transformers' `generate`, which is slower.
+layers, limited windows, attention code of their own) are sampled by transformers' `generate`, which is slower. On a CPU
+both multiply large weights that are laid out for it beforehand (`models/packed.py`).
 
 A completion depends only on its key (say seed, step and number of the prompt): the key seeds its uniform random
 numbers. It does not depend on the batch, the process or earlier samples, and no generator state has to be saved.
@@ -24,8 +25,8 @@ from rlhf.decoding import Choose, SampledCompletions, decode_replayed, decode_sh
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, refuse_long
+from rlhf.models.packed import Project, packed, projection
 from rlhf.prefix_cache import bytes_of_token
-from rlhf.tensors import in_fp32
 
 
 @torch.no_grad()
@@ -81,11 +82,12 @@ def sample(
     results: dict[int, SampledCompletions] = {}
     was_training = model.training
     model.eval()
-    for numbers in batches:
-        uniform = np.stack([np.random.default_rng(keys[i]).random((completions, max_new_tokens)) for i in numbers])
-        uniform = torch.from_numpy(uniform).float().flatten(0, 1)
-        decoded = decode(model, [prompts[i] for i in numbers], uniform, set(end_tokens), choose)
-        results.update(zip(numbers, decoded, strict=True))
+    with packed(model, rows=completions * max(map(len, batches), default=0)) as project:
+        for numbers in batches:
+            uniform = np.stack([np.random.default_rng(keys[i]).random((completions, max_new_tokens)) for i in numbers])
+            uniform = torch.from_numpy(uniform).float().flatten(0, 1)
+            decoded = decode(model, project, [prompts[i] for i in numbers], uniform, set(end_tokens), choose)
+            results.update(zip(numbers, decoded, strict=True))
     model.train(was_training)
     return [results[i] for i in range(len(prompts))]
 
@@ -129,10 +131,8 @@ class SoftmaxChooser:
     top_p: float
 
     def __call__(
-        self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
+        self, logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        with torch.autocast(state.device.type, enabled=False):
-            logits = in_fp32(state.float(), head.T)
         logits /= self.temperature or 1.0
         if self.temperature == 0:
             token = logits.argmax(-1)
@@ -162,9 +162,9 @@ class TellingChooser:
     tell: Callable[[int], None]
 
     def __call__(
-        self, state: Float[Tensor, "n d"], head: Float[Tensor, "v d"], uniform: Float[Tensor, " n"]
+        self, logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        token, logp = self.choose(state, head, uniform)
+        token, logp = self.choose(logits, uniform)
         self.tell(int(token[0]))
         return token, logp
 
@@ -201,8 +201,9 @@ def shares_prompts(model: PreTrainedModel) -> bool:
                 uniform = torch.tensor([[0.1, 0.9, 0.3, 0.6], [0.8, 0.2, 0.7, 0.4]]).repeat(2, 1)
                 choose = SoftmaxChooser(1.0, 0, 1.0)
                 # With the first token of the first completion as end token, that completion leaves the batch.
-                (first, _) = decode_shared(model, prompts, uniform, set(), choose)
-                sampled = decode_shared(model, prompts, uniform, {first.tokens[0][0]}, choose)
+                project = projection(model)
+                (first, _) = decode_shared(model, project, prompts, uniform, set(), choose)
+                sampled = decode_shared(model, project, prompts, uniform, {first.tokens[0][0]}, choose)
                 groups = [Group(prompt, of.tokens) for prompt, of in zip(prompts, sampled, strict=True)]
                 device = next(model.parameters()).device
                 plain = score(Scorer(model), groups, token_budget=10**6, device=device, shared_prefix=False)
@@ -214,7 +215,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
 
 
 def _decode_separately(
-    model, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
+    model, project: Project, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
 ) -> list[SampledCompletions]:
     """Decode with transformers' `generate`, which knows the cache of every architecture. All prompts have one length.
 
@@ -234,7 +235,7 @@ def _decode_separately(
         state[:] = [inputs[0][:, -1]]
 
     def force_choice(_tokens: Tensor, scores: Tensor) -> Tensor:
-        token, logp = choose(state[0], head.weight, uniform[:, len(logps)])
+        token, logp = choose(project(state[0]), uniform[:, len(logps)])
         logps.append(logp)
         return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)
 

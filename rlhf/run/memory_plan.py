@@ -16,6 +16,7 @@ from rlhf.distributed import device_of, processes_asked
 from rlhf.models.known_sizes import KNOWN_SIZES
 from rlhf.models.loading import find_model, read_config
 from rlhf.models.lora import Lora
+from rlhf.models.packed import FEWEST_ROWS, bytes_of_packed
 from rlhf.models.policy import choose_precision
 from rlhf.prefix_cache import bytes_of_token
 from rlhf.sampling import decoded_together
@@ -129,6 +130,10 @@ def memory_needs(
         width = 2 if in_bf16 else 4
         at_once = at_once or decoded_together(config, length, memory=_memory(settings), width=width)
         completions = min(completions, at_once)
+        on_card = settings.memory_gb or device_of(settings.device).type != "cpu"
+        if completions >= FEWEST_ROWS and not on_card:
+            size = bytes_of_packed(model, width=width) / GB
+            needs.append(Need("packed weights", size, "laid out for decoding on a CPU", "sampling"))
         cache = completions * length * bytes_of_token(config, width=width)
         logits = 4 * 4 * completions * config.vocab_size  # logits, their softmax, its running sum, a copy
         why = f"{completions} completions of {length} tokens at once"

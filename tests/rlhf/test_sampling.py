@@ -154,7 +154,7 @@ def test_top_k_and_top_p_renormalize(settings: dict[str, float], kept: list[int]
     top_k 3 leaves (.5, .15, .3) / .95, of which .5 + .3 = .84 reaches 0.6. Log-probabilities are of what is left."""
     uniform = (torch.arange(1000) + 0.5) / 1000
     choose = SoftmaxChooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
-    token, logp = choose(P.log().expand(1000, 4), torch.eye(4), uniform)
+    token, logp = choose(P.log().repeat(1000, 1), uniform)
     assert sorted(set(token.tolist())) == kept
     mass = P[0, kept].sum()
     torch.testing.assert_close(logp, (P[0, token] / mass).log())
@@ -168,9 +168,9 @@ def test_choose_replaces_the_distribution(model: nn.Module, monkeypatch: pytest.
     monkeypatch.setattr(sampling, "shares_prompts", lambda _: shared)
     calls: list[int] = []
 
-    def count_up(state: Tensor, head: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def count_up(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         calls.append(len(uniform))
-        return torch.full((len(state),), 10 + len(calls)), torch.full((len(state),), -0.5 * len(calls))
+        return torch.full((len(logits),), 10 + len(calls)), torch.full((len(logits),), -0.5 * len(calls))
 
     (sampled,) = sample(
         model, [[1, 2, 3]], completions=2, max_new_tokens=5, end_tokens=[13], keys=[(0,)], choose=count_up
@@ -185,7 +185,7 @@ def test_the_ends_of_the_unit_interval(settings: dict[str, float]) -> None:
     p = torch.tensor([[0.0, 0.5, 0.3, 0.2, 0.0]])
     uniform = torch.tensor([0.0, 1 - 2**-24, 1.0])
     choose = SoftmaxChooser(temperature=1.0, **{"top_k": 0, "top_p": 1.0, **settings})
-    token, logp = choose(p.log().clamp(min=-200).expand(3, 5), torch.eye(5), uniform)
+    token, logp = choose(p.log().clamp(min=-200).repeat(3, 1), uniform)
     assert torch.isfinite(logp).all()
     assert token.tolist() == ([1, 3, 3] if not settings else [1, 2, 2])
 

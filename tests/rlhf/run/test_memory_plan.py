@@ -55,6 +55,15 @@ def test_without_lora_a_frozen_reference_is_kept_in_bf16() -> None:
     assert in_fp32["reference model"] == pytest.approx(4 * 1.7206, abs=0.01)
 
 
+def test_on_a_cpu_decoding_takes_a_copy_of_the_weights() -> None:
+    """1.4 billion in 28 layers, 2 bytes each under autocast, and 0.3 of the vocabulary in 4; none for a card."""
+    (copy,) = [need for need in memory_needs(grpo(), sampled=(8, 512)) if need.what == "packed weights"]
+    assert copy.phase == "sampling"
+    assert copy.gigabytes == pytest.approx(2 * 1.4093 + 4 * 0.3112, abs=0.01)
+    for settings, completions in ((grpo(), 7), (grpo(memory_gb=16), 8)):
+        assert "packed weights" not in {need.what for need in memory_needs(settings, sampled=(completions, 512))}
+
+
 def test_the_key_value_cache_is_that_of_the_completions_decoded_together() -> None:
     """28 layers, 8 heads of 128 numbers, keys and values, 2 bytes: 114,688 bytes a token."""
     one = memory_needs(grpo(), sampled=(1, 512))[-1].gigabytes

@@ -1,0 +1,95 @@
+"""Weights laid out for the products of decoding, while a model samples on a CPU.
+
+A decode step multiplies every weight with one row for each completion. PyTorch's product brings a weight into the
+layout of oneDNN's kernels each time: next to nothing beside hundreds of rows, but a third of the time beside 32. Here
+it is done once, by the operators that PyTorch's compiler uses for models that no longer change.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.cpu import has_bf16_kernels, own_fp32_kernels
+from rlhf.tensors import in_fp32
+
+SMALLEST = 2**16  # numbers of a weight; smaller ones stay in the processor's cache, and a layout gains nothing
+FEWEST_ROWS = 8  # one row is multiplied at the speed of memory in any layout
+
+type Project = Callable[[Tensor], Tensor]  # last hidden states (n, d) to logits (n, v), both in fp32
+
+
+def projection(model: PreTrainedModel) -> Project:
+    """The vocabulary projection of a model, in fp32 whatever the precision of the backbone; see `token_logp`."""
+    head: Any = model.get_output_embeddings()
+
+    def project(state: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        with torch.autocast(state.device.type, enabled=False):
+            return in_fp32(state.float(), head.weight.T)
+
+    return project
+
+
+@contextmanager
+def packed(model: PreTrainedModel, *, rows: int) -> Generator[Project]:
+    """Have the large linear layers of a model on a CPU multiply weights that are laid out once, at the start.
+
+    Under autocast the layout is in half precision; the vocabulary projection stays in fp32. Everything else, adapters
+    too, is computed as before. The copies take `bytes_of_packed` while it lasts; the model's weights are not touched.
+
+    Args:
+        rows: completions decoded together.
+
+    Yields:
+        The vocabulary projection.
+    """
+    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    layers = _large_layers(model) if rows >= FEWEST_ROWS and _can_pack(model, half) else []
+    project = projection(model)
+    head = model.get_output_embeddings()
+    try:
+        for layer in layers:
+            dtype = torch.float32 if layer is head else half or layer.weight.dtype
+            product = _product(layer, dtype)
+            if layer is head:
+                project = product
+            else:
+                layer.__dict__["forward"] = product
+        with own_fp32_kernels() if layers else nullcontext():
+            yield project
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def bytes_of_packed(model: PreTrainedModel, *, width: int) -> int:
+    """What the copies take; `width`: bytes of a number, 2 under autocast."""
+    head = model.get_output_embeddings()
+    return sum((4 if layer is head else width) * layer.weight.numel() for layer in _large_layers(model))
+
+
+def _large_layers(model: nn.Module) -> list[nn.Linear]:
+    """Plain linear layers: none whose weight is quantized or shared out among processes."""
+    plain = [layer for layer in model.modules() if type(layer) is nn.Linear and type(layer.weight) is nn.Parameter]
+    return [layer for layer in plain if layer.weight.numel() >= SMALLEST]
+
+
+def _can_pack(model: nn.Module, half: torch.dtype | None) -> bool:
+    """Whether PyTorch has the operators here, and kernels for half precision where that is asked for."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return on_cpu and torch.backends.mkldnn.is_available() and (half is None or has_bf16_kernels())
+
+
+def _product(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """What `layer` computes, in `dtype`, with its weight laid out now."""
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    def product(x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
+
+    return product
