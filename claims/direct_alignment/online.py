@@ -25,8 +25,7 @@ CLAIM = Claim(
     expected=[Expect("online", ">", "offline")],
     curves=[Curve("share of the step's pairs that the policy ranks right", series("reward/accuracy", mean_of=5))],
     text="""
-Pairs of the start stop being about the policy: at the end it no longer makes the mistakes that they reject. New pairs
-take it from 0.88 to 0.97 right, about as far from the start. They cost more: each five steps, new completions of new
-problems are sampled and judged, which the offline arm did once.
+New pairs take it to 0.97 right where those of the start take it to 0.88, about as far from the start in KL. They cost
+more: every five steps new completions of new problems are sampled and judged, which the offline arm did once.
 """,
 )

@@ -39,5 +39,10 @@ CLAIM = Claim(
         )
     ],
     expected=[Expect("steps", ">", "outcomes")],
-    text="",
+    text="""
+From as many completions, in as many steps, labels of steps teach a model to choose and labels of outcomes do not: the
+outcome model's choice is right about as often as one sample. With seeds 0 and 1 it ranks 0.55 and 0.62 of the held-out
+completions as they should be (AUC). A completion has one label of its outcome, and one for each of its steps, which say
+where the mistake is. Whether more completions or steps bring outcomes up to it was not run.
+""",
 )
