@@ -102,7 +102,7 @@ def index(results: Mapping[str, Results], links: Mapping[str, str]) -> str:
     comparisons = sum(len(open_claim(name).expected) for name in results)
     about = ABOUT.format(comparisons=comparisons, example=next(iter(results), next(iter(modules()))))
     seconds = duration(sum(one.seconds for one in results.values()))
-    total = f"All runs and computations of this page together: {seconds} of one core."
+    total = f"All runs and computations of this page together took {seconds}, one thread each; some on a busy machine."
     return "\n\n".join([about, *parts, total]) + "\n"
 
 

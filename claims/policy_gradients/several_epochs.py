@@ -61,15 +61,19 @@ CLAIM = Claim(
     ],
     curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"), ratio=True)],
     text="""
+Four algorithms stand apart, each of the six pairs by the interval of its paired difference: SAPO, M2PO, PPO's clip (as
+GRPO has it) and TOPR, in this order. The same batches take one to 0.19 and another to 0.77. GSPO, GMPO, DPPO and the
+dual clip are not told from PPO's clip.
+
 Eight steps on a batch at a learning rate of 3e-4 are more than this policy bears: without a clip it is right in 0.45 of
 a batch on average at best, and then gets worse. PPO's clip and GSPO's hold it, and DPPO after a bad start. CISPO and
 SAPO do not: both go on learning from tokens whose ratio has left the clip's range, CISPO with a weight of up to 5, and
 SAPO ends below the arm without a clip. Their KL to the start is far smaller than that arm's, and fewer of their
-completions are right: a small KL does not say that a policy is well. M2PO's limit hardly acts here. All have their
-published values, and none was tuned for this task.
+completions are right: a small KL does not say that a policy is well. M2PO's limit hardly acts here. TOPR weighs a right
+completion fully however unlikely it has become, and a wrong one less the more it is avoided. All have their published
+values, and none was tuned for this task.
 
-Read off the results, paired by seed: CISPO and SAPO stand below DPPO, PPO's clip and GSPO; SAPO stands below no clip
-and M2PO, and these two below PPO's clip and GSPO. That makes three levels. Five seeds do not tell PPO's clip, GSPO and
-DPPO apart.
+Seeds 0 to 4 of the arms without GMPO, VESPO, TOPR and the dual clip were known when these four were added, after a run
+of GMPO, VESPO and TOPR with seed 100. The comparisons of SAPO, M2PO, PPO's clip and TOPR were added with them.
 """,
 )
