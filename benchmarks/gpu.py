@@ -155,7 +155,7 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
             arguments += SMALLER.get(block.module, ["--batch_size", "4"])
             arguments += ["--token_budget", "2048"]
         try:
-            planned = in_process(lambda arguments=arguments, block=block: {"gb": _planned(block.module, arguments)})[
+            planned = in_process(lambda arguments=arguments, block=block: {"gb": planned_gb(block.module, arguments)})[
                 "gb"
             ]
             steps = records(bench.run(block.module, arguments, whole=bench.evaluate))
@@ -176,7 +176,7 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def _planned(module: str, arguments: list[str]) -> float:
+def planned_gb(module: str, arguments: list[str]) -> float:
     """What --plan states for that command."""
     import contextlib
     import io

@@ -104,7 +104,8 @@ def memory_needs(
         _activations(config, settings, in_bf16=in_bf16),
     ]
     if vocabulary:
-        needs.append(Need("logits", 4 * 4 * LOGITS_AT_ONCE / GB, "made in chunks, never all at once", "training"))
+        logits = min(LOGITS_AT_ONCE, settings.token_budget * config.vocab_size)
+        needs.append(Need("logits", 4 * 4 * logits / GB, "made in chunks, never all at once", "training"))
         if settings.low_memory:
             head = 4 * config.vocab_size * config.hidden_size / GB
             needs.append(Need("gradient in fp32", head, "of the vocabulary projection, in a backward pass", "training"))
