@@ -57,5 +57,8 @@ CLAIM = Claim(
         Expect("dynamic", ">", "as drawn", of="accuracy by samples"),
     ],
     curves=[Curve("held-out accuracy, share right", held_out_series("accuracy"))],
-    text="",
+    text="""
+After 20 steps dynamic sampling is 0.03 ahead, with ten seeds not told from equal. The task is nearly learned by then, and
+the measure was the end: the curve shows the way there. There were five seeds at first, with +0.056 [-0.022, 0.134].
+""",
 )
