@@ -58,7 +58,8 @@ CLAIM = Claim(
     ],
     curves=[Curve("held-out accuracy, share right", held_out_series("accuracy"))],
     text="""
-After 20 steps dynamic sampling is 0.03 ahead, with ten seeds not told from equal. The task is nearly learned by then, and
-the measure was the end: the curve shows the way there. There were five seeds at first, with +0.056 [-0.022, 0.134].
+Dynamic sampling is ahead at the beginning, when most groups are all wrong: after two steps 0.52 to 0.36. From the
+eighth on both are near 0.9. The measure, decided beforehand, is the end, where a difference of 0.03 is not told from
+none. There were five seeds at first, with +0.056 [-0.022, 0.134].
 """,
 )
