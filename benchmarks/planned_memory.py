@@ -56,7 +56,7 @@ def measure(module: str, arguments: Sequence[str]) -> dict[str, float]:
 
     planned = planned_gb(module, [*arguments])
     before: list[int] = []
-    from_pretrained = PreTrainedModel.from_pretrained.__func__  # ty: ignore[unresolved-attribute]
+    from_pretrained = PreTrainedModel.from_pretrained.__func__
 
     def after_a_look(*given: Any, **options: Any) -> Any:
         before.append(psutil.Process().memory_info().rss)
