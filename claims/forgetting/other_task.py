@@ -58,5 +58,10 @@ CLAIM = Claim(
         Expect("RL + KL", ">", "RL", of="other task"),
         Expect("RL + KL", "=", "RL", of="trained task", within=0.05),
     ],
-    text="",
+    text="""
+At the same accuracy on the trained task, RL keeps 0.77 of the other one where SFT keeps 0.52, and its completions are
+nearer to the start in KL. Demonstrations of the other task, mixed in, keep most of all (0.89), and stay nearest; they
+need that data, and twice as many demonstrations a step. A penalty on the KL brings RL a little nearer to the start and
+keeps no more of the other task. The start is right in 0.93 of its likeliest answers.
+""",
 )
