@@ -89,7 +89,7 @@ def make(name: str, options: argparse.Namespace, places: Sequence) -> str:
 
     claim, seeds, folder = open_claim(name), seeds_of(name, options), options.output_dir / name
     if options.redraw:
-        results = read_results(places[0].of("results", name))
+        results = read_results(name, places[0].of("results", name))
     else:
         if options.finished:
             seeds = finished(claim, seeds, folder)

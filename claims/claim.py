@@ -157,6 +157,7 @@ class Claim:
         log_x: whether that axis is logarithmic.
         before: what is made before the arms, with each seed: runs, and files. Settings name it by `RunOf`.
         over_runs: from the directories of all runs of a seed, by arm and by the names of `before`, to their numbers.
+        expected: the index shows the first, which is the one that the sentence is about.
         text: for the page: what was tried, and what a reader should take from it.
     """
 

@@ -62,7 +62,7 @@ def write_pages(name: str, results: Results, places: Places) -> None:
 def found(places: Places) -> dict[str, Results]:
     """The results of all claims that have some, in the catalogue's order."""
     files = {name: places.of("results", name) for name in modules()}
-    return {name: read_results(file) for name, file in files.items() if file.is_file()}
+    return {name: read_results(name, file) for name, file in files.items() if file.is_file()}
 
 
 def write_index(places: Places) -> Path:

@@ -53,8 +53,13 @@ class Results:
         return "{\n" + ",\n".join(lines) + "\n}"
 
 
-def read_results(file: Path) -> Results:
-    """Raises: OSError, where there is no such file."""
+def read_results(name: str, file: Path) -> Results:
+    """The results of a claim.
+
+    Raises:
+        OSError: there is no such file.
+        UserError: the claim has got another arm, measure or curve since they were written.
+    """
     found = json.loads(file.read_text(encoding="utf-8"))
     for of_arms in found["values"].values():
         for arm, values in of_arms.items():
@@ -62,7 +67,21 @@ def read_results(file: Path) -> Results:
     for of_arms in found["curves"].values():
         for arm, runs in of_arms.items():
             of_arms[arm] = [[(x, y) for x, y in points] for points in runs]
-    return Results(**found)
+    results = Results(**found)
+    if missing := _missing(open_claim(name), results):
+        raise UserError(
+            f"{file} has no {missing}, which the claim has", f"Make what is missing: python -m claims {name}."
+        )
+    return results
+
+
+def _missing(claim: Claim, results: Results) -> str:
+    """What a claim has and its results have not; "": nothing."""
+    for measure in claim.measures:
+        for arm in claim.arms:
+            if arm not in results.values.get(measure.name, {}):
+                return f"{measure.name} of {arm}"
+    return next((curve.title for curve in claim.curves if curve.title not in results.curves), "")
 
 
 def make_results(name: str, seeds: Sequence[int], folder: Path, *, at_once: int, quiet: bool) -> Results:

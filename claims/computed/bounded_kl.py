@@ -61,14 +61,14 @@ CLAIM = Claim(
     ],
     seeds=10,
     text="""
-With IPO the policy stands still after 2,000 steps, 2.0 nats from the start. With DPO it goes on at every beta: on
-pairs that can all be ranked right there is always a larger margin with a smaller loss. A beta of 1 instead of 0.1
-makes it slower and does not end it; a penalty whose weight is the reference's acts on the size of the gradient, not on
-where it points. What limits the KL of DPO in the end is that completions are enumerated: it cannot be more than minus
-the logarithm of the start's probability of one of them.
+With IPO the policy stands still after 2,000 steps, 2.0 nats from the start. With DPO it goes on at every beta: on pairs
+that can all be ranked right there is always a larger margin with a smaller loss. A beta of 1 instead of 0.1 makes it
+slower and does not end it: beta changes how long the gradient of a pair is, and not where it points. What limits the KL
+of DPO in the end is that completions are enumerated: it cannot be more than minus the logarithm of the start's
+probability of one of them.
 
-That IPO needs 2,000 steps was seen with another seed before, so the claim compares 4,000 steps with 2,000. Before
-that, training was tried: one run each of the embedded model on 32 pairs, 80 steps of 16, beta 0.1, ended 2.3 nats from
-the start with DPO and 0.9 with IPO.
+That IPO needs 2,000 steps was seen with another seed before, so the claim compares 4,000 steps with 2,000. Before that,
+training was tried: one run each of the embedded model on 32 pairs, 80 steps of 16, beta 0.1, ended 2.3 nats from the
+start with DPO and 0.9 with IPO.
 """,
 )

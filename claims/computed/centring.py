@@ -53,11 +53,11 @@ CLAIM = Claim(
     ],
     seeds=20,
     text="""
-The mean goes to 0, and accuracy goes with it: 0.11 of the pairs. The reason is the size of the rewards. Without the
-term 300 steps make their standard deviation about 10, and then 0.01 (r_w + r_l)^2 is larger than the loss of most
-pairs: what is learned is that the two rewards of each training pair add up to 0, which says nothing of other pairs.
-Tried with two other seeds: after 50 steps, with a standard deviation of 3.5, the same weight costs 0.01 of accuracy; a
-tenth of it costs nothing then, and 0.05 after 300 steps. So the weight belongs to the size that rewards grow to, and a
-reward model that is trained until its pairs are certain needs a smaller one, or the mean taken off afterwards.
+The mean comes near 0, and accuracy falls by 0.11. The reason is the size of the rewards. Without the term 300 steps
+make their standard deviation about 10, and then 0.01 (r_w + r_l)^2 is larger than the loss of most pairs: what is
+learned is that the two rewards of each training pair add up to 0, which says nothing of other pairs. Tried with two
+other seeds: after 50 steps, with a standard deviation of 3.5, the same weight costs 0.01 of accuracy; a tenth of it
+costs nothing then, and 0.05 after 300 steps. So the weight belongs to the size that rewards grow to, and a reward model
+that is trained until its pairs are certain needs a smaller one, or the mean taken off afterwards.
 """,
 )

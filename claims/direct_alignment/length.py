@@ -4,7 +4,7 @@ from claims.claim import Arm, Claim, Expect, Measure, Paper, RunOf
 from claims.direct_alignment.setting import ACCURACY, RUN, SETTING, change, pairs
 
 CLAIM = Claim(
-    sentence="Where longer completions are preferred, SimPO and ORPO write less more than DPO does.",
+    sentence="Where longer completions are preferred, completions grow less with SimPO and ORPO than with DPO.",
     paper=Paper(
         "Meng et al.", 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", "2405.14734"
     ),
@@ -24,8 +24,8 @@ CLAIM = Claim(
         ACCURACY,
     ],
     expected=[
-        Expect("DPO", ">", 0.0, of="length"),
         Expect("SimPO", "<", "DPO", of="length"),
+        Expect("DPO", ">", 0.0, of="length"),
         Expect("ORPO", "<", "DPO", of="length"),
     ],
     text="""

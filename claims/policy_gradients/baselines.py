@@ -5,7 +5,7 @@ from claims.policy_gradients.short_words import RARE_SUCCESS, SUCCESS, SUCCESS_C
 
 CLAIM = Claim(
     sentence="Where success is rare and the reward noisy, the baseline decides how much is learned: that of a prompt's "
-    "own completions is best, and no division by their standard deviation.",
+    "own completions is best, not divided by their standard deviation.",
     paper=Paper(
         "Ahmadian et al.",
         2024,

@@ -50,7 +50,7 @@ CLAIM = Claim(
 Entropy falls in every arm. KL-Cov alone holds it up, to 0.08 where GRPO has 0.02, and it learns the least: at the end
 0.77 of a batch are right, of the others 0.85 to 0.97. Each word has one right spelling, so that a policy that knows it
 is certain, and entropy that is left is mistakes: nothing here rewards exploring, which is what the rules are for. The
-top fifth of the tokens teach as much as all of them, over 40 optimizer steps; no longer run was made.
+top fifth of the tokens is not told from all of them, over 40 optimizer steps; no longer run was made.
 
 At first these runs made one optimizer step on each of 40 batches of 4 prompts (9b38be8, 5 seeds). There KL-Cov changed
 nothing, to the last bit: its penalty is the KL to the policy that sampled, which has no gradient while the policy is

@@ -35,11 +35,11 @@ CLAIM = Claim(
     },
     measures=[KL, SUCCESS],
     expected=[
+        Expect("k2 in loss", "=", "k1 in reward", within=0.02),
         Expect("k1 in reward", "<", "no KL"),
         Expect("k2 in loss", "<", "no KL"),
         Expect("k3 in loss", "<", "no KL"),
         Expect("k3 weighed", "<", "no KL"),
-        Expect("k2 in loss", "=", "k1 in reward", within=0.02),
         Expect("k3 in loss", ">", "k2 in loss"),
         Expect("k3 weighed", "=", "k2 in loss", within=0.02),
         Expect("k2 in loss", "=", "k1 in reward", of="success", within=0.05),
@@ -50,7 +50,8 @@ A coefficient of 0.1 was too small to see what the penalty is for: all runs end 
 start, with and without it, and the seeds differ more than the arms. A larger one was not run.
 
 What is seen are equalities. k3 times the ratio and k2 give the same runs, to seven digits: on-policy both have the
-gradient -log_r d log pi, sample by sample ([KL, exactly](../kl.md)). k2 in the loss and k1 in the reward have the same
-success. Not expected beforehand, and so to be tested: k3 in the loss has the lowest success with each seed.
+gradient -log_r d log pi, sample by sample ([KL, exactly](../kl.md)). k2 in the loss and k1 in the reward differ by less
+than 0.05 in success. Not expected beforehand, and so to be tested: with each seed k3 in the loss has the lowest
+success.
 """,
 )

@@ -35,11 +35,11 @@ CLAIM = Claim(
     },
     measures=[SUCCESS],
     expected=[
+        Expect("GRPO", "<", "Dr. GRPO"),
         Expect("no baseline", "<", "running mean"),
         Expect("running mean", "<", "RLOO"),
         Expect("ReMax", "<", "RLOO"),
         Expect("PPO", "<", "RLOO"),
-        Expect("GRPO", "<", "Dr. GRPO"),
         Expect("GRPO", "<", "REINFORCE++"),
         Expect("REINFORCE++", "<", "RLOO"),
         Expect("OPO", ">", "RLOO"),

@@ -69,9 +69,9 @@ Eight steps on a batch at a learning rate of 3e-4 are more than this policy bear
 a batch on average at best, and then gets worse. PPO's clip and GSPO's hold it, and DPPO after a bad start. CISPO and
 SAPO do not: both go on learning from tokens whose ratio has left the clip's range, CISPO with a weight of up to 5, and
 SAPO ends below the arm without a clip. Their KL to the start is far smaller than that arm's, and fewer of their
-completions are right: a small KL does not say that a policy is well. M2PO's limit hardly acts here. TOPR weighs a right
-completion fully however unlikely it has become, and a wrong one less the more it is avoided. All have their published
-values, and none was tuned for this task.
+completions are right: a small KL does not say that a policy is well. M2PO leaves out one token in seven and is not told
+from no clip. TOPR weighs a right completion fully however unlikely it has become, and a wrong one less the more it is
+avoided. All have their published values, and none was tuned for this task.
 
 Seeds 0 to 4 of the arms without GMPO, VESPO, TOPR and the dual clip were known when these four were added, after a run
 of GMPO, VESPO and TOPR with seed 100. The comparisons of SAPO, M2PO, PPO's clip and TOPR were added with them.

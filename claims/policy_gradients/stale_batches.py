@@ -14,7 +14,7 @@ CLAIM = Claim(
     paper=Paper(
         "Zheng et al.",
         2025,
-        "Prosperity before Collapse: How Far Can Off-Policy RL Reach with Stale Data",
+        "Prosperity before Collapse: How Far Can Off-Policy RL Reach with Stale Data on LLMs?",
         "2510.01161",
     ),
     setting="The embedded model spells words of 3 to 5 letters backward. 40 batches of 4 prompts with 8 completions "
@@ -23,8 +23,12 @@ CLAIM = Claim(
     shared={**SHORT_WORDS, "max_steps": 40},
     arms={
         "fresh": Arm("trained on at once", UNWEIGHED, line="uncorrected", x=0),
-        "4 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 4}, line="uncorrected", x=4),
-        "16 steps old": Arm("nothing corrected", {**UNWEIGHED, "staleness": 16}, line="uncorrected", x=16),
+        "4 steps old": Arm(
+            "nothing corrected; settings at 16 steps", {**UNWEIGHED, "staleness": 4}, line="uncorrected", x=4
+        ),
+        "16 steps old": Arm(
+            "nothing corrected; settings at 16 steps", {**UNWEIGHED, "staleness": 16}, line="uncorrected", x=16
+        ),
         "TIS": Arm("16 steps, tokens weighed by pi / pi_sampler, at most 2", {**TRUNCATED, "staleness": 16}),
         "MIS": Arm("16 steps, tokens of a weight above 2 left out", {**MASKED, "staleness": 16}),
         "IcePop": Arm(
@@ -64,8 +68,8 @@ are 0.96 (fresh), 0.91 (TIS of completions), 0.79 (sequence mask), 0.72 (PPO's c
 (IcePop) and 0.42 (uncorrected).
 
 The product of a completion's weights, cut at 2, comes near fresh batches: with 27 tokens its variance, which it is
-avoided for, does no harm. Leaving out the wrong completions that the policy has left comes next, then PPO's clip.
-Weights of single tokens gain less, and that of a band is not told from none.
+avoided for, does no harm. Leaving out the wrong completions that the policy has left comes next, and PPO's clip is not
+told from it. Weights of single tokens gain less, and that of a band is not told from none.
 
 Paired by seed, the corrections are a ladder, read off these runs and not expected beforehand: TIS above none by 0.11
 [0.04, 0.18], the sequence mask above TIS by 0.11 [0.05, 0.18], TIS of completions above the mask by 0.07 [0.02, 0.12],

@@ -46,7 +46,8 @@ CLAIM = Claim(
     ],
     text="""
 Where the longer one is chosen in half of the pairs, score and length go together, and of pairs whose right completion
-is the shorter one the model ranks 0.42 right: fewer than by chance. Over all pairs it loses 0.05 only. Who measures
-accuracy alone hardly sees it, and a policy that is optimized against this model has found how to please it.
+is the shorter one the model ranks 0.42 right: fewer than by chance. Over all pairs it loses 0.05, which five seeds do
+not tell from 0. Who measures accuracy alone hardly sees it, and a policy that is optimized against this model has found
+how to please it.
 """,
 )

@@ -5,13 +5,14 @@ else: multiprocessing's forkserver. A GPU cannot be used in a fork if it was ask
 when they are imported; so with one, as on other systems, it is a new interpreter.
 """
 
+import ctypes
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -19,6 +20,7 @@ from threading import Thread
 from rlhf.config.profiles import may_have_gpu
 
 IMPORTED_ONCE = ["rlhf.run.session", "torch", "transformers.modeling_utils", "accelerate", "peft"]
+PR_SET_PDEATHSIG = 1
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -32,8 +34,18 @@ def run_module(module: str, arguments: Sequence[str], *, beside_others: bool) ->
         return _forked(module, arguments)
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, **(ONE_THREAD if beside_others else {})}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=False, env=environment, preexec_fn=_ends_with_parent()
+    )
     return done.returncode, done.stdout
+
+
+def _ends_with_parent() -> Callable[[], None] | None:
+    """What a new process calls so that Linux asks it to end once this one is gone; None on other systems."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _forked(module: str, arguments: Sequence[str]) -> tuple[int, str]:

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -119,7 +120,7 @@ def test_pages_of_the_documents_are_those_of_their_results(name: str) -> None:
     shown = page(
         name,
         catalogue.open_claim(name),
-        read_results(places.of("results", name)),
+        read_results(name, places.of("results", name)),
         picture=f"../images/claims/{name}.png",
     )
     assert places.of("page", name).read_text() == shown
@@ -146,7 +147,7 @@ def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, caps
     assert len(made) == 12
     shown = capsys.readouterr().out
     assert "length, long | rope − short rope: +10 [10, 10] seen" in shown
-    results = read_results(tmp_path / "runs" / "rope" / "results.json")
+    results = read_results("rope", tmp_path / "runs" / "rope" / "results.json")
     assert results.values["length"]["short rope"] == [10, 20, 30]
     assert results.values["together"]["both ropes"] == [4, 4, 4]
     assert results.curves["length, metres"]["short rope"][0] == [(1, 5), (2, 10)]
@@ -191,7 +192,7 @@ def test_seeds_that_are_finished_are_enough(made: list[str], tmp_path: Path) -> 
     main([*arguments, "--seeds", "2"])
     assert main([*arguments, "--finished"]) == 0
     assert len(made) == 8
-    assert read_results(tmp_path / "rope" / "results.json").seeds == [0, 1]
+    assert read_results("rope", tmp_path / "rope" / "results.json").seeds == [0, 1]
     assert not (tmp_path / "rope" / "rope.md").exists()
 
 
@@ -208,7 +209,7 @@ def test_what_is_computed_is_computed_once(
 ) -> None:
     arguments = ["halves", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet", "--write_docs"]
     assert main(arguments) == 0
-    results = read_results(tmp_path / "runs" / "halves" / "results.json")
+    results = read_results("halves", tmp_path / "runs" / "halves" / "results.json")
     assert results.values["size"]["four"] == [4.0, 4.2, 4.4]
     page = (tmp_path / "docs" / "claims" / "halves.md").read_text()
     assert "| two / four | size | < 1 | × 0.5 [0.5, 0.5] | **seen** |" in page
@@ -237,6 +238,29 @@ def test_pages_are_drawn_again_without_a_run(made: list[str], undrawn: None, tmp
     with pytest.raises(UserError, match="rope: there are no results"):
         main(["rope", "--redraw"])
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "missing"),
+    [
+        ({"arms": {**COMPUTED.arms, "three": Arm("3")}}, "size of three"),
+        ({"measures": [*COMPUTED.measures, Measure("weight", "grams", "weighed")]}, "weight of two"),
+        ({"curves": [Curve("size, units", series("size"))]}, "size, units"),
+    ],
+)
+def test_results_of_a_claim_that_has_grown_are_refused(
+    made: list[str], undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any, missing: str
+) -> None:
+    """Its page and the index of all claims would have a hole."""
+    main(["halves", "--at_once", "1", "--output_dir", str(tmp_path / "runs"), "--quiet", "--write_docs"])
+    grown = {"rope": TRAINED, "halves": replace(COMPUTED, **more)}
+    for module in ("claims.__main__", "claims.results", "claims.output"):
+        monkeypatch.setattr(f"{module}.open_claim", grown.__getitem__)
+    with pytest.raises(UserError, match=f"halves.json has no {missing}, which the claim has") as refused:
+        main(["halves", "--redraw"])
+    assert refused.value.hint == "Make what is missing: python -m claims halves."
+    with pytest.raises(UserError, match=f"has no {missing}"):
+        found(in_docs(tmp_path / "docs"))
 
 
 def test_plan_and_list_make_nothing(made: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ if __name__ == "__main__":
     from rlhf.run import processes
     processes.IMPORTED_ONCE = []
     processes.may_have_gpu = lambda: False
-    processes.run_module("toy_of_sleep", [], beside_others=True)
+    processes.run_module("toy_of_sleep", [], beside_others=sys.argv[1] == "fork")
 """
 SLEEPS = """
 import os, time
@@ -89,14 +89,15 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux")
-def test_a_fork_ends_with_the_command_that_started_it(toy: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says that a parent is gone")
+@pytest.mark.parametrize("kind", ["fork", "interpreter"])
+def test_a_process_ends_with_the_command_that_started_it(kind: str, toy: str, tmp_path: Path) -> None:
     """However that ends, so that the same command can be started again: a run would still be held."""
     (tmp_path / "toy_of_sleep.py").write_text(SLEEPS)
     (tmp_path / "toy_of_start.py").write_text(STARTS)
     sleeping = tmp_path / "sleeping"
     source = f"{tmp_path}{os.pathsep}{Path(processes.__file__).parents[2]}"
-    command = subprocess.Popen([sys.executable, "toy_of_start.py"], env=os.environ | {"PYTHONPATH": source})
+    command = subprocess.Popen([sys.executable, "toy_of_start.py", kind], env=os.environ | {"PYTHONPATH": source})
     try:
         assert _soon(sleeping.exists, seconds=60)
     finally:
