@@ -34,8 +34,8 @@ CLAIM = Claim(
     arms={name(line, share): arm(line, share) for line in LOSSES for share in SHARES if share or line == "DPO"},
     measures=[ACCURACY],
     expected=[
+        *(Expect(name(line, share), ">", name("DPO", share)) for share in (20, 40) for line in ("robust DPO", "cDPO")),
         Expect("DPO, 40 %", "<", "DPO, 0 %"),
-        *(Expect(name(line, share), ">", name("DPO", share)) for share in (20, 40) for line in ("cDPO", "robust DPO")),
     ],
     x="pairs with the wrong one chosen, %",
     text="""

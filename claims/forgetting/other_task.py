@@ -50,8 +50,8 @@ CLAIM = Claim(
         ),
     ],
     expected=[
-        Expect("RL", "=", "SFT", of="trained task", within=0.05),
         Expect("RL", ">", "SFT", of="other task"),
+        Expect("RL", "=", "SFT", of="trained task", within=0.05),
         Expect("RL", "<", "SFT", of="KL"),
         Expect("SFT + pretraining", ">", "SFT", of="other task"),
         Expect("RL + KL", "<", "RL", of="KL"),
