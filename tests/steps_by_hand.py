@@ -45,10 +45,11 @@ def record_steps(monkeypatch: pytest.MonkeyPatch, *places: str) -> list[Step]:
         return {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def spy(accelerator, module: nn.Module, optimizer, *, lr: float, max_grad_norm: float) -> float:
-        before = weights(module)
-        grad = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        model = getattr(module, "model", module)  # of a scorer; a critic is one by itself
+        before = weights(model)
+        grad = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         norm = plain(accelerator, module, optimizer, lr=lr, max_grad_norm=max_grad_norm)
-        steps.append(Step(module, before, grad, weights(module), lr, max_grad_norm))
+        steps.append(Step(model, before, grad, weights(model), lr, max_grad_norm))
         return norm
 
     for place in places:
