@@ -2,8 +2,7 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from policy_gradients.defaults import resolve
 from policy_gradients.rollout import Batch
 from rlhf.aggregate import Totals
 from rlhf.groups import Group, micro_batches
+from rlhf.run.session import Session
 
 MASK = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
 
@@ -141,7 +141,7 @@ def learner(tmp_path: Path, *, token_budget: int, **settings: float) -> CriticLe
     recipe = resolve(PolicyGradientConfig(algorithm="ppo", group_size=2, critic=settings_of_critic))
     accelerator = Accelerator(cpu=True)
     layout = {"token_budget": token_budget, "shared_prefix": True}
-    session: Any = SimpleNamespace(accelerator=accelerator, layout=layout, path=tmp_path, prepare=accelerator.prepare)
+    session = Mock(spec=Session, accelerator=accelerator, layout=layout, path=tmp_path, prepare=accelerator.prepare)
     policy = tiny_model("qwen3", layers=1)
     made = CriticLearner(session, policy, settings_of_critic, recipe)
     nn.init.normal_(made.critic.head.weight, std=0.1)
