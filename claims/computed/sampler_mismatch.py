@@ -93,7 +93,7 @@ No weight brings back what the sampler never says: with top-p the product has mo
 and IcePop are TIS.
 
 Completions are of 1 to 3 tokens: the variance of the product grows with the length, and with it the case for a cap.
-[Stale batches](stale_batches.md) has runs with completions of 27 tokens. The distances between a bf16 sampler and a
-bf16 trainer are the small ones on the left (`sampler/logp_gap`, a few hundredths of a nat a token).
+[Stale batches](stale_batches.md) has runs with completions of 27 tokens. How far a bf16 sampler is from its trainer, a
+run says in `sampler/logp_gap`; none was measured for this page.
 """,
 )

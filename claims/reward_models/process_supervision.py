@@ -40,9 +40,9 @@ CLAIM = Claim(
     ],
     expected=[Expect("steps", ">", "outcomes")],
     text="""
-From as many completions, in as many steps, labels of steps teach a model to choose and labels of outcomes do not: the
-outcome model's choice is right about as often as one sample. With seeds 0 and 1 it ranks 0.55 and 0.62 of the held-out
-completions as they should be (AUC). A completion has one label of its outcome, and one for each of its steps, which say
-where the mistake is. Whether more completions or steps bring outcomes up to it was not run.
+From as many completions, in as many steps, a model of steps finds a right one among eight in 0.48 of problems, a model
+of outcomes in 0.27. With seeds 0 and 1 the outcome model's AUC on held-out completions is 0.55 and 0.62: it hardly
+tells right from wrong yet. A completion has one label of its outcome, and one for each of its steps, which say where
+the mistake is. How often one sample is right was not measured beside them, and no longer training was run.
 """,
 )

@@ -35,13 +35,16 @@ def run_module(module: str, arguments: Sequence[str], *, beside_others: bool) ->
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, **(ONE_THREAD if beside_others else {})}
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=False, env=environment, preexec_fn=_ends_with_parent()
+        command, stdout=subprocess.PIPE, text=True, check=False, env=environment, preexec_fn=_linux_ends_it()
     )
     return done.returncode, done.stdout
 
 
-def _ends_with_parent() -> Callable[[], None] | None:
-    """What a new process calls so that Linux asks it to end once this one is gone; None on other systems."""
+def _linux_ends_it() -> Callable[[], None] | None:
+    """What a new process calls so that Linux asks it to end once this one is gone; None on other systems.
+
+    A fork cannot use this: its parent is the server, which stays.
+    """
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
