@@ -1,6 +1,7 @@
 """All weights trained in little memory: what stochastic rounding keeps, what is stored, and that a run resumes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from rlhf.config.trainer import TrainerConfig
 from rlhf.models.low_memory import store_trained_in_bf16
 from rlhf.optimizer import make_optimizer
 
@@ -86,3 +88,17 @@ def test_no_random_number_of_the_run_is_taken() -> None:
     state = torch.get_rng_state()
     make_optimizer(nn.ParameterList([weight]), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0).step()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"lora_rank": 8}, "low_memory trains all weights, and lora_rank few"),
+        ({"precision": "fp32"}, "low_memory computes in bf16"),
+        ({"fsdp": True}, "fsdp cannot divide moments in 8 bits"),
+    ],
+)
+def test_what_low_memory_does_not_go_with_is_refused(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        TrainerConfig(**{"max_steps": 1, "low_memory": True, "precision": "bf16"} | settings)
+    TrainerConfig(max_steps=1, low_memory=True, precision="bf16")
