@@ -25,6 +25,7 @@ CLAIM = Claim(
     measures=[ENTROPY, SUCCESS],
     expected=[Expect("0.28", ">", "0.2"), Expect("1.0", ">", "0.2"), Expect("0.28", ">", "0.2", of="success")],
     curves=[ENTROPY_CURVE],
+    seeds=10,
     text="""
 Neither entropy nor success is seen to rise. The clip stops 1.9 % of the tokens with an upper bound of 1.2, 1.7 % with
 1.28 and 1.3 % with 2, so that the whole step from PPO's bound to 2 frees one token in 200. The entropy falls from 0.14

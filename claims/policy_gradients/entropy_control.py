@@ -46,6 +46,7 @@ CLAIM = Claim(
         Expect("adaptive", "<", "none", of="success"),
     ],
     curves=[ENTROPY_CURVE, SUCCESS_CURVE],
+    seeds=10,
     text="""
 Entropy falls in every arm. KL-Cov alone holds it up, to 0.08 where GRPO has 0.02, and it learns the least: at the end
 0.77 of a batch are right, of the others 0.85 to 0.97. Each word has one right spelling, so that a policy that knows it

@@ -36,6 +36,7 @@ CLAIM = Claim(
     measures=[LENGTH, SUCCESS],
     expected=[Expect("by length", ">", "by a constant"), Expect("by length", ">", "by all tokens")],
     curves=[Curve("length of wrong completions, tokens", series("length/wrong", mean_of=3))],
+    seeds=10,
     text="""
 Nothing is seen. Both right and wrong solutions have a form that fixes their length, 36 to 40 tokens, and the embedded
 model knows no other way on. With four seeds the arms end within 3 tokens of each other. With seed 0, where no arm

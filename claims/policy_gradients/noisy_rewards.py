@@ -45,6 +45,7 @@ CLAIM = Claim(
         Expect("OPO", ">", "RLOO"),
     ],
     curves=[SUCCESS_CURVE],
+    seeds=10,
     text="""
 Two groups are apart. RLOO, OPO, Dr. GRPO and REINFORCE++ have between 0.65 and 0.81 with every seed. No baseline, ReMax
 and PPO learn next to nothing with most: the reward's constant first makes likelier whatever was sampled. ReMax takes

@@ -54,6 +54,7 @@ CLAIM = Claim(
         Curve("share of a batch that was cut, mean of three batches", series("length/truncated", mean_of=3)),
         Curve("share of a batch that is right, mean of three batches", series("reward/exact", mean_of=3)),
     ],
+    seeds=10,
     text="""
 Both punishments do away with cut completions, and with right ones. Softly punished, the policy ends at 14 tokens, fewer
 than the steps of three terms take, and 0.12 of all its completions are right where 0.34 are without punishment: to be

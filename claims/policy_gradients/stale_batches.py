@@ -61,6 +61,7 @@ CLAIM = Claim(
     ],
     curves=[SUCCESS_CURVE],
     x="age of a batch, steps",
+    seeds=10,
     text="""
 Success is measured on the batches as they are trained on. Where they wait 16 steps, the first 17 are the starting
 policy's, 0.44 right whatever is learned, so that the mean over 40 cannot exceed 0.76. Behind the 16th batch the means
