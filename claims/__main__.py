@@ -100,7 +100,7 @@ def make(name: str, options: argparse.Namespace, places: Sequence) -> str:
         write_pages(name, results, place)
     comparisons = results.comparisons(claim)
     lines = [f"{name}: {claim.sentence} {overall(comparisons)}"]
-    for one in comparisons:
+    for one in [*comparisons, *results.beside(claim)]:
         lines.append(f"    {one.measure.name}, {compared(one)}: {between(one)} {one.verdict}")
     where = "results" if options.no_pages else "page"
     return "\n".join([*lines, f"    {where}: {places[-1].of(where, name)}"])

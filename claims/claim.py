@@ -157,7 +157,8 @@ class Claim:
         log_x: whether that axis is logarithmic.
         before: what is made before the arms, with each seed: runs, and files. Settings name it by `RunOf`.
         over_runs: from the directories of all runs of a seed, by arm and by the names of `before`, to their numbers.
-        expected: the index shows the first, which is the one that the sentence is about.
+        expected: what the sentence says of the arms; the verdict is theirs, and the index shows the first.
+        beside: what else the same runs can show; it does not count for the verdict.
         text: for the page: what was tried, and what a reader should take from it.
     """
 
@@ -168,6 +169,7 @@ class Claim:
     expected: Sequence[Expect]
     text: str
     setting: str
+    beside: Sequence[Expect] = ()
     seeds: int = 5
     command: str = ""
     shared: Mapping[str, Any] = field(default_factory=dict)
@@ -182,7 +184,7 @@ class Claim:
         """Raises: ValueError: the claim contradicts itself."""
         if bool(self.command) == bool(self.compute):
             raise ValueError("a claim has either a command or a computation")
-        for one in self.expected:
+        for one in (*self.expected, *self.beside):
             self.measure_of(one)
             for arm in (one.left, one.right):
                 if isinstance(arm, str) and arm not in self.arms:

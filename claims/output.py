@@ -87,8 +87,9 @@ interval. Where an arm or a comparison was added after the first seeds, or a sen
 
 **seen**: the interval lies on the side that is claimed. **opposite**: on the other side. **not seen**: it holds both
 sides, which says that this experiment, of this size, does not show it, and not that it is false. A claim with several
-comparisons says how many of them are what. Where there is nothing to see, 2.5 % of comparisons are called seen by
-chance; there are {comparisons} on this page. Small models, short runs: a verdict is about what is on its page."""
+comparisons says how many of them are what; what else its runs show stands on its page and does not count here. Where
+there is nothing to see, 2.5 % of comparisons are called seen by chance; the verdicts below are of {comparisons}. Small
+models, short runs: a verdict is about what is on its page."""
 
 
 def index(results: Mapping[str, Results], links: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from claims.claim import Arm, Claim, File, Measure, RunOf, SeedPlus
 from claims.results import Results
-from claims.verdicts import over_seeds, overall
+from claims.verdicts import Comparison, over_seeds, overall
 from claims.words import between, claimed, compared, number, with_interval
 from rlhf.report.numbers import duration
 
@@ -22,8 +22,7 @@ def page(name: str, claim: Claim, results: Results, *, picture: str) -> str:
     Args:
         picture: where it is, seen from the page.
     """
-    comparisons = results.comparisons(claim)
-    found = [[compared(one), one.measure.name, claimed(one), between(one), f"**{one.verdict}**"] for one in comparisons]
+    comparisons, beside = results.comparisons(claim), results.beside(claim)
     parts = [
         f"{HEAD}# {claim.sentence}",
         f"The claim is that of {claim.paper.text}.",
@@ -33,7 +32,9 @@ def page(name: str, claim: Claim, results: Results, *, picture: str) -> str:
         _arms(claim),
         f"## What is measured\n\nDecided before the runs:{_measures(claim)}",
         f"## What was found\n\n{_values(claim, results)}",
-        table(["comparison", "of", "claimed", "found", "verdict"], found),
+        _comparisons(comparisons, column="claimed"),
+        "What else these arms were expected to show; it does not count for the verdict:" if beside else "",
+        _comparisons(beside, column="expected") if beside else "",
         claim.text.strip(),
         f"## Again\n\n    {command(name, claim, results)}",
         _origin(claim, results),
@@ -125,6 +126,11 @@ def _lines(claim: Claim, measure: Measure, results: Results) -> str:
             cells.setdefault(arm.line or name, {})[arm.x] = _mean(measure, results.values[measure.name][name])
     rows = [[line, *(of_x.get(x, "–") for x in at)] for line, of_x in cells.items()]
     return f"{measure.name} ({measure.unit}), at {claim.x}:\n\n" + table(["", *(f"{x:g}" for x in at)], rows)
+
+
+def _comparisons(comparisons: Sequence[Comparison], *, column: str) -> str:
+    rows = [[compared(one), one.measure.name, claimed(one), between(one), f"**{one.verdict}**"] for one in comparisons]
+    return table(["comparison", "of", column, "found", "verdict"], rows)
 
 
 def _mean(measure: Measure, values: Sequence[float]) -> str:

@@ -32,7 +32,7 @@ def write_picture(claim: Claim, results: Results, output: Path) -> Path:
 
 def draw(claim: Claim, results: Results) -> charts.Spec:
     """The figure as a Vega-Lite spec."""
-    comparisons = results.comparisons(claim)
+    comparisons = [*results.comparisons(claim), *results.beside(claim)]
     of_lines = any(arm.x is not None for arm in claim.arms.values())
     of_arms = any(arm.x is None for arm in claim.arms.values())
     values, differences = [], []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from claims.catalogue import open_claim
-from claims.claim import Claim, Numbers
+from claims.claim import Claim, Expect, Numbers
 from claims.runs import Seed, planned
 from claims.verdicts import Comparison, compare
 from rlhf.config.recorded import read_provenance
@@ -39,8 +39,15 @@ class Results:
     processor: str
 
     def comparisons(self, claim: Claim) -> list[Comparison]:
+        """Those of the claim's sentence, which make its verdict."""
+        return self._compared(claim, claim.expected)
+
+    def beside(self, claim: Claim) -> list[Comparison]:
+        return self._compared(claim, claim.beside)
+
+    def _compared(self, claim: Claim, expectations: Sequence[Expect]) -> list[Comparison]:
         found = []
-        for expected in claim.expected:
+        for expected in expectations:
             measure = claim.measure_of(expected)
             of_arms = self.values[measure.name]
             right = [expected.right] * len(self.seeds) if isinstance(expected.right, float | int) else None

@@ -57,6 +57,8 @@ CLAIM = Claim(
         Expect(at("DPO, beta 0.1", 4000), ">", at("DPO, beta 0.1", 2000)),
         Expect(at("DPO, beta 1", 4000), ">", at("DPO, beta 1", 2000)),
         Expect(at("IPO, beta 0.1", 4000), "=", at("IPO, beta 0.1", 2000), within=0.05),
+    ],
+    beside=[
         Expect(at("DPO, beta 1", 4000), ">", at("IPO, beta 0.1", 4000)),
     ],
     seeds=10,

@@ -56,6 +56,8 @@ CLAIM = Claim(
         Expect("GRPO, 0.05", ">", "Dr. GRPO, 0.05"),
         Expect("GRPO, 0.95", ">", "Dr. GRPO, 0.95"),
         Expect("Dr. GRPO, 0.05", "=", "Dr. GRPO, 0.95", within=0.1),
+    ],
+    beside=[
         Expect("MaxRL, 0.05", ">", "GRPO, 0.05"),
         Expect("MaxRL, 0.95", "<", "GRPO, 0.95"),
     ],

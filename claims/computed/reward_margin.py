@@ -66,6 +66,8 @@ CLAIM = Claim(
         Expect("large", ">", "none", of="accuracy"),
         Expect("large", ">", "none", of="accuracy, clear pairs"),
         Expect("large", "<", "none", of="accuracy, close pairs"),
+    ],
+    beside=[
         Expect("large", ">", "none", of="best of 64"),
     ],
     seeds=20,

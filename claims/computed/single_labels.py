@@ -47,7 +47,8 @@ CLAIM = Claim(
         "KTO, weights 1": Arm("all labels as they are"),
     },
     measures=[Measure("accuracy", "share right", "probability of a right completion, 100 held-out prompts, exact")],
-    expected=[Expect("KTO", ">", "DPO"), Expect("KTO", ">", "KTO, weights 1")],
+    expected=[Expect("KTO", ">", "DPO")],
+    beside=[Expect("KTO", ">", "KTO, weights 1")],
     seeds=20,
     text="""
 KTO is ahead of DPO in most worlds and not in all: with 20 of them the interval still holds 0. What is seen is that the

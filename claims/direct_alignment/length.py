@@ -25,8 +25,10 @@ CLAIM = Claim(
     ],
     expected=[
         Expect("SimPO", "<", "DPO", of="length"),
-        Expect("DPO", ">", 0.0, of="length"),
         Expect("ORPO", "<", "DPO", of="length"),
+    ],
+    beside=[
+        Expect("DPO", ">", 0.0, of="length"),
     ],
     text="""
 The labels themselves prefer length, so all three learn to write longer: a mean over tokens takes away DPO's own liking

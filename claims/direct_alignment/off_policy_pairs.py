@@ -35,6 +35,8 @@ CLAIM = Claim(
     ],
     expected=[
         Expect("WPO", ">", "DPO"),
+    ],
+    beside=[
         Expect("DPO", "<", "DPO, own"),
         Expect("WPO, own", "=", "DPO, own", within=0.05),
         Expect("WPO", "<", "DPO", of="KL"),

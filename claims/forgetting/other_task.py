@@ -53,6 +53,8 @@ CLAIM = Claim(
         Expect("RL", ">", "SFT", of="other task"),
         Expect("RL", "=", "SFT", of="trained task", within=0.05),
         Expect("RL", "<", "SFT", of="KL"),
+    ],
+    beside=[
         Expect("SFT + pretraining", ">", "SFT", of="other task"),
         Expect("RL + KL", "<", "RL", of="KL"),
         Expect("RL + KL", ">", "RL", of="other task"),

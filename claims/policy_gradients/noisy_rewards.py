@@ -36,6 +36,8 @@ CLAIM = Claim(
     measures=[SUCCESS],
     expected=[
         Expect("GRPO", "<", "Dr. GRPO"),
+    ],
+    beside=[
         Expect("no baseline", "<", "running mean"),
         Expect("running mean", "<", "RLOO"),
         Expect("ReMax", "<", "RLOO"),

@@ -57,6 +57,8 @@ CLAIM = Claim(
         Expect("IcePop", ">", "16 steps old"),
         Expect("TIS of completions", ">", "16 steps old"),
         Expect("sequence mask", ">", "16 steps old"),
+    ],
+    beside=[
         Expect("PPO's clip", ">", "16 steps old"),
     ],
     curves=[SUCCESS_CURVE],

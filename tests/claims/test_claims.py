@@ -41,6 +41,7 @@ TRAINED = Claim(
         Measure("together", "metres", "over both"),
     ],
     expected=[Expect("long | rope", ">", "short rope"), Expect("both ropes", ">", 0.0, of="together")],
+    beside=[Expect("short rope", ">", "long | rope", of="accuracy")],
     over_runs=lambda paths: {"both ropes": {"together": float(len(paths))}},
     curves=[Curve("length, metres", series("length/mean"))],
     seeds=3,
@@ -147,6 +148,7 @@ def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, caps
     assert len(made) == 12
     shown = capsys.readouterr().out
     assert "length, long | rope − short rope: +10 [10, 10] seen" in shown
+    assert "accuracy, short rope − long | rope: 0 [0, 0] not seen" in shown
     results = read_results("rope", tmp_path / "runs" / "rope" / "results.json")
     assert results.values["length"]["short rope"] == [10, 20, 30]
     assert results.values["together"]["both ropes"] == [4, 4, 4]
@@ -163,6 +165,8 @@ def test_a_claim_from_its_runs_to_its_page(made: list[str], tmp_path: Path, caps
         '| long \\| rope | more of it | `lr: 0.2` `reward_weights: {"partial": 0.25}` |',
         "| short rope | little of it | `lr: 0.1` `model_name: start` |",
         "| long \\| rope − short rope | length | > 0 | +10 [10, 10] | **seen** |",
+        "it does not count for the verdict:\n\n| comparison | of | expected |",
+        "| short rope − long \\| rope | accuracy | > 0 | 0 [0, 0] | **not seen** |",
         "| short rope | 20 [−4.84, 44.8] | 0.5 [0.5, 0.5] | – | 10, 20, 30 |",
         "Nothing else was tried.",
         "uv run python -m claims rope\n",
@@ -300,7 +304,7 @@ def test_settings_name_what_is_made_before(tmp_path: Path) -> None:
 
 def test_what_all_runs_share_may_name_a_file_and_be_of_the_seed(tmp_path: Path) -> None:
     shared = {"model_name": RunOf("start"), "staleness": SeedPlus(), "eval_problems": SeedPlus(10)}
-    claim = replace(TRAINED, shared=shared, arms={"a rope": Arm("", {"seed": SeedPlus(1000)})}, expected=[])
+    claim = replace(TRAINED, shared=shared, arms={"a rope": Arm("", {"seed": SeedPlus(1000)})}, expected=[], beside=[])
     (run,) = Seed(claim, 4, tmp_path).arms
     found = {key: run.config[key] for key in (*shared, "seed")}
     assert found == {"model_name": str(tmp_path / "start-seed4"), "staleness": 4, "eval_problems": 14, "seed": 1004}

@@ -126,6 +126,7 @@ def test_comparisons_in_words() -> None:
     ("change", "message"),
     [
         ({"expected": [Expect("a", "<", "c")]}, "no arm 'c'"),
+        ({"beside": [Expect("a", "<", "c")]}, "no arm 'c'"),
         ({"expected": [Expect("a", "<", "b", of="height")]}, "no measure 'height'"),
         ({"command": "policy_gradients.train"}, "either a command or a computation"),
     ],
