@@ -24,14 +24,15 @@ CLAIM = Claim(
         "steps_per_batch": 4,
         "max_steps": 10,
         "aggregation": "token_mean",
-        "covariance_share": 0.02,
     },
     arms={
         "none": Arm("GRPO without KL", {}),
         "bonus": Arm("0.01 times the entropy added to the objective", {"entropy_coef": 0.01}),
         "adaptive": Arm("a weight that grows by 0.005 a step while the entropy is below 0.1", {"entropy_target": 0.1}),
-        "Clip-Cov": Arm("some tokens of high covariance left out", {"covariance": "clip"}),
-        "KL-Cov": Arm("the tokens of the highest covariance pay for moving", {"covariance": "kl"}),
+        "Clip-Cov": Arm("some tokens of high covariance left out", {"covariance": "clip", "covariance_share": 0.02}),
+        "KL-Cov": Arm(
+            "the tokens of the highest covariance pay for moving", {"covariance": "kl", "covariance_share": 0.02}
+        ),
         "top 20 %": Arm("only the fifth of the tokens with the highest entropy learns", {"top_entropy": 0.2}),
     },
     measures=[ENTROPY, SUCCESS],
