@@ -70,11 +70,11 @@ dual clip are not told from PPO's clip.
 Eight steps on a batch at a learning rate of 3e-4 are more than this policy bears: without a clip it is right in 0.44 of
 a batch on average at best, and then gets worse. GSPO's clip holds it with every seed; PPO's with nine of ten (0.04 with
 seed 5), and DPPO after a bad start. CISPO and SAPO do not: both go on learning from tokens whose ratio has left the
-clip's range, CISPO with a weight of up to 5, and neither is told from the arm without a clip. Their KL to the start is a
-hundredth of that arm's, and no more of their completions are right: a small KL does not say that a policy is well. M2PO
-leaves out one token in seven and is not told from no clip either. TOPR weighs a right completion fully however unlikely
-it has become, and a wrong one less the more it is avoided. All have their published values, and none was tuned for this
-task.
+clip's range, CISPO with a weight of up to 5, and neither is told from the arm without a clip. Their KL to the start is
+a hundredth of that arm's, and no more of their completions are right: a small KL does not say that a policy is well.
+M2PO leaves out one token in seven and is not told from no clip either. TOPR weighs a right completion fully however
+unlikely it has become, and a wrong one less the more it is avoided. All have their published values, and none was tuned
+for this task.
 
 Seeds 0 to 4 of the arms without GMPO, VESPO, TOPR and the dual clip were known when these four were added, after a run
 of GMPO, VESPO and TOPR with seed 100. The comparisons of SAPO, M2PO, PPO's clip and TOPR were added with them, and all
