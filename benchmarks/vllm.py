@@ -108,9 +108,9 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
     from rlhf.models.policy import load
     from rlhf.sampling import sample
+    from rlhf.servers.completions import ASKED
     from rlhf.servers.http import in_parallel
     from rlhf.servers.vllm import VllmServer
-    from rlhf.servers.vllm_sampler import ASKED
 
     torch.set_num_threads(options.threads)
     prompts = [[100 + (7919 * (i + 1) * (j + 3)) % 40000 for i in range(100)] for j in range(4)]

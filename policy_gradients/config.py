@@ -101,7 +101,12 @@ class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, VllmConfi
     # updates
     epochs_per_batch: int = Field(1, gt=0, description="Passes over a batch of rollouts.")
     steps_per_batch: int = Field(1, gt=0, description="Optimizer steps in a pass, each on its share of the prompts.")
-    staleness: int = Field(0, ge=0, description="Steps between sampling a batch and training on it.")
+    staleness: int = Field(
+        0,
+        ge=0,
+        description="Steps between sampling a batch and training on it. With sampler vllm, the server samples the next "
+        "batch while this one is trained on.",
+    )
     importance: Literal["none", "truncate", "mask"] = Field(
         "none",
         description="Weigh tokens by pi / pi_sampler, between importance_floor and importance_cap. truncate: held "

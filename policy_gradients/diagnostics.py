@@ -82,6 +82,10 @@ METRICS: dict[str, dict[str, Any]] = {
     "length/wrong": {"description": "Mean length of those that are not", "unit": "tokens"},
     "length/max": {"description": "Longest completion", "unit": "tokens"},
     "length/truncated": {"description": "Share of completions cut at max_new_tokens", "unit": ""},
+    "sampler/age": {
+        "description": "Steps that the batch has waited between sampling and training, with staleness",
+        "unit": "steps",
+    },
     "sampler/logp_gap": {
         "description": "Mean absolute difference between the sampler's and the trainer's log-probability of a token",
         "unit": "nats",
@@ -164,6 +168,8 @@ def batch_metrics(
     metrics["reward/std"] = max(0.0, metrics["reward/std"] - metrics["reward/mean"] ** 2) ** 0.5
     metrics["groups/drawn"] = float(batch.drawn)
     metrics["sampler/tokens"] = batch.sampled_tokens
+    if batch.age is not None:
+        metrics["sampler/age"] = float(batch.age)
     metrics["length/max"] = float(accelerator.gather(length.max()[None].to(accelerator.device)).max())
     return metrics | judge_metrics((functions or {}).values(), accelerator)
 

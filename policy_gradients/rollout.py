@@ -28,6 +28,7 @@ class Rollout:
     texts: list[str]
     components: list[dict[str, float]]  # of each completion's reward, unweighted
     reward: list[float]
+    policy: int = 0  # the step whose policy sampled the completions
     greedy: "Rollout | None" = None  # the prompt with its greedy completion, where an algorithm compares with it
 
     @property
@@ -74,6 +75,7 @@ class Batch:
     truncated: Bool[Tensor, " n"]
     logp_sampler: Float[Tensor, "n t"]  # the sampler's log-probabilities, nats; zero behind the end
     mask: Bool[Tensor, "n t"]  # True = the token counts in the loss
+    age: int | None = None  # steps since the policy that sampled it; None: it is trained on at once
     drawn: int = 0  # prompts that were sampled to make the batch, over all processes
     sampled_tokens: float = 0.0  # tokens that were sampled to make it, over all processes
     greedy_reward: Float[Tensor, "b 1"] | None = None  # of the greedy completions; None: the algorithm needs none

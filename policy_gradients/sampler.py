@@ -14,10 +14,12 @@ from policy_gradients.rewards import RewardFunction, length_penalties, overlong_
 from policy_gradients.rollout import Batch, Rollout, loss_mask
 from rlhf.data.answers import sampled_answer
 from rlhf.distributed import all_reduce_sum, gather, local_shard
-from rlhf.errors import UserError
+from rlhf.errors import ServerGoneError, UserError
 from rlhf.groups import Group
 from rlhf.random_keys import of_training
+from rlhf.run.interrupts import Stopped
 from rlhf.sampling import SampledCompletions, sample
+from rlhf.servers.completions import requests
 from rlhf.servers.vllm_sampler import VllmSampler
 from rlhf.tasks.encoding import encode_problem
 from rlhf.tasks.problem import Problem, Task
@@ -53,30 +55,63 @@ class Sampler:
         self.settings = recipe.sampling
         self.needs = recipe.needs
         self.end_tokens = end_tokens(tokenizer)
+        self.step = 0  # batches taken so far
+        self.policy = 0  # the step whose policy samples
         self.next_problem = 0  # of the next problem in the training stream
+        self.drawn = 0  # problems since the last batch was taken
         self.tokens = 0  # sampled by this process since the last batch was taken
         self.any_mixed = False  # whether a batch so far had a group with right and wrong completions
         self.waiting: list[list[Rollout]] = []  # batches that were sampled and not trained on yet, the oldest first
+        self.cut_off: ServerGoneError | Stopped | None = None  # what ended the waiting for a batch that was begun
 
     def first_problems(self) -> list[Problem]:
         """The problems of the first batch; `sample` checks later ones when they are drawn."""
         return self.task.train_problems(seed=self.config.seed, first=0, count=self.config.prompts_per_step)
 
     def next_batch(self) -> Batch:
-        """The batch to train on now: the one that was sampled `staleness` steps ago."""
-        first = self.next_problem
-        if self.vllm is not None:
-            self.vllm.renew()
-        while len(self.waiting) <= self.config.staleness:
-            rollouts, self.next_problem = self.draw(self.next_problem, any_mixed_yet=self.any_mixed)
-            self.waiting.append(rollouts)
+        """The batch to train on now: the one that was sampled `staleness` steps ago.
+
+        With staleness, a server begins now with the last of those that wait, and samples while this process trains; the
+        next call takes what it has made. The own sampler shares its device with the training, and samples at once.
+        """
+        if self.cut_off:
+            raise self.cut_off
+        if self.vllm is not None and self.config.staleness:
+            self._sample_until(self.config.staleness)
+            self._renew()
+            self._begin(self.vllm)
+        else:
+            self._renew()
+            self._sample_until(self.config.staleness + 1)
         batch = self.batch(self.waiting.pop(0))
-        batch.drawn = self.next_problem - first
+        batch.age = self.step - batch.rollouts[0].policy if self.config.staleness else None
+        batch.drawn = self.drawn
         mixed = sum(rollout.is_mixed for rollout in batch.rollouts)
         mixed, batch.sampled_tokens = all_reduce_sum([mixed, self.tokens], self.accelerator)
-        self.tokens = 0
         self.any_mixed = self.any_mixed or mixed > 0
+        self.step += 1
+        self.drawn = self.tokens = 0
         return batch
+
+    def _renew(self) -> None:
+        """Sample from the policy as it is now, from now on."""
+        self.policy = self.step
+        if self.vllm is not None:
+            self.vllm.renew()
+
+    def _begin(self, vllm: VllmSampler) -> None:
+        """Have the server begin with the next batch; `draw` takes what it has made."""
+        first = self.next_problem
+        prompted = self._prompted(range(first, first + self.config.prompts_per_step))
+        vllm.begin(requests(**self._completions_of(prompted)))
+
+    def _sample_until(self, count: int) -> None:
+        """Sample batches until so many wait."""
+        while len(self.waiting) < count:
+            first = self.next_problem
+            rollouts, self.next_problem = self.draw(first, any_mixed_yet=self.any_mixed)
+            self.waiting.append(rollouts)
+            self.drawn += self.next_problem - first
 
     def draw(self, first: int, *, any_mixed_yet: bool = True) -> tuple[list[Rollout], int]:
         """This process's share of the rollouts of problems from number `first` on; and the number to go on from.
@@ -120,6 +155,7 @@ class Sampler:
                 texts=[answer.text for answer in texts],
                 components=found,
                 reward=self._totals(found, completions),
+                policy=self.policy,
             )
             for (number, problem, prompt), completions, texts, found in zip(
                 prompted, sampled, answers, components, strict=True
@@ -176,35 +212,38 @@ class Sampler:
         The number of a problem is the key of its random numbers, so the same completions come out however the prompts
         are spread over processes.
         """
-        config = self.config
-        problems = self.task.train_problems(seed=config.seed, first=numbers.start, count=len(numbers))
-        own = local_shard(list(zip(numbers, problems, strict=True)), self.accelerator)
-        prompted = [(number, problem, self._prompt(problem)) for number, problem in own]
-        sampled = self._sample(prompted, completions=config.group_size, temperature=config.temperature)
-        rollouts = self.reward_rollouts(prompted, sampled)
+        prompted = self._prompted(numbers)
+        rollouts = self.reward_rollouts(prompted, self._sample(**self._completions_of(prompted)))
         if "greedy" in self.needs:
-            rollouts = self._beside(rollouts, prompted, self._sample(prompted, completions=1, temperature=0))
+            greedy = self._completions_of(prompted) | {"completions": 1, "temperature": 0}
+            rollouts = self._beside(rollouts, prompted, self._sample(**greedy))
         return rollouts
 
-    def _sample(
-        self, prompted: Sequence[Prompted], *, completions: int, temperature: float
-    ) -> list[SampledCompletions]:
+    def _prompted(self, numbers: range) -> list[Prompted]:
+        problems = self.task.train_problems(seed=self.config.seed, first=numbers.start, count=len(numbers))
+        own = local_shard(list(zip(numbers, problems, strict=True)), self.accelerator)
+        return [(number, problem, self._prompt(problem)) for number, problem in own]
+
+    def _completions_of(self, prompted: Sequence[Prompted]) -> dict[str, Any]:
+        """The arguments of what samples, here or on a server."""
         config = self.config
-        prompts = [prompt for _, _, prompt in prompted]
-        how: dict[str, Any] = {
-            "completions": completions,
+        return {
+            "prompts": [prompt for _, _, prompt in prompted],
+            "completions": config.group_size,
             "max_new_tokens": config.max_new_tokens,
             "end_tokens": self.end_tokens,
             "keys": [of_training(config.seed, number) for number, _, _ in prompted],
-            "temperature": temperature,
+            "temperature": config.temperature,
             **config.kept_tokens,
         }
+
+    def _sample(self, **how: Any) -> list[SampledCompletions]:
         if self.vllm is not None:
-            sampled = self.vllm.sample(prompts, **how)
+            sampled = self.vllm.sample(requests(**how))
         else:
             with self.accelerator.autocast():
-                sampled = sample(self.model, prompts, **how, batch=config.sampling_batch)
-        if config.stop_at == "answer":
+                sampled = sample(self.model, **how, batch=self.config.sampling_batch)
+        if self.config.stop_at == "answer":
             sampled = [self._up_to_the_answer(each) for each in sampled]
         self.tokens += sum(len(tokens) for each in sampled for tokens in each.tokens)
         return sampled
@@ -232,18 +271,39 @@ class Sampler:
     # Batches that wait to be trained on are part of a run's state: the policy that sampled them is gone.
 
     def state(self) -> dict[str, Any]:
-        waiting = [self.to_state(rollouts) for rollouts in self.waiting]
-        return {"number": self.next_problem, "any_contrast": self.any_mixed, "waiting": waiting}
+        """In all processes together. A batch that was begun is waited for."""
+        if self.vllm is not None and self.vllm.begun is not None:
+            try:
+                self._sample_until(self.config.staleness)
+            except (ServerGoneError, Stopped) as error:
+                self.cut_off = error  # without the batch, the run can go on: the policy of that time will sample it
+        (tokens,) = all_reduce_sum([self.tokens], self.accelerator)
+        return {
+            "step": self.step,
+            "number": self.next_problem,
+            "drawn": self.drawn,
+            "tokens": tokens,
+            "any_contrast": self.any_mixed,
+            "waiting": [self.to_state(rollouts) for rollouts in self.waiting],
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        self.step = self.policy = state.get("step", 0)
         self.next_problem = state.get("number", 0)
+        self.drawn = state.get("drawn", 0)
+        self.tokens = state.get("tokens", 0) if self.accelerator.is_main_process else 0
         self.any_mixed = state.get("any_contrast", False)
         self.waiting = [self.from_state(rollouts) for rollouts in state.get("waiting", [])]
 
     def to_state(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
         """The rollouts of all processes as JSON: what cannot be computed again."""
         return [
-            {"number": it.number, **asdict(it.sampled), **({"greedy": asdict(it.greedy.sampled)} if it.greedy else {})}
+            {
+                "number": it.number,
+                "policy": it.policy,
+                **asdict(it.sampled),
+                **({"greedy": asdict(it.greedy.sampled)} if it.greedy else {}),
+            }
             for it in gather(rollouts, self.accelerator)
         ]
 
@@ -251,7 +311,8 @@ class Sampler:
         prompted: list[Prompted] = []
         sampled: list[SampledCompletions] = []
         greedy: list[SampledCompletions] = []
-        for saved in local_shard(state, self.accelerator):
+        own = local_shard(state, self.accelerator)
+        for saved in own:
             number = saved["number"]
             (problem,) = self.task.train_problems(seed=self.config.seed, first=number, count=1)
             prompted.append((number, problem, self._prompt(problem)))
@@ -259,6 +320,7 @@ class Sampler:
             if "greedy" in saved:
                 greedy.append(SampledCompletions(**saved["greedy"]))
         rollouts = self.reward_rollouts(prompted, sampled)
+        rollouts = [replace(it, policy=saved.get("policy", 0)) for it, saved in zip(rollouts, own, strict=True)]
         return self._beside(rollouts, prompted, greedy) if greedy else rollouts
 
 

@@ -2,42 +2,43 @@
 
 A server that goes away is waited for. It may come back with the weights that it was started with, so after every
 failure they are sent again, and after every batch it is asked whether it has still those that were sent.
+
+A batch can be begun and taken later, so that the server samples while this process trains. Only the calls for the
+completions are made in another thread. What processes do together, and the policy's weights, stay in the main one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from rlhf.config.vllm import VllmConfig
 from rlhf.decoding import SampledCompletions
 from rlhf.distributed import all_reduce_sum
-from rlhf.errors import ServerGoneError, UserError
+from rlhf.errors import ServerGoneError
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.run.session import Session
+from rlhf.servers.completions import Requests, as_sampled
 from rlhf.servers.http import NoAnswerError, call_again, in_parallel
-from rlhf.servers.vllm import ADAPTER, Completion, Served, VllmServer, refuse_raw_logprobs
+from rlhf.servers.vllm import ADAPTER, Served, VllmServer, refuse_raw_logprobs
 from rlhf.servers.weights import Weights
 
 MOST_CALLS = 256  # at the same time; the server queues them
 LONGEST_WAIT_S = 5.0  # between two tries: a server that is back is not kept waiting
 LARGEST_GAP = 0.3  # nats a token, mean over the first completions: more than rounding to 16 bits makes
 
-ASKED = {
-    # Otherwise a server takes these from the model's generation_config.json.
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "ignore_eos": True,  # the end tokens are ours: stop_token_ids
-    "logprobs": 0,  # of the sampled tokens alone
-    "return_token_ids": True,
-}
+
+@dataclass(frozen=True)
+class Begun:
+    """Completions that the server was asked for beforehand."""
+
+    requests: Requests
+    answers: Future[list[SampledCompletions]]
 
 
 class VllmSampler:
@@ -56,55 +57,38 @@ class VllmSampler:
         self.server = VllmServer(config.vllm_url, timeout_s=config.vllm_patience_s)
         self.served: Served | None = None  # None: the server is to be asked
         self.sent = ""  # the name of the policy's weights, as the server knows it; "": it is to be sent them
+        self.begun: Begun | None = None
+        self.thread = ThreadPoolExecutor(1)
         self.checked = False  # whether its log-probabilities were compared with the policy's
         self.gone_since: float | None = None
         self.said = False  # that it is gone
 
     def renew(self) -> None:
-        """The policy may have moved: its weights are sent before the next completions."""
+        """Write the policy's weights as they are now. The next completions are theirs, however often they are sent."""
+        if self.accelerator.is_main_process:
+            self.weights.write()
         self.sent = ""
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        completions: int,
-        max_new_tokens: int,
-        end_tokens: Sequence[int],
-        keys: Sequence[Sequence[int]],
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-    ) -> list[SampledCompletions]:
-        """`completions` continuations of each prompt, as `rlhf.sampling.sample`.
+    def begin(self, requests: Requests) -> None:
+        """Have the server begin with what `sample` will be called for next. What goes wrong is seen to there."""
+        answers: Future[list[SampledCompletions]] = Future()
+        try:
+            answers = self.thread.submit(self._ask, self._ready(requests), requests)
+        except NoAnswerError as error:
+            answers.set_exception(error)
+        self.begun = Begun(requests, answers)
 
-        Equal keys give equal seeds, and vLLM's random numbers follow from the seed. Its logits depend in their last
-        bits on what is decoded at the same time, so that now and then another token comes out than in another run.
+    def sample(self, requests: Requests) -> list[SampledCompletions]:
+        """The completions of each prompt, see `rlhf.servers.completions.requests`.
 
         Raises:
             ServerGoneError: the server was waited for in vain.
             UserError: it cannot do what is asked for.
         """
-        how = ASKED | {
-            "n": completions,
-            "max_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "stop_token_ids": list(end_tokens),
-        }
-        bodies = [
-            {"prompt": list(prompt), "seed": seed_of(key), **how} for prompt, key in zip(prompts, keys, strict=True)
-        ]
+        was_begun = self.begun is not None
 
         def attempt() -> list[SampledCompletions]:
-            if self.served is None:
-                self.served = self._together(partial(self.server.served, lora=self.lora))
-                refuse_raw_logprobs(self.served, temperature=temperature or 1.0, top_k=top_k, top_p=top_p)
-            if not self.sent:
-                self._together(self._send)
-                self.sent = self._together(self.server.weights_named)
-            return self._together(partial(self._ask, self.served, bodies))
+            return self._together(partial(self._take, self._ready(requests), requests))
 
         try:
             sampled = call_again(
@@ -119,8 +103,8 @@ class VllmSampler:
                 hint="Start it again and continue the run with --resume. vllm_patience_s says how long a run waits.",
             ) from error
         self._say_that_it_is_back()
-        if not self.checked and top_p == 1 and not top_k:
-            self._refuse_other_model(prompts, sampled, temperature or 1.0)
+        if not self.checked and not was_begun:  # if it was, the policy has moved since
+            self._refuse_other_model(requests, sampled)
         return sampled
 
     # ---------------------------------------------------------------- a try
@@ -142,25 +126,44 @@ class VllmSampler:
             raise failure or NoAnswerError("another process of this run has no answer")
         return result[0]
 
+    def _ready(self, requests: Requests) -> Served:
+        """The server, with the policy's weights."""
+        if self.served is None:
+            self.served = self._together(partial(self.server.served, lora=self.lora))
+            for it in requests[:1]:
+                temperature = it["temperature"] or 1.0
+                refuse_raw_logprobs(self.served, temperature=temperature, top_k=it["top_k"], top_p=it["top_p"])
+        if not self.sent:
+            self._together(self._send)
+            self.sent = self._together(self.server.weights_named)
+        return self.served
+
     def _send(self) -> None:
         if self.accelerator.is_main_process:
             self.weights.send(self.server)
 
-    def _ask(self, served: Served, bodies: Sequence[dict[str, Any]]) -> list[SampledCompletions]:
-        for body in bodies:
-            needed = len(body["prompt"]) + body["max_tokens"]
+    def _take(self, served: Served, requests: Requests) -> list[SampledCompletions]:
+        """The answers to what was begun, once they are here; to anything else, now."""
+        begun, self.begun = self.begun, None
+        if begun is not None and begun.requests == requests:
+            return begun.answers.result()
+        return self._ask(served, requests)
+
+    def _ask(self, served: Served, requests: Requests) -> list[SampledCompletions]:
+        for it in requests:
+            needed = len(it["prompt"]) + it["max_tokens"]
             if needed > served.longest:
                 raise self.server.connection.error(
-                    f"reads {served.longest} tokens, and a prompt with max_new_tokens {body['max_tokens']} takes "
+                    f"reads {served.longest} tokens, and a prompt with max_new_tokens {it['max_tokens']} takes "
                     f"{needed}. --max-model-len raises it"
                 )
         model = ADAPTER if self.lora else served.model
-        answers = in_parallel(lambda body: self.server.complete({"model": model, **body}), bodies, at_once=MOST_CALLS)
+        answers = in_parallel(lambda it: self.server.complete({"model": model, **it}), requests, at_once=MOST_CALLS)
         if self.server.weights_named() != self.sent:
             raise NoAnswerError("it has other weights than it was sent: it was started anew, or serves another run")
         return [
-            as_sampled(completions, body, self.server.connection.error)
-            for completions, body in zip(answers, bodies, strict=True)
+            as_sampled(completions, it, self.server.connection.error)
+            for completions, it in zip(answers, requests, strict=True)
         ]
 
     # ---------------------------------------------------------------- a server that is gone
@@ -191,23 +194,21 @@ class VllmSampler:
 
     # ---------------------------------------------------------------- the first completions
 
-    def _refuse_other_model(
-        self, prompts: Sequence[Sequence[int]], sampled: Sequence[SampledCompletions], temperature: float
-    ) -> None:
+    def _refuse_other_model(self, requests: Requests, sampled: Sequence[SampledCompletions]) -> None:
         """Compare the log-probabilities of the first prompt's completions with the policy's own.
 
         Raises:
             UserError: they are those of another model.
         """
-        self.checked = True
-        if not sampled:
+        if not sampled or requests[0]["top_k"] or requests[0]["top_p"] < 1:
             return
-        group = Group(list(prompts[0]), sampled[0].tokens)
+        self.checked = True
+        group = Group(requests[0]["prompt"], sampled[0].tokens)
         with self.accelerator.autocast():
             scores = score(
                 Scorer(self.model),
                 [group],
-                temperature=temperature,
+                temperature=requests[0]["temperature"] or 1.0,
                 device=self.accelerator.device,
                 **self.session.layout,
             )
@@ -218,42 +219,3 @@ class VllmSampler:
                 f"says log-probabilities that are {gap:.2f} nats a token away from those of the policy whose weights "
                 "it was sent: it serves another model, or in another precision (--dtype, --quantization)"
             )
-
-
-def seed_of(key: Sequence[int]) -> int:
-    """The seed of a prompt's completions; vLLM adds the number of each completion."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(2))
-
-
-def as_sampled(
-    answer: Sequence[Completion], asked: Mapping[str, Any], error: Callable[[str], UserError]
-) -> SampledCompletions:
-    """The completions of a prompt, checked.
-
-    Args:
-        asked: what the server was asked for.
-        error: from what is wrong with the server to an error.
-
-    Raises:
-        NoAnswerError: a completion was ended by something else than its length or an end token.
-        UserError: the server does not keep to what it was asked for.
-    """
-    ends = set(asked["stop_token_ids"])
-    if len(answer) != asked["n"]:
-        raise error(f"gives {len(answer)} completions of a prompt, wanted {asked['n']}")
-    for it in answer:
-        if it.finish_reason not in ("stop", "length"):
-            raise NoAnswerError(f"a completion ended with {it.finish_reason!r}")
-        if not it.tokens or len(it.tokens) != len(it.logp) or None in it.logp:
-            raise error(f"gives {len(it.logp)} log-probabilities of {len(it.tokens)} tokens")
-        if it.finish_reason == "stop" and it.tokens[-1] not in ends:
-            raise error(f"stopped at token {it.tokens[-1]}, which ends no completion of this run, or drops end tokens")
-        if it.finish_reason == "length" and len(it.tokens) < asked["max_tokens"]:
-            raise error(f"cuts at {len(it.tokens)} tokens, wanted {asked['max_tokens']}: --generation-config vllm")
-        if ends & set(it.tokens[:-1]):
-            raise error(f"goes on behind the end tokens {sorted(ends)}")
-    return SampledCompletions(
-        tokens=[it.tokens for it in answer],
-        logp=[it.logp for it in answer],
-        truncated=[it.tokens[-1] not in ends for it in answer],
-    )

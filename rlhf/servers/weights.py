@@ -34,30 +34,38 @@ class Weights:
         parent = (Path(folder) if folder else session.path / "vllm_weights").absolute()
         # In a folder that runs may share, the names are this run's own.
         run = hashlib.sha256(str(session.path.absolute()).encode()).hexdigest()[:8]
-        self.next, self.before = (parent / f"weights_{run}_{i}" for i in range(2))
+        self.newest, self.before = (parent / f"weights_{run}_{i}" for i in range(2))
+        self.written = False
         if session.accelerator.is_main_process:
-            session.leftovers += [self.next, self.before] if folder else [parent]
+            session.leftovers += [self.newest, self.before] if folder else [parent]
+
+    def write(self) -> None:
+        """Write the weights as they are now, beside those that the server took before."""
+        self.newest, self.before = self.before, self.newest
+        shutil.rmtree(self.newest, ignore_errors=True)
+        if self.lora:
+            save_adapter(self.model, self.newest, base=self.base, task="CAUSAL_LM")
+        else:
+            write_weights(self.model, self.newest, self.dtype)
+        self.written = True
 
     def send(self, server: VllmServer) -> None:
-        """Have a server take the weights as they are now, under a name that no other weights have.
-
-        They are written beside those that it took before, which then go.
+        """Have a server take the weights as they were when they were last written, under a name that no other weights
+        have. Those that it took before go.
 
         Raises:
             NoAnswerError: the server is gone.
             UserError: it does not take them.
         """
-        shutil.rmtree(self.next, ignore_errors=True)
+        if not self.written:
+            self.write()
         if self.lora:
-            save_adapter(self.model, self.next, base=self.base, task="CAUSAL_LM")
-            server.load_adapter(self.next)
+            server.load_adapter(self.newest)
         else:
-            write_weights(self.model, self.next, self.dtype)
-            server.load_weights(self.next)
+            server.load_weights(self.newest)
         server.forget_prefixes()
         server.name_weights(uuid.uuid4().hex)
         shutil.rmtree(self.before, ignore_errors=True)
-        self.next, self.before = self.before, self.next
 
 
 def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:

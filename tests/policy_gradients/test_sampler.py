@@ -334,6 +334,7 @@ def test_a_checkpoint_keeps_what_cannot_be_computed_again(model, accelerator) ->
     assert state == [
         {
             "number": rollout.number,
+            "policy": 0,
             "tokens": rollout.sampled.tokens,
             "logp": rollout.sampled.logp,
             "truncated": rollout.sampled.truncated,
@@ -386,15 +387,20 @@ def test_a_resumed_sampler_goes_on_in_the_stream(model, accelerator) -> None:
     assert [one.number for one in first.rollouts] == [0, 1, 2, 3]
     state = it.state()
     assert state == {
+        "step": 1,
         "number": 12,
+        "drawn": 0,
+        "tokens": 0,
         "any_contrast": it.any_mixed,
         "waiting": [it.to_state(rollouts) for rollouts in it.waiting],
     }
     assert [[one["number"] for one in batch] for batch in state["waiting"]] == [[4, 5, 6, 7], [8, 9, 10, 11]]
     again = sampler(model, accelerator, staleness=2, importance="truncate")
     again.load_state(state)
-    for _ in range(3):
-        assert again.next_batch().rollouts == it.next_batch().rollouts
+    for age in (1, 2, 2):  # batches 0 to 2 are of the first policy
+        batch, other = again.next_batch(), it.next_batch()
+        assert batch.rollouts == other.rollouts
+        assert (batch.age, batch.drawn, batch.sampled_tokens) == (age, 4, other.sampled_tokens)
     assert again.next_problem == it.next_problem == 24
     newest = it.next_batch()
     assert newest.sampled_tokens == tokens_of(it.waiting[-1]), "what it has taken is of an earlier step"

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from steps_by_hand import save_tiny
 from vllm_server import FakeVllm
 
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.rollout import Batch
 from policy_gradients.train import DEFAULT, read, train
+from policy_gradients.update import PolicyLearner
 from rlhf.config.command import read_command
 from rlhf.errors import ServerGoneError, UserError
 from rlhf.evaluate.task import proportion
 from rlhf.run.interrupts import Stopped
+from rlhf.sampling import SampledCompletions, sample
 from rlhf.servers import vllm_sampler
+from rlhf.servers.completions import seed_of
 
 SETTINGS = [
     *("--profile", "laptop", "--quiet", "--sampler", "vllm", "--eval_problems", "1", "--save_every", "99"),
@@ -204,6 +209,117 @@ def test_another_model_is_refused_by_its_log_probabilities(
     server.post_collective_rpc = lambda _: (200, {"results": [None]})  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"says log-probabilities that are \d.\d\d nats a token away"):
         run(server, name="refused")
+
+
+# ------------------------------------------------------------ sampling while training
+
+AHEAD = ("--staleness", "1", "--algorithm", "rloo", "--importance", "truncate", "--save_every", "1")
+
+
+@pytest.fixture(scope="module")
+def one_after_the_other(run: Callable[..., Path], model: Path) -> Path:
+    """A run with staleness 1 of the own sampler, which draws what the server would draw."""
+
+    def as_served(model, prompts, *, completions: int, keys, batch: None, **how: Any) -> list[SampledCompletions]:
+        sampled = []
+        for prompt, key in zip(prompts, keys, strict=True):
+            numbered = [(seed_of(key) + i,) for i in range(completions)]
+            each = [sample(model, [prompt], completions=1, keys=[one], **how)[0] for one in numbered]
+            parts = [[it.tokens[0] for it in each], [it.logp[0] for it in each], [it.truncated[0] for it in each]]
+            sampled.append(SampledCompletions(*parts))
+        return sampled
+
+    with running(FakeVllm(model)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_sampler, "VllmSampler", lambda *_: None)
+        patch.setattr("policy_gradients.sampler.sample", as_served)
+        made = run(server, *AHEAD, name="one_after_the_other")
+    assert not server.calls
+    return made
+
+
+def logged(run: Path, *names: str) -> list[list[float]]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [[record[name] for name in names] for record in records]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeVllm]:
+    """A function that has a server complete the prompts of batch k + 1 only once step k is taken.
+
+    So nothing is computed in two threads of this process at once: which kernel attention takes is of the process.
+    """
+    update, steps_taken = PolicyLearner.update, []
+    seen: list[int] = []  # seeds: one of each prompt, two a batch
+
+    def counted(self: PolicyLearner, mini_batch: Batch, *, lr: float) -> None:
+        update(self, mini_batch, lr=lr)
+        steps_taken.append(lr)
+
+    def make(server: FakeVllm, *, restarts_at: int = 0) -> FakeVllm:
+        completing = server.post_completions
+
+        def answer(body: dict[str, Any]) -> tuple[int, Any]:
+            if body["seed"] not in seen:
+                seen.append(body["seed"])
+                give_up = time.monotonic() + 60
+                while len(steps_taken) < (len(seen) - 1) // 2:
+                    assert time.monotonic() < give_up, "it is waited for, but no step is taken"
+                    time.sleep(0.01)
+                if len(seen) == restarts_at:
+                    server.start()
+            return completing(body)
+
+        server.post_completions = answer  # type: ignore[method-assign]
+        return server
+
+    monkeypatch.setattr(PolicyLearner, "update", counted)
+    return make
+
+
+def test_a_server_samples_the_next_batch_while_this_one_is_trained_on(
+    run: Callable[..., Path], one_after_the_other: Path, server: FakeVllm, late: Callable[..., FakeVllm]
+) -> None:
+    """Its completions come once the step is taken, and yet the policy from before the step has made them: the run ends
+    as one that samples and trains in turns. In the third batch the server is started anew, so that it has its first
+    weights: those from before the step are sent again, though the policy has moved since."""
+    made = run(late(server, restarts_at=6), *AHEAD, name="ahead")
+    assert equal(made, one_after_the_other)
+    whole = ("sampler/age", "policy/importance", "reward/mean")
+    assert logged(made, *whole) == logged(one_after_the_other, *whole)
+    assert [age for age, *_ in logged(made, *whole)] == [0, 1, 1]
+    assert len({round(weight, 6) for _, weight, _ in logged(made, *whole)}) == 3, "the policy has moved"
+
+
+def test_a_run_that_samples_ahead_goes_on_where_it_was_stopped(
+    run: Callable[..., Path], one_after_the_other: Path, server: FakeVllm, model: Path, late: Callable[..., FakeVllm]
+) -> None:
+    """The checkpoint has the batch that was begun. Another server continues the run to the same end."""
+    run(late(server), *AHEAD, "--max_steps", "2", name="ahead_stopped")
+    with running(FakeVllm(model)) as other:
+        made = run(late(other), *AHEAD, "--resume", name="ahead_stopped")
+    assert equal(made, one_after_the_other)
+    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 1]
+    assert [drawn for (drawn,) in logged(made, "groups/drawn")] == [2, 2, 2]
+    assert all(tokens for (tokens,) in logged(made, "sampler/tokens"))
+
+
+def test_a_batch_that_is_lost_with_its_server_is_sampled_when_the_run_goes_on(
+    run: Callable[..., Path], model: Path, server: FakeVllm, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """The server goes while it samples the third batch: the checkpoint of step 2 waits for it in vain, once."""
+    clock = itertools.count(step=150)  # seconds
+    monkeypatch.setattr(vllm_sampler, "monotonic", lambda: next(clock))
+    with running(FakeVllm(model)) as leaving:
+        leaving.post_completions = dying(leaving, after=4)  # type: ignore[method-assign]
+        with pytest.raises(ServerGoneError, match=r"has not answered for 10 minutes"):
+            run(leaving, *AHEAD, name="ahead_lost")
+    assert next(clock) == 5 * 150
+    assert "saved after step 2; --resume continues" in capfd.readouterr().out
+    made = run(server, *AHEAD, "--resume", name="ahead_lost")
+    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 0]
+
+
+# ------------------------------------------------------------ what is said beforehand
 
 
 def test_the_plan_says_who_samples() -> None:

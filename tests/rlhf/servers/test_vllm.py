@@ -11,10 +11,10 @@ from vllm_server import EVERY_PATH, FakeVllm
 
 from policy_gradients.config import PolicyGradientConfig
 from rlhf.errors import UserError
+from rlhf.servers.completions import as_sampled, seed_of
 from rlhf.servers.http import NoAnswerError
 from rlhf.servers.look import refuse_missing_server
 from rlhf.servers.vllm import Completion, VllmServer, serve_command
-from rlhf.servers.vllm_sampler import as_sampled, seed_of
 
 END = 1
 ASKED = {"n": 2, "max_tokens": 3, "stop_token_ids": [END, 2]}
