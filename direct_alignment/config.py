@@ -143,6 +143,10 @@ class DirectAlignmentConfig(LossConfig):
             raise ValueError(f"{asked} needs a task, which tells right completions from wrong")
         if self.sync_reference_every and self.reference == "none":
             raise ValueError("sync_reference_every: there is no reference to move with reference none")
+        if not self.sync_reference_every:
+            self.refuse_idle(
+                "sync_reference_mix", because="the reference stays: --sync_reference_every 50, for example"
+            )
         return self
 
 

@@ -88,7 +88,10 @@ def load(
     describe_cuts((fitted for _, (_, _, fitted) in encoded.kept), max_length=config.max_length, say=say)
     examples, held_out = ([e for _, (is_apart, e, _) in encoded.kept if is_apart == which] for which in (False, True))
     if not examples or not held_out:
-        raise UserError(f"data: {len(examples)} examples to train on and {len(held_out)} held-out ones are left")
+        raise UserError(
+            f"data: {len(examples)} examples to train on and {len(held_out)} held-out ones are left",
+            hint="Give more rows, or a larger --max_length if they were too long.",
+        )
     refuse_larger_step(len(examples), config.batch_size, what="examples")
     if "mismatched" in loss.needs:
         examples, held_out = with_mismatched(examples, **limits), with_mismatched(held_out, **limits)
@@ -221,7 +224,10 @@ def with_mismatched(examples: Sequence[Example], *, max_length: int, truncation:
         others = (group for group in following if list(group.prompt) != prompt)
         first = next(others, None)
         if first is None:
-            raise UserError("data: kto compares with completions of other prompts, and there is only one prompt")
+            raise UserError(
+                "data: kto compares with completions of other prompts, and there is only one prompt",
+                hint="Give rows with other prompts, or take a loss that compares within a prompt, such as dpo.",
+            )
         near = chain([first], islice(others, LOOK_AHEAD))
         other = next((group for group in near if len(prompt) + _longest(group) <= max_length), first)
         made.append(replace(example, mismatched=_behind(prompt, other, max_length=max_length, truncation=truncation)))

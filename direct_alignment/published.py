@@ -67,6 +67,9 @@ def fill(config: DirectAlignmentConfig) -> DirectAlignmentConfig:
         free = [name for name, it in losses.items() if "reference" not in it.needs]
         raise UserError(f"reference: {config.loss} needs one", hint=f"Without a reference: {', '.join(free)}.")
     if config.sync_reference_every and "reference" not in loss.needs:
-        raise UserError(f"sync_reference_every: {config.loss} compares with no reference")
+        compare = [name for name, it in losses.items() if "reference" in it.needs]
+        raise UserError(
+            f"sync_reference_every: {config.loss} compares with no reference", hint=f"These do: {', '.join(compare)}."
+        )
     filled: dict[str, Any] = {key: value for key, value in loss.settings.items() if getattr(config, key) is None}
     return config.model_copy(update={**filled, "reference": config.reference or "initial"})

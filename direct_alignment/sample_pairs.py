@@ -85,7 +85,10 @@ def write_pairs(options: argparse.Namespace) -> int:
     else:
         rankings = to_rankings(candidates, **drawn, label_noise=options.label_noise, noise=options.noise)
     if not rankings:
-        raise UserError("no problem has completions that differ in their judgement, so there is no pair to write")
+        raise UserError(
+            "no problem has completions that differ in their judgement, so there is no pair to write",
+            hint="An easier or harder --task_config, more --problems, or more --candidates of each.",
+        )
     write_jsonl(output, [to_row(ranking, options.system_prompt) for ranking in rankings])
     exact = [verdict.exact for one in candidates for _, verdict in one.judged]
     share = f"; {sum(exact) / len(exact):.2f} of the completions are right" if exact else ""
@@ -111,7 +114,10 @@ def write_labels(output: Path, candidates: "Sequence[Candidates]", system_prompt
         if answer.text.strip()
     ]
     if not rows:
-        raise UserError("no completion says anything, so there is none to label")
+        raise UserError(
+            "no completion says anything, so there is none to label",
+            hint="Ask the model: uv run python -m rlhf.generate. Perhaps --max_new_tokens is too small.",
+        )
     write_jsonl(output, rows)
     right = sum(row["label"] is True for row in rows)
     print(f"{output}: {len(rows)} completions of {len(candidates)} problems, {right} of them right")
@@ -130,12 +136,18 @@ def refuse_unusable(options: argparse.Namespace) -> None:
     find_policy(options.model_name)
     if options.rows == "labels" and (options.reward_model or options.judge or options.label_noise):
         raise UserError(
-            "--rows labels: the labels are the verifier's, and --reward_model, --judge and --label_noise make pairs"
+            "--rows labels: the labels are the verifier's, and --reward_model, --judge and --label_noise make pairs",
+            hint="Leave them out, or --rows pairs.",
         )
     if options.reward_model and options.judge:
-        raise UserError("--reward_model and --judge: one of them ranks the completions, and both are given")
+        raise UserError(
+            "--reward_model and --judge: one of them ranks the completions, and both are given", hint="Leave one out."
+        )
     if (options.reward_model or options.judge) and options.label_noise:
-        raise UserError("--label_noise is of the verifier's labels, and another one judges here")
+        raise UserError(
+            "--label_noise is of the verifier's labels, and another one judges here",
+            hint="Leave it out, or --reward_model and --judge.",
+        )
     if options.reward_model:
         find_folder(options.reward_model, key="reward_model")
     if options.judge:

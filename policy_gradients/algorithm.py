@@ -10,7 +10,7 @@
 The settings of an algorithm are the keyword-only parameters of its advantage and its surrogate. Each is annotated with
 its type, its bounds and a sentence, and `partial` gives it the published value:
 
-    ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this.")]
+    ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this."), OFF_POLICY]
 
     def clipped(logp, ratio, adv, mask, *, clip_low: ClipLow, ...)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from policy_gradients.algorithms import names
 from policy_gradients.config import PolicyGradientConfig
-from policy_gradients.published import fill
+from policy_gradients.fill import fill
 from rlhf.config.command import Command, read_command
 from rlhf.errors import UserError, run_main
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from policy_gradients.algorithm import keyword_only, load
 from policy_gradients.config import CriticConfig, PolicyGradientConfig
-from policy_gradients.published import Extra, Need, Penalty, Sampling, fill
+from policy_gradients.fill import fill
+from policy_gradients.published import Extra, Need, Penalty, Sampling
 from policy_gradients.ratios import importance_weight
 from rlhf.aggregate import Aggregate, aggregates
 from rlhf.kl import estimators

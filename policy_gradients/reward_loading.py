@@ -88,7 +88,9 @@ def _module_by_name(name: str, spec: str) -> ModuleType:
 def _module_of_file(file: str) -> ModuleType:
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f"reward_functions: there is no file '{file}'")
+        raise UserError(
+            f"reward_functions: there is no file '{file}'", hint=f"A path is relative to where you are: {Path.cwd()}."
+        )
     key = (path.resolve(), path.stat().st_mtime_ns)
     if key in _modules:
         return _modules[key]

@@ -37,7 +37,10 @@ class RewardFunction:
         names = [*RewardWeights.model_fields, UNVERIFIED, *names_of(functions)]
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"reward_functions: '{name}' is the name of another component of the reward already")
+                raise UserError(
+                    f"reward_functions: '{name}' is the name of another component of the reward already",
+                    hint="Give the function another name.",
+                )
         self.functions = load_functions(functions)
         self.weights = weights.model_dump() | {name: function.weight for name, function in self.functions.items()}
 

@@ -14,16 +14,23 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from policy_gradients.algorithm_settings import OFF_POLICY
 from rlhf.aggregate import Mask
 
 PerToken = Float[Tensor, "n t"]
 Advantage = Float[Tensor, "n #t"]  # of a completion, or of each token
 
-ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this.")]
-ClipHigh = Annotated[float, Field(gt=0, description="The ratio is clipped at 1 + this.")]
-DualClip = Annotated[float | None, Field(gt=1, description="Bound of the ratio where the advantage is negative.")]
-TauPos = Annotated[float, Field(gt=0, description="Steepness of SAPO's gate where the advantage is positive.")]
-TauNeg = Annotated[float, Field(gt=0, description="Steepness of SAPO's gate where the advantage is negative.")]
+ClipLow = Annotated[float, Field(gt=0, lt=1, description="The ratio is clipped at 1 - this."), OFF_POLICY]
+ClipHigh = Annotated[float, Field(gt=0, description="The ratio is clipped at 1 + this."), OFF_POLICY]
+DualClip = Annotated[
+    float | None, Field(gt=1, description="Bound of the ratio where the advantage is negative."), OFF_POLICY
+]
+TauPos = Annotated[
+    float, Field(gt=0, description="Steepness of SAPO's gate where the advantage is positive."), OFF_POLICY
+]
+TauNeg = Annotated[
+    float, Field(gt=0, description="Steepness of SAPO's gate where the advantage is negative."), OFF_POLICY
+]
 
 
 def reinforce(logp: PerToken, _ratio: PerToken | None, adv: Advantage, _mask: Mask) -> PerToken:

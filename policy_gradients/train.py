@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policy_gradients.config import PolicyGradientConfig
+from policy_gradients.fill import fill
 from policy_gradients.look import look
-from policy_gradients.published import fill
 from rlhf.config.command import Command, read_command
 from rlhf.errors import run_main
 from rlhf.run.command import run_command

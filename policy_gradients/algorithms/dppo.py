@@ -25,12 +25,15 @@ from pydantic import Field
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
+from policy_gradients.algorithm_settings import OFF_POLICY
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import Advantage, PerToken
 from rlhf.aggregate import Mask, token_mean
 
 MaxShift = Annotated[
-    float, Field(gt=0, lt=1, description="Probability that a token may gain or lose before it is masked (DPPO).")
+    float,
+    Field(gt=0, lt=1, description="Probability that a token may gain or lose before it is masked (DPPO)."),
+    OFF_POLICY,
 ]
 
 

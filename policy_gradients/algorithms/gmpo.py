@@ -25,12 +25,15 @@ from pydantic import Field
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
+from policy_gradients.algorithm_settings import OFF_POLICY
 from policy_gradients.ratios import token_ratio
 from policy_gradients.surrogates import Advantage, PerToken
 from rlhf.aggregate import Mask, sequence_mean
 from rlhf.tensors import masked_mean
 
-LogClip = Annotated[float, Field(gt=0, description="Nats that a token's log-ratio may move with its advantage (GMPO).")]
+LogClip = Annotated[
+    float, Field(gt=0, description="Nats that a token's log-ratio may move with its advantage (GMPO)."), OFF_POLICY
+]
 
 
 def geometric_mean(logp: PerToken, ratio: PerToken, adv: Advantage, mask: Mask, *, log_clip: LogClip) -> PerToken:

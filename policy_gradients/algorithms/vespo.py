@@ -25,14 +25,21 @@ from pydantic import Field
 
 from policy_gradients.advantages import group_normalize
 from policy_gradients.algorithm import Algorithm
+from policy_gradients.algorithm_settings import OFF_POLICY
 from policy_gradients.ratios import completion_ratio
 from policy_gradients.surrogates import Advantage, PerToken
 from rlhf.aggregate import Mask, token_mean
 
-KPos = Annotated[float, Field(gt=0, description="Power of the completion's ratio where the advantage is not negative.")]
-KNeg = Annotated[float, Field(gt=0, description="Power of the completion's ratio where the advantage is negative.")]
-LambdaPos = Annotated[float, Field(gt=0, description="Decay in the ratio where the advantage is not negative.")]
-LambdaNeg = Annotated[float, Field(gt=0, description="Decay in the ratio where the advantage is negative.")]
+KPos = Annotated[
+    float, Field(gt=0, description="Power of the completion's ratio where the advantage is not negative."), OFF_POLICY
+]
+KNeg = Annotated[
+    float, Field(gt=0, description="Power of the completion's ratio where the advantage is negative."), OFF_POLICY
+]
+LambdaPos = Annotated[
+    float, Field(gt=0, description="Decay in the ratio where the advantage is not negative."), OFF_POLICY
+]
+LambdaNeg = Annotated[float, Field(gt=0, description="Decay in the ratio where the advantage is negative."), OFF_POLICY]
 
 
 def reshaped_importance(

@@ -24,6 +24,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def is_default(self, key: str) -> bool:
+        """Whether a setting, GROUP.KEY in a group, has the value that holds where none is given."""
+        name, _, inner = key.partition(".")
+        value = getattr(self, name)
+        if inner:
+            return value is None or value.is_default(inner)
+        return value == type(self).model_fields[name].default
+
+    def refuse_idle(self, *keys: str, because: str) -> None:
+        """Raises: ValueError: one of these settings is given, though nothing reads it."""
+        for key in keys:
+            if not self.is_default(key):
+                raise ValueError(f"{key}: it would act on nothing: {because}")
+
     @field_validator("*", mode="wrap")
     @classmethod
     def _refuse_what_no_file_holds(cls, given: object, validate: ValidatorFunctionWrapHandler) -> object:

@@ -110,6 +110,12 @@ class TrainerConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _adapters_are_there(self) -> "TrainerConfig":
+        if not self.lora_rank:
+            self.refuse_idle("lora_alpha", "lora_targets", because="there are no adapters: --lora_rank 16, for example")
+        return self
+
+    @model_validator(mode="after")
     def _reference_can_move(self) -> "TrainerConfig":
         if self.lora_rank and getattr(self, "sync_reference_every", 0):
             raise ValueError(

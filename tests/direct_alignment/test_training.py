@@ -235,11 +235,12 @@ def test_a_reference_that_moves(commands: Commands, tiny: list[str | Path], data
     """Moved all the way after each step, it is the policy: log-ratios are 0 in every step. Moved every second step, in
     every second. Kept, never again."""
     small = [*tiny, "--data.path", data, "--lr", "1e-3", "--warmup_steps", "0"]
-    small += ["--sync_reference_mix", "1.0"]
+    all_the_way = ["--sync_reference_mix", "1.0"]
     margins = {}
     for every in (0, 1, 2):
         run = tmp_path / f"every{every}"
-        assert commands.train(*small, "--sync_reference_every", str(every), "--output_dir", run).code == 0
+        moves = ["--sync_reference_every", str(every), *(all_the_way if every else [])]
+        assert commands.train(*small, *moves, "--output_dir", run).code == 0
         margins[every] = [abs(record["reward/chosen"]) < 1e-4 for record in metrics(run)]
     assert margins == {
         0: [True, False, False, False],

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from policy_gradients import algorithms
 from policy_gradients.algorithm import Algorithm, keyword_only, load, load_all
-from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files
+from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files, off_policy_settings
 from policy_gradients.config import SETTINGS, PolicyGradientConfig
 from policy_gradients.published import _read as read_published
 from policy_gradients.published import published
@@ -56,8 +56,9 @@ def test_declarations_are_those_of_the_imported_functions() -> None:
             found |= {name: parameters[name].annotation for name in keyword_only(function)}
     assert found.keys() == SETTINGS.keys()
     for name, annotation in found.items():
-        (kind, field), (wanted, declared) = get_args(annotation), get_args(SETTINGS[name])
+        (kind, field, *more), (wanted, declared, *others) = get_args(annotation), get_args(SETTINGS[name])
         assert (kind, field.description, field.metadata) == (wanted, declared.description, declared.metadata), name
+        assert more == others, name
 
 
 def test_what_is_published_is_read_from_the_files() -> None:
@@ -135,6 +136,30 @@ def test_nothing_but_a_file_is_needed_on_the_command_line(
     assert "It belongs to sharpest." in refused.err
 
 
+@pytest.mark.parametrize("name", algorithms.names())
+def test_off_policy_settings_are_those_that_act_off_policy_alone(name: str) -> None:
+    """At ratio 1 half of the value gives the same gradient, at some other ratio another one. A setting of an advantage
+    acts wherever there is one."""
+    algorithm = load(name)
+    settings, off_policy = keyword_only(algorithm.surrogate), off_policy_settings(SETTINGS)
+    assert not off_policy & keyword_only(algorithm.advantage).keys()
+    assert settings.keys() <= off_policy
+    sizes = torch.tensor([2e-4, 1.5e-3, 0.15, 0.35, 1.5])
+    moved = torch.cat([sizes, -sizes, sizes, -sizes])[:, None]  # log-ratios, each way with each sign of the advantage
+    adv = torch.tensor([1.0, -1.0]).repeat_interleave(10)[:, None]
+    old, mask = torch.full((20, 1), -1.0), torch.ones(20, 1, dtype=torch.bool)
+
+    def gradient(log_ratio: torch.Tensor, changed: dict) -> torch.Tensor:
+        logp = (old + log_ratio).requires_grad_()
+        loss = algorithm.surrogate(logp, algorithm.ratio(logp, old, mask), adv, mask, **settings | changed)
+        return torch.autograd.grad(loss.sum(), logp)[0]
+
+    for key, value in settings.items():
+        changed = {key: 1.5 if value is None else value / 2}
+        torch.testing.assert_close(gradient(0 * moved, {}), gradient(0 * moved, changed))
+        assert not torch.allclose(gradient(moved, {}), gradient(moved, changed)), key
+
+
 BOUNDS = {  # (the largest value that is refused below, the smallest that is refused above), where there is one
     "gamma": (0, 1.001),
     "gae_lambda": (-0.001, 1.001),
@@ -153,10 +178,15 @@ BOUNDS = {  # (the largest value that is refused below, the smallest that is ref
 
 
 def test_bounds_are_those_of_the_equations() -> None:
-    """A discount above 1 diverges, a ratio clipped at 0 or below has no meaning, and so on."""
+    """A discount above 1 diverges, a ratio clipped at 0 or below has no meaning, and so on; what lies 0.01 inside is
+    accepted."""
     assert BOUNDS.keys() == SETTINGS.keys() - {"baseline"}
-    for name, bounds in BOUNDS.items():
-        for value in bounds:
+    for name, (low, high) in BOUNDS.items():
+        inside = [] if low is None else [1 if name == "pass_k" else low + 0.01]
+        inside += [] if high is None else [high - 0.01]
+        for value in inside:
+            assert getattr(PolicyGradientConfig(**{name: value}), name) == value
+        for value in (low, high):
             if value is not None:
                 with pytest.raises(ValidationError, match=name):
                     PolicyGradientConfig(**{name: value})

@@ -300,7 +300,7 @@ def test_luspo_is_the_policy_gradient_on_policy_and_gspo_is_not() -> None:
 def test_luspo_off_policy_is_the_gradient_of_what_it_says() -> None:
     """Of completions of another policy mu, unclipped: grad of E_mu[|o| (pi / mu)^(1 / |o|) adv]."""
     policy, other = Enumerated(2), Enumerated(6)
-    luspo = resolve(PolicyGradientConfig(algorithm="luspo", clip_low=1 - 1e-9, clip_high=1e9))
+    luspo = resolve(PolicyGradientConfig(algorithm="luspo", clip_low=1 - 1e-9, clip_high=1e9, epochs_per_batch=2))
     length, mu = policy.mask.sum(1).double(), other.probability().detach()
     logp, old = policy.logp(), other.logp().detach()
     loss = luspo.surrogate(logp, luspo.ratio(logp, old, policy.mask), policy.reward[:, None], policy.mask)
@@ -355,7 +355,7 @@ def test_importance_weights_make_another_policys_samples_count(seed: int) -> Non
     reward = torch.randn(5, generator=generator, dtype=torch.float64)
     (exact,) = torch.autograd.grad((theta.softmax(-1) * reward).sum(), theta)
     logp, mask = theta.log_softmax(-1)[:, None], torch.ones(5, 1, dtype=torch.bool)
-    grpo = resolve(PolicyGradientConfig(algorithm="grpo", clip_low=1 - 1e-9, clip_high=1e9))
+    grpo = resolve(PolicyGradientConfig(algorithm="grpo", clip_low=1 - 1e-9, clip_high=1e9, epochs_per_batch=2))
     weighed = (old.exp() * reward)[:, None]
     loss = grpo.surrogate(logp, grpo.ratio(logp, old[:, None], mask), weighed, mask)
     torch.testing.assert_close(-torch.autograd.grad(loss.sum(), theta)[0], exact, atol=1e-12, rtol=1e-9)

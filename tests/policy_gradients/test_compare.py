@@ -123,7 +123,7 @@ def test_same_command_with_other_settings_is_refused_before_any_run(tmp_path: Pa
     monkeypatch.setattr("rlhf.run.compare.make_all", lambda planned, **_: None)
     monkeypatch.setattr("rlhf.run.compare.write_all", lambda *_, **__: "")
     assert run(monkeypatch, *arguments) == 0  # with nothing left open: clip_low is what null stands for
-    for other in (["--max_steps", "3"], ["--clip_low", "0.1"]):
+    for other in (["--max_steps", "3"], ["--clip_low", "0.1", "--staleness", "1"]):
         with pytest.raises(UserError, match="grpo-seed0' is a run with other settings"):
             run(monkeypatch, *arguments, *other)
 

@@ -36,7 +36,7 @@ def test_open_settings_get_the_published_values() -> None:
 def test_a_recipe_computes_with_the_settings_of_the_config() -> None:
     """clip_high 0.5: a ratio of 2 counts as 1.5. kl_coef 0: no KL, wherever it would be."""
     one = torch.ones(1, 1)
-    recipe = resolve(PolicyGradientConfig(algorithm="grpo", clip_high=0.5, kl_coef=0.0))
+    recipe = resolve(PolicyGradientConfig(algorithm="grpo", clip_high=0.5, kl_coef=0.0, epochs_per_batch=2))
     assert recipe.surrogate(one, 2 * one, one, one.bool()).item() == -1.5
     assert recipe.settings == {"clip_low": 0.2, "clip_high": 0.5, "dual_clip": None}
     assert not recipe.kl_in_loss
@@ -48,8 +48,9 @@ def test_a_recipe_computes_with_the_settings_of_the_config() -> None:
 @pytest.mark.parametrize("kl_in", ["loss", "reward"])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_where_the_kl_enters(kl_in: str, kl_coef: float) -> None:
-    """Nowhere with a coefficient of 0."""
-    recipe = resolve(PolicyGradientConfig(algorithm="grpo", kl_coef=kl_coef, kl_in=kl_in))
+    """Nowhere with a coefficient of 0. Where the paper has the penalty, one may say so all the same."""
+    name = "grpo" if kl_coef or kl_in == "loss" else "rloo"
+    recipe = resolve(PolicyGradientConfig(algorithm=name, kl_coef=kl_coef, kl_in=kl_in))
     assert recipe.kl_in_loss == (kl_coef > 0 and kl_in == "loss")
     assert recipe.kl_in_reward == (kl_coef > 0 and kl_in == "reward")
 
@@ -69,8 +70,9 @@ def test_how_often_the_policy_is_updated() -> None:
 
 
 def test_what_the_user_says_stays() -> None:
-    config = resolved(algorithm="grpo", clip_high=0.28, kl_coef=0.0, kl_estimator="k2", aggregation="token_mean")
-    assert (config.clip_low, config.clip_high, config.kl_coef) == (0.2, 0.28, 0.0)
+    said = {"clip_high": 0.28, "kl_coef": 0.1, "kl_estimator": "k2", "aggregation": "token_mean"}
+    config = resolved(algorithm="grpo", epochs_per_batch=2, **said)
+    assert (config.clip_low, config.clip_high, config.kl_coef) == (0.2, 0.28, 0.1)
     assert (config.kl_estimator, config.aggregation) == ("k2", "token_mean")
     assert resolved(algorithm="reinforce", baseline="none").baseline == "none"
 
@@ -111,23 +113,87 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"kl_in": "loss", "kl_estimator": "k1"}, "zero expected gradient"),
         ({"algorithm": "grpo", "kl_estimator": "k1", "kl_coef": 0.1}, "zero expected gradient"),
         ({"algorithm": "rloo", "kl_estimator": "k3", "kl_coef": 0.1}, "no penalty near the reference"),
-        ({"kl_target": 0.1, "kl_coef": 0.0}, "kl_target"),
-        ({"kl_unbiased": True, "kl_coef": 0.0}, "no KL in the loss"),
         ({"kl_unbiased": True, "kl_coef": 0.1, "kl_in": "reward"}, "no KL in the loss"),
         ({"kl_unbiased": True, "kl_coef": 0.1, "kl_estimator": "k2"}, "another quantity"),
         ({"importance": "mask", "importance_floor": 3.0}, "is above importance_cap 2"),
-        ({"importance_floor": 0.5}, "no weights without importance"),
-        ({"importance_level": "sequence"}, "no weights without importance"),
         ({"covariance_low": 5.0}, "no covariance"),
         ({"algorithm": "topr", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
         ({"algorithm": "grpo", "max_shift": 0.1}, "max_shift"),
-        ({"sync_reference_every": 5, "kl_coef": 0.0}, "sync_reference_every"),
         ({"task": "gsm", "tasks": {"spell_backward": {}}}, "not both"),
     ],
 )
 def test_contradictions_are_refused(settings: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as refused:
         resolved(**settings)
+    assert refused.value.hint
+
+
+SEVERAL = {"epochs_per_batch": 2}
+IDLE = [  # a setting, and what else it needs to act on anything
+    *(
+        ({"algorithm": name, key: value}, SEVERAL)
+        for name, key, value in [
+            *(("grpo", "clip_low", 0.1), ("grpo", "clip_high", 0.3), ("grpo", "dual_clip", 3.0)),
+            *(
+                ("sapo", "tau_pos", 2.0),
+                ("sapo", "tau_neg", 2.0),
+                ("dppo", "max_shift", 0.1),
+                ("gmpo", "log_clip", 0.1),
+            ),
+            *(("vespo", "k_pos", 1.0), ("vespo", "k_neg", 1.0), ("vespo", "lambda_pos", 1.0)),
+            *(("vespo", "lambda_neg", 1.0), ("m2po", "second_moment", 0.1), ("grpo", "second_moment", 0.04)),
+        ]
+    ),
+    ({"covariance": "kl"}, {"steps_per_batch": 2}),
+    ({"covariance": "kl"}, {"staleness": 1}),
+    ({"algorithm": "rloo", "second_moment": 0.04}, {"staleness": 1, "importance": "truncate"}),
+    ({"off_policy_mask": 0.5}, {"staleness": 1}),
+    ({"off_policy_mask": 0.5}, {"top_p": 0.9}),
+    ({"off_policy_mask": 0.5}, {"top_k": 9}),
+    ({"off_policy_mask": 0.5}, {"sampler": "vllm", "vllm_url": "http://localhost:8000"}),
+    ({"algorithm": "ppo", "critic": CriticConfig(value_clip=0.1)}, {"steps_per_batch": 2}),
+    ({"importance_cap": 3.0}, {"importance": "truncate"}),
+    ({"importance_floor": 0.5}, {"importance": "mask"}),
+    ({"importance_level": "sequence"}, {"importance": "mask"}),
+    ({"covariance_share": 0.1}, {"covariance": "clip"}),
+    ({"covariance_low": 0.5}, {"covariance": "clip"}),
+    ({"covariance_high": 9.0}, {"covariance": "clip"}),
+    ({"covariance_kl_coef": 2.0}, {"covariance": "kl", **SEVERAL}),
+    ({"overlong_buffer": 0.5}, {"truncated": "penalize"}),
+    ({"kl_in": "reward"}, {"kl_coef": 0.1}),
+    ({"kl_estimator": "k2"}, {"kl_coef": 0.1}),
+    ({"kl_unbiased": True}, {"kl_coef": 0.1}),
+    ({"kl_target": 0.1}, {"kl_coef": 0.1}),
+    ({"sync_reference_every": 5}, {"kl_coef": 0.1}),
+    ({"sync_reference_mix": 0.5}, {"kl_coef": 0.1, "sync_reference_every": 5}),
+    ({"reward_weights": RewardWeights(model=0.5)}, {"reward_model": "runs/rm"}),
+]
+
+
+@pytest.mark.parametrize(("setting", "needs"), IDLE, ids=str)
+def test_a_setting_that_would_act_on_nothing_is_refused(setting: dict, needs: dict) -> None:
+    """With what it needs, it is taken."""
+    usual = {"kl_coef": 0.0}
+    with pytest.raises(UserError, match="it would act on nothing") as refused:
+        resolved(**{**usual, **setting})
+    assert refused.value.message.partition(":")[0].partition(".")[0] in setting
+    assert refused.value.hint
+    resolved(**{**usual, **setting, **needs})
+
+
+def test_what_would_hold_anyway_may_be_said() -> None:
+    """A recorded config has every value written out: clip, estimator, critic."""
+    for name in names():
+        config = resolved(algorithm=name)
+        assert resolved(**config.model_dump()) == config
+
+
+def test_an_importance_weight_beside_a_ratio_to_the_same_sampler_is_refused() -> None:
+    """pi_old of a stale batch is the sampler's: the weight pi_old / pi_sampler would be 1. Without a ratio it acts."""
+    with pytest.raises(UserError, match="importance: it would act on nothing: pi_old of a stale batch"):
+        resolved(algorithm="vespo", staleness=1, importance="truncate")
+    assert resolved(algorithm="vespo", epochs_per_batch=2, importance="truncate").importance == "truncate"
+    assert resolved(algorithm="rloo", staleness=1, importance="truncate").importance == "truncate"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +215,7 @@ def test_allowed_combinations() -> None:
     assert resolved(algorithm="rloo", epochs_per_batch=2, importance="truncate").importance_cap == 2.0
     assert resolved(algorithm="ppo", group_size=1).critic is not None
     assert resolved(algorithm="grpo", kl_coef=0.1, kl_estimator="k1", kl_unbiased=True).kl_in == "loss"
-    assert resolved(algorithm="grpo", nll_coef=0.2, second_moment=0.1).nll_coef == 0.2
+    assert resolved(algorithm="grpo", nll_coef=0.2).nll_coef == 0.2
     assert resolved(algorithm="grpo", epochs_per_batch=2, steps_per_batch=4).epochs_per_batch == 2
 
 
@@ -166,9 +232,10 @@ def test_kl_in_the_reward_is_k1() -> None:
     assert resolved(algorithm="grpo", kl_in="reward", kl_coef=0.1).kl_estimator == "k1"
 
 
-def test_a_binary_reward_without_kl_may_say_where_it_would_be() -> None:
-    """`kl_in: reward` changes no reward where its coefficient is 0."""
-    assert resolve(PolicyGradientConfig(algorithm="maxrl", kl_in="reward")).kl.kl_in == "reward"
+def test_a_penalty_of_weight_0_leaves_a_reward_binary() -> None:
+    """`kl_in: reward` changes no reward where its coefficient is 0: what is wrong is that nothing reads it."""
+    with pytest.raises(UserError, match="kl_in: it would act on nothing"):
+        resolve(PolicyGradientConfig(algorithm="maxrl", kl_in="reward"))
 
 
 def test_partial_credit_is_not_binary() -> None:

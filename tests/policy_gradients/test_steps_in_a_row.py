@@ -22,9 +22,9 @@ from rlhf.tasks.procedural import ProceduralTask
 
 def test_a_stale_batch(run) -> None:
     """Two steps behind: what is trained on was sampled two steps ago, and the ratio is against what the sampler said
-    then; no weight is left to apply."""
+    then; no weight is left to apply, so that one is refused (test_defaults.py)."""
     extra = ["--algorithm", "grpo", "--staleness", "2", "--max_steps", "4", "--lr", "0.01", "--kl_coef", "0"]
-    done = run(*extra, "--importance", "truncate")
+    done = run(*extra)
     assert [[it.number for it in batch.rollouts] for batch in done.batches] == [
         [4 * k + i for i in range(4)] for k in range(4)
     ]

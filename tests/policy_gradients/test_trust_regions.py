@@ -54,6 +54,13 @@ def test_dppo_by_hand(p_old: float, p: float, adv: float, found: float) -> None:
     assert slope(divergence_masked, token_ratio, p_old, p, adv, max_shift=0.2) == pytest.approx(found)
 
 
+def test_dppo_goes_on_at_the_bound_itself() -> None:
+    """From 0.5 to 1, in floats that hold them exactly: a shift of 0.5 is not more than 0.5."""
+    ratio = torch.tensor([[2.0]], requires_grad=True)
+    loss = divergence_masked(torch.tensor([[0.0]]), ratio, torch.tensor([[1.0]]), ONE, max_shift=0.5)
+    assert torch.autograd.grad(loss.sum(), ratio)[0].item() == -1
+
+
 def test_dppo_is_the_exact_gradient_off_policy_while_nothing_is_masked() -> None:
     """E_old[ratio * r] = E_pi[r] over one token, for probabilities that differ by less than 0.2; with a bound below
     their distance it is another gradient."""
@@ -76,6 +83,7 @@ def test_dppo_is_the_exact_gradient_off_policy_while_nothing_is_masked() -> None
     [
         (0.2, 0.8, 1.0, -1.0),
         (0.8, 0.2, 1.0, -1.0),
+        (0.8, 0.2, 0.5, -0.5),
         (0.2, 0.8, -1.0, 1.0),
         (0.8, 0.2, -1.0, 0.25),
         (0.4, 0.1, -3.0, 0.75),
