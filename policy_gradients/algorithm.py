@@ -54,8 +54,8 @@ class Algorithm:
     def published(self) -> Published:
         """What is known of the algorithm without its functions."""
         aggregation = next(name for name, it in aggregates.items() if it is self.aggregate)
-        has_ratio = self.ratio is not None
-        return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.extra, has_ratio)
+        ratio = None if self.ratio is None else self.ratio.__name__
+        return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.extra, ratio)
 
 
 def keyword_only(function: Callable[..., Tensor]) -> dict[str, Any]:

@@ -72,12 +72,17 @@ def _contradictions(
             f"--group_size {2 * config.pass_k} and --pass_k {config.pass_k}, for example.",
         )
     updates = config.epochs_per_batch * config.steps_per_batch
-    if not algorithm.has_ratio and (updates > 1 or config.staleness) and config.importance == "none":
+    if algorithm.ratio is None and (updates > 1 or config.staleness) and config.importance == "none":
         when = f"{config.staleness} steps old" if config.staleness else f"for {updates} optimizer steps"
         yield (
             f"{name} has no ratio, so it cannot use a batch of rollouts {when}: the samples would be off-policy",
             "Set epochs_per_batch and steps_per_batch to 1 and staleness to 0, weigh the tokens with --importance "
             "truncate, or use an algorithm with a ratio, such as grpo.",
+        )
+    if algorithm.ratio == "completion_ratio" and config.importance != "none":
+        yield (
+            f"importance: {name} weighs completions by a function of pi / pi_old: they would be weighed twice",
+            "Leave it out. With --staleness 1 pi_old is the sampler's own.",
         )
     yield from _contradictions_of_kl(config)
     yield from _contradictions_of_updates(config)
@@ -133,7 +138,7 @@ def _idle(
     moves = updates > 1 or config.staleness > 0
     still = "pi / pi_old is 1, as each batch is trained on at once and in one optimizer step"
     own_samples = config.sampler == "own" and config.top_p == 1 and config.top_k == 0
-    stale_ratio = config.staleness > 0 and algorithm.has_ratio
+    stale_ratio = config.staleness > 0 and algorithm.ratio is not None
     rules: list[tuple[Any, Collection[str], str, str]] = [  # whether they act, which, why not, and the cure
         (moves, {*off_policy_settings(SETTINGS), "second_moment"}, still, MORE_STEPS),
         (moves or config.covariance != "kl", {"covariance"}, f"what kl adds has no gradient where {still}", MORE_STEPS),

@@ -81,7 +81,7 @@ class Published:
     kl: Penalty
     sampling: Sampling
     extra: Extra
-    has_ratio: bool  # without one it is on-policy only
+    ratio: str | None  # the name of its function; without one it is on-policy only
 
     @property
     def values(self) -> dict[str, Any]:
@@ -130,6 +130,13 @@ def _read(file: Path) -> Published:
             aggregation = own_names.get(name, name)
         case other:
             raise NotPlainError(ast.unparse(other))
+    match given["ratio"]:
+        case ast.Name(id=name):
+            ratio = own_names.get(name, name)
+        case ast.Constant(value=None):
+            ratio = None
+        case other:
+            raise NotPlainError(ast.unparse(other))
     return Published(
         settings={**settings_of(given["advantage"]), **settings_of(given["surrogate"])},
         aggregation=aggregation,
@@ -137,7 +144,7 @@ def _read(file: Path) -> Published:
         kl=Penalty(**_arguments(given.get("kl"))),
         sampling=Sampling(**_arguments(given.get("sampling"))),
         extra=Extra(**_arguments(given.get("extra"))),
-        has_ratio=not (isinstance(given["ratio"], ast.Constant) and given["ratio"].value is None),
+        ratio=ratio,
     )
 
 

@@ -227,7 +227,10 @@ def loss_gradient(name: str, log_ratio: list[float], adv: float) -> list[float]:
 LOG2 = 0.6931471805599453
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "drgrpo"])
+CLIPPED = ["ppo", "grpo", "drgrpo", "passk", "gdpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+
+
+@pytest.mark.parametrize("name", CLIPPED)
 def test_clipped_off_policy_by_hand(name: str) -> None:
     """Ratios 2, 1/2, 1. d(ratio * adv) / d logp = ratio * adv where the clip of 0.2 lets it through.
 
@@ -238,12 +241,14 @@ def test_clipped_off_policy_by_hand(name: str) -> None:
     assert loss_gradient(name, [LOG2, -LOG2, 0.0], -1.0) == pytest.approx([2, 0, 1])
 
 
-def test_dapo_clips_higher() -> None:
-    """Ratio 1.25 is past GRPO's 1.2 but not past DAPO's 1.28; 0.75 is past 0.8 for both."""
-    up, down = 0.22314355131420976, -0.2876820724517809
+@pytest.mark.parametrize("name", ["dapo", "vapo"])
+def test_dapo_and_vapo_clip_higher(name: str) -> None:
+    """Ratio 1.25 is past GRPO's 1.2 but not past 1.28, which 1.3 is; 0.75 is past 0.8 for all, 0.85 is not. Nothing
+    stops a ratio that moved against its advantage."""
+    up, high, down, low = (math.log(x) for x in (1.25, 1.3, 0.75, 0.85))
     assert loss_gradient("grpo", [up], 1.0) == [0]
-    assert loss_gradient("dapo", [up], 1.0) == pytest.approx([-1.25])
-    assert loss_gradient("dapo", [down], -1.0) == [0]
+    assert loss_gradient(name, [up, high, down], 1.0) == pytest.approx([-1.25, 0, -0.75])
+    assert loss_gradient(name, [high, low, down], -1.0) == pytest.approx([1.3, 0.85, 0])
 
 
 def test_cispo_off_policy_by_hand() -> None:
@@ -271,6 +276,9 @@ def test_gspo_off_policy_by_hand() -> None:
     assert loss_gradient("gspo", [3.0, -3.0], 1.0) == pytest.approx([-1, -1])
     assert loss_gradient("gspo", [1e-3] * 3, 1.0) == [0, 0, 0]
     assert loss_gradient("gspo", [1e-3] * 3, -1.0) == pytest.approx([1.001] * 3, abs=1e-5)
+    assert loss_gradient("gspo", [-1e-3] * 3, 1.0) == pytest.approx([-0.999] * 3, abs=1e-5)
+    assert loss_gradient("gspo", [-1e-3] * 3, -1.0) == [0, 0, 0]
+    assert loss_gradient("gspo", [-2e-4] * 3, -1.0) == pytest.approx([0.9998] * 3, abs=1e-6)
 
 
 def test_luspo_off_policy_by_hand() -> None:
@@ -279,6 +287,9 @@ def test_luspo_off_policy_by_hand() -> None:
     assert loss_gradient("luspo", [1e-3, 2e-3, 3e-3], 1.0) == pytest.approx([-math.exp(2e-3)] * 3)
     assert loss_gradient("luspo", [3e-3] * 3, 1.0) == [0, 0, 0]
     assert loss_gradient("luspo", [3e-3] * 3, -1.0) == pytest.approx([math.exp(3e-3)] * 3)
+    assert loss_gradient("luspo", [-3e-3] * 3, 1.0) == pytest.approx([-math.exp(-3e-3)] * 3)
+    assert loss_gradient("luspo", [-2.1e-3] * 3, -1.0) == [0, 0, 0]
+    assert loss_gradient("luspo", [-1.9e-3] * 3, -1.0) == pytest.approx([math.exp(-1.9e-3)] * 3)
     luspo, mask = RECIPES["luspo"], torch.tensor([[True, False, False], [True, True, True]])
     logp = torch.tensor([[1e-3, 9.0, 9.0], [1e-3, 2e-3, 0.0]])
     loss = luspo.surrogate(logp, luspo.ratio(logp, torch.zeros(2, 3), mask), torch.ones(2, 1), mask)
@@ -320,6 +331,8 @@ def test_gmpo_off_policy_by_hand() -> None:
     assert loss_gradient("gmpo", [1.0, 0.1, -2.0], 0.0) == [0, 0, 0]
     assert loss_gradient("gmpo", [0.41], 1.0) == [0]
     assert loss_gradient("gmpo", [0.39], 1.0) == pytest.approx([-math.exp(0.39)])
+    assert loss_gradient("gmpo", [-0.41], -1.0) == [0]
+    assert loss_gradient("gmpo", [-0.39], -1.0) == pytest.approx([math.exp(-0.39)])
 
 
 def test_gmpo_value_by_hand() -> None:

@@ -116,6 +116,8 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"kl_unbiased": True, "kl_coef": 0.1, "kl_in": "reward"}, "no KL in the loss"),
         ({"kl_unbiased": True, "kl_coef": 0.1, "kl_estimator": "k2"}, "another quantity"),
         ({"importance": "mask", "importance_floor": 3.0}, "is above importance_cap 2"),
+        ({"algorithm": "vespo", "importance": "truncate"}, "weighed twice"),
+        ({"algorithm": "topr", "importance": "mask", "epochs_per_batch": 2}, "weighed twice"),
         ({"covariance_low": 5.0}, "no covariance"),
         ({"algorithm": "topr", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
         ({"algorithm": "grpo", "max_shift": 0.1}, "max_shift"),
@@ -191,8 +193,8 @@ def test_what_would_hold_anyway_may_be_said() -> None:
 def test_an_importance_weight_beside_a_ratio_to_the_same_sampler_is_refused() -> None:
     """pi_old of a stale batch is the sampler's: the weight pi_old / pi_sampler would be 1. Without a ratio it acts."""
     with pytest.raises(UserError, match="importance: it would act on nothing: pi_old of a stale batch"):
-        resolved(algorithm="vespo", staleness=1, importance="truncate")
-    assert resolved(algorithm="vespo", epochs_per_batch=2, importance="truncate").importance == "truncate"
+        resolved(algorithm="grpo", staleness=1, importance="truncate")
+    assert resolved(algorithm="grpo", epochs_per_batch=2, importance="truncate").importance == "truncate"
     assert resolved(algorithm="rloo", staleness=1, importance="truncate").importance == "truncate"
 
 

@@ -173,8 +173,9 @@ def test_topr_reward_shift() -> None:
 
 
 def test_m2po_has_no_clip_of_its_own() -> None:
-    """-ratio * adv: what is left out, the whole step decides (test_token_rules.py)."""
-    assert slope(RECIPES["m2po"].surrogate, token_ratio, 0.1, 0.9, 2.0) == pytest.approx(-18.0)
+    """-ratio * adv, either way: what is left out, the whole step decides (test_token_rules.py)."""
+    for p_old, p, adv, found in ((0.1, 0.9, 2.0, -18), (0.9, 0.1, 2.0, -2 / 9), (0.1, 0.9, -1.0, 9), (0.9, 0.1, -9, 1)):
+        assert slope(RECIPES["m2po"].surrogate, token_ratio, p_old, p, adv) == pytest.approx(found)
     assert RECIPES["m2po"].config.second_moment == 0.04
 
 
