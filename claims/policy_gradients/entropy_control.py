@@ -54,7 +54,7 @@ CLAIM = Claim(
 Entropy falls in every arm. KL-Cov alone holds it up, to 0.07 where GRPO has 0.02, and it learns the least: 0.67 of its
 completions are right over training, of the others' 0.84 to 0.87. Each word has one right spelling, so that a policy
 that knows it is certain, and entropy that is left is mistakes: nothing here rewards exploring, which is what the rules
-are for. The top fifth of the tokens is not told from all of them, over 40 optimizer steps; no longer run was made.
+are for. The top fifth of the tokens is not told from all of them, over 40 optimizer steps, nor over [120](long_run.md).
 
 At first these runs, of five seeds, made one optimizer step on each of 40 batches of 4 prompts (9b38be8). There KL-Cov
 changed nothing, to the last bit: its penalty is the KL to the policy that sampled, which has no gradient while the
