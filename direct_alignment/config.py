@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config.command import Command, read_command
 from rlhf.config.paths import PathName
+from rlhf.config.reference import ReferenceConfig
 from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
 from rlhf.errors import nearest
@@ -90,7 +91,7 @@ class LossConfig(TrainerConfig):
     )
 
 
-class DirectAlignmentConfig(LossConfig):
+class DirectAlignmentConfig(LossConfig, ReferenceConfig):
     """Direct alignment"""
 
     common: ClassVar[tuple[str, ...]] = (
@@ -134,6 +135,11 @@ class DirectAlignmentConfig(LossConfig):
     eval_problems: int = Field(500, gt=0, description="Held-out problems of the task.")
     eval_samples: int = Field(200, ge=0, description="Completions sampled to measure KL and length; 0: not measured.")
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a reference stays in memory while the policy learns; else what it says is computed once."""
+        return bool(self.online_every or self.sync_reference_every)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DirectAlignmentConfig":
         if self.loss not in LOSS_NAMES:
@@ -146,6 +152,11 @@ class DirectAlignmentConfig(LossConfig):
         if not self.sync_reference_every:
             self.refuse_idle(
                 "sync_reference_mix", because="the reference stays: --sync_reference_every 50, for example"
+            )
+        if self.reference == "none" or not self.keeps_reference:
+            self.refuse_idle(
+                "offload_reference",
+                because="no reference is kept in memory without online_every or sync_reference_every",
             )
         return self
 

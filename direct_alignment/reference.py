@@ -19,6 +19,7 @@ from rlhf.cache import cached, fingerprint, key
 from rlhf.groups import Group, Layout
 from rlhf.logprobs import Scorer
 from rlhf.models.frozen import without_adapters
+from rlhf.models.offload import on_device
 from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
@@ -62,7 +63,9 @@ class Reference:
             with without_adapters(self.policy):
                 yield self.policy
         else:
-            yield self.kept or self.session.load_reference()
+            network = self.kept or self.session.load_reference()
+            with on_device(network, self.policy.device):
+                yield network
 
     def initial_logp(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """log pi(completion | prompt) under the initial model of each group's completions, nats."""
@@ -77,7 +80,8 @@ class Reference:
         if moving is None:
             return _with(examples, self.initial_logp)
         accelerator = self.session.accelerator
-        return _with(examples, lambda groups: score_all(Scorer(moving), groups, accelerator, self.layout))
+        with on_device(moving, self.policy.device):
+            return _with(examples, lambda groups: score_all(Scorer(moving), groups, accelerator, self.layout))
 
     def score_once(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the initial model's log-probabilities, from the cache where they were ever computed;

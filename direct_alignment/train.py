@@ -102,11 +102,10 @@ def plan(config: DirectAlignmentConfig) -> "Plan":
     config, _, settings = resolve(config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     samples = max(config.eval_samples, config.eval_problems if config.task else 0)
-    kept = config.online_every or config.sync_reference_every
     memory = memory_needs(
         config,
         # A frozen one is loaded to fill the cache and, at evaluations, to measure KL: not while the policy trains.
-        reference=None if config.reference == "none" else "always" if kept else "sampling",
+        reference=None if config.reference == "none" else "always" if config.keeps_reference else "sampling",
         sampled=(samples, config.max_new_tokens),
     )
     task = f"{config.loss} ({values}) on {config.task or config.data.path}"

@@ -7,6 +7,7 @@ from pydantic import Field, create_model, model_validator
 from policy_gradients.algorithm_settings import as_fields, declared_settings, declaring_files
 from policy_gradients.algorithms import names
 from rlhf.config.paths import PathName
+from rlhf.config.reference import ReferenceConfig
 from rlhf.config.sampling import TruncatedSamplingConfig
 from rlhf.config.schema import Section
 from rlhf.config.scoring import ScoringConfig
@@ -43,7 +44,7 @@ AlgorithmSettings: Any = create_model(
 )
 
 
-class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, VllmConfig, ScoringConfig):
+class PolicyGradientConfig(AlgorithmSettings, TruncatedSamplingConfig, VllmConfig, ScoringConfig, ReferenceConfig):
     """Policy gradients"""
 
     common: ClassVar[tuple[str, ...]] = (

@@ -11,7 +11,7 @@ from policy_gradients.published import ESTIMATOR, Published, published
 from rlhf.errors import UserError
 
 IMPORTANCE = {"importance_cap", "importance_floor", "importance_level"}
-KL = {"kl_in", "kl_estimator", "kl_unbiased", "kl_target", "sync_reference_every"}
+KL = {"kl_in", "kl_estimator", "kl_unbiased", "kl_target", "sync_reference_every", "offload_reference"}
 MORE_UPDATES = "--steps_per_batch 4 or --epochs_per_batch 2, for example."
 MORE_STEPS = "--steps_per_batch 4, --epochs_per_batch 2 or --staleness 1, for example."
 NO_RATIO = "Leave it out, or take an algorithm without a ratio, such as rloo."

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from policy_gradients.defaults import Recipe
 from rlhf.models.frozen import without_adapters
+from rlhf.models.offload import on_device
 from rlhf.models.policy import move_towards
 from rlhf.run.session import Session
 
@@ -51,7 +52,8 @@ class Reference:
             with without_adapters(self.policy):
                 yield self.policy
         else:
-            yield self.copy
+            with on_device(self.copy, self.policy.device):
+                yield self.copy
 
     def end_step(self, step: int, *, kl: float | None) -> dict[str, float]:
         """Adapt the coefficient to the KL of the step, if it was measured, and follow the policy. Returns metrics."""

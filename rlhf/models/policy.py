@@ -56,7 +56,8 @@ def move_towards(reference: nn.Module, policy: nn.Module, *, mix: float) -> None
     Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (TR-DPO), 2024, arXiv 2404.09656.
     """
     for of_reference, of_policy in zip(reference.parameters(), policy.parameters(), strict=True):
-        of_reference.lerp_(of_policy.to(of_reference.dtype), mix)  # with low_memory the policy is stored in bf16
+        # With low_memory the policy is stored in bf16; with offload_reference it is on another device.
+        of_reference.lerp_(of_policy.to(of_reference), mix)
 
 
 def load_policy(

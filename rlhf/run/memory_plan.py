@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf.config.command import Command
+from rlhf.config.reference import ReferenceConfig, offloads_reference
 from rlhf.config.trainer import TrainerConfig
 from rlhf.distributed import device_of, processes_asked
 from rlhf.models.known_sizes import KNOWN_SIZES
@@ -23,7 +24,8 @@ from rlhf.sampling import decoded_together
 from rlhf.tensors import LOGITS_AT_ONCE
 
 GB = 1e9
-type Phase = Literal["always", "sampling", "training"]
+PHASES = ("sampling", "scoring", "training")  # of a step, one after the other
+type Phase = Literal["always", "sampling", "scoring", "training"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Need:
     what: str
     gigabytes: float
     why: str
-    phase: Phase = "always"  # a run samples and trains in turns: never both at once
+    phase: Phase = "always"
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ class Plan:
 
     @property
     def peak_gb(self) -> float:
-        """What is always there, with the larger of what sampling and training need."""
-        by_phase = dict.fromkeys(("always", "sampling", "training"), 0.0)
+        """What is always there, with the largest of what the phases of a step need."""
+        by_phase = dict.fromkeys(("always", *PHASES), 0.0)
         for need in self.memory:
             by_phase[need.phase] += need.gigabytes
-        return by_phase["always"] + max(by_phase["sampling"], by_phase["training"])
+        return by_phase["always"] + max(by_phase[phase] for phase in PHASES)
 
 
 def memory_needs(
@@ -81,7 +83,8 @@ def memory_needs(
     """Memory by purpose.
 
     Args:
-        reference: when a reference is there, if at all. With LoRA it is the base under the adapters: it takes nothing.
+        reference: when a reference is there, if at all; with offload_reference, while it scores. With LoRA it is the
+            base under the adapters: it takes nothing.
         own_critic: whether PPO's critic is a network of its own.
         reward_models: their names.
         judges: names of the models that rubrics ask.
@@ -112,7 +115,9 @@ def memory_needs(
     if in_bf16 and not lora and not settings.low_memory:
         needs.append(Need("autocast copies", 2 * weights / GB, "weights in bf16 while a pass lasts"))
     if reference and not lora:
-        needs.append(Need("reference model", frozen * weights / GB, f"frozen, {stored}", reference))
+        offloaded = offloads_reference(settings)
+        why = f"frozen, {stored}" + (", else in the processor's memory" if offloaded else "")
+        needs.append(Need("reference model", frozen * weights / GB, why, "scoring" if offloaded else reference))
     if own_critic:
         why = f"weights, gradients and moments, {learning.stored}; critic.backbone: policy"
         needs.append(
@@ -238,6 +243,9 @@ def _verdict(config: TrainerConfig, plan: Plan, limit: float) -> str:
         levers += [f"{lora} --low_memory false"] if config.low_memory else ["--low_memory true", lora]
     if not config.gradient_checkpointing:
         levers.append("--gradient_checkpointing true")
+    stays = any(need.what == "reference model" and need.phase == "always" for need in plan.memory)
+    if stays and isinstance(config, ReferenceConfig):
+        levers.append("--offload_reference true")
     sizes = {need.what: need.gigabytes for need in plan.memory}
     if sizes["activations"] >= sizes.get("key-value cache", 0.0):
         levers.append(f"--token_budget {config.token_budget // 2}")

@@ -9,11 +9,13 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.config.reference import offloads_reference
 from rlhf.config.trainer import TrainerConfig
 from rlhf.embedded.make import character_tokenizer, new_model
 from rlhf.models.architecture import attention_window, refuse_long_settings, takes_shared_rows
 from rlhf.models.frozen import store_in_bf16
 from rlhf.models.lora import Lora
+from rlhf.models.offload import offload
 from rlhf.models.policy import choose_attention, load, load_frozen, load_policy
 from rlhf.models.sharding import Sharded, layers_of
 from rlhf.models.tokenizer import load_tokenizer, with_chat_template
@@ -106,9 +108,16 @@ class Models:
         return sharded, accelerator.prepare_optimizer(optimizer)
 
     def load_reference(self, *, moves: bool = False) -> PreTrainedModel:
-        """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`."""
+        """A copy of the model as it was before training: `--model_name X` moves it along. See `load_frozen`.
+
+        It is read within `on_device`: with `offload_reference` its weights are elsewhere until then.
+        """
         precision = "fp32" if moves else self.precision  # small steps towards the policy would be lost in bf16
-        return load_frozen(self.config.model_name, precision=precision).to(self.accelerator.device)
+        model = load_frozen(self.config.model_name, precision=precision)
+        if not offloads_reference(self.config):
+            return model.to(self.accelerator.device)
+        offload(model, self.accelerator.device)
+        return model
 
     def load_teacher(self, name: str, *, key: str) -> tuple[PreTrainedModel, bool]:
         """Another model that is not trained, on the run's device, and whether it takes shared-prefix rows.

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 
 from rlhf.atomic import write_whole
 from rlhf.config.command import Command
+from rlhf.config.reference import offloads_reference
 from rlhf.config.trainer import TrainerConfig
 from rlhf.config.yaml_file import to_yaml
 from rlhf.cpu import has_bf16_kernels
@@ -61,6 +62,11 @@ class Opening(Models):
             raise UserError(
                 f"low_memory: weights in bf16 are trained in bf16; precision auto is fp32 on this {self.device.type}",
                 hint="Leave low_memory out, train with --lora_rank 32, or ask for --precision bf16: slow here.",
+            )
+        if offloads_reference(self.config) and self.device.type != "cuda":
+            raise UserError(
+                f"offload_reference: on this {self.device.type} the reference is in the processor's memory already",
+                hint="It is for --device cuda, where the GPU has a memory of its own.",
             )
         self.interrupted = Interrupted(ends_process=not command.called)
         self.dtype, self.base = torch.float32, ""  # what the model was stored in, and where it is

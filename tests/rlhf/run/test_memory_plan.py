@@ -55,6 +55,14 @@ def test_without_lora_a_frozen_reference_is_kept_in_bf16() -> None:
     assert in_fp32["reference model"] == pytest.approx(4 * 1.7206, abs=0.01)
 
 
+def test_a_reference_that_is_offloaded_is_there_while_it_scores() -> None:
+    """Gradients and activations take more than it does, at other times: the peak is lower by the whole of it."""
+    stays, leaves = (plan_policy(grpo(kl_coef=0.1, offload_reference=it)) for it in (False, True))
+    assert needs(leaves)["reference model"] == needs(stays)["reference model"]
+    assert [need.phase for need in leaves.memory if need.what == "reference model"] == ["scoring"]
+    assert stays.peak_gb - leaves.peak_gb == pytest.approx(2 * 1.7206, abs=0.01)
+
+
 def test_on_a_cpu_decoding_takes_a_copy_of_the_weights() -> None:
     """1.4 billion in 28 layers, 2 bytes each under autocast, and 0.3 of the vocabulary in 4; none for a card."""
     (copy,) = [need for need in memory_needs(grpo(), sampled=(8, 512)) if need.what == "packed weights"]
