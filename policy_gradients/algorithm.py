@@ -54,7 +54,7 @@ class Algorithm:
     def published(self) -> Published:
         """What is known of the algorithm without its functions."""
         aggregation = next(name for name, it in aggregates.items() if it is self.aggregate)
-        ratio = None if self.ratio is None else self.ratio.__name__
+        ratio = getattr(self.ratio, "__name__", None)
         return Published(self.settings, aggregation, self.needs, self.kl, self.sampling, self.extra, ratio)
 
 

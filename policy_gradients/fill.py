@@ -136,13 +136,14 @@ def _idle(
     """What is set and would change nothing, and what it acts with. A value that would hold without being set is not."""
     updates = config.epochs_per_batch * config.steps_per_batch
     moves = updates > 1 or config.staleness > 0
+    steps = MORE_STEPS if algorithm.ratio else "--staleness 1 --importance truncate, for example."
     still = "pi / pi_old is 1, as each batch is trained on at once and in one optimizer step"
     own_samples = config.sampler == "own" and config.top_p == 1 and config.top_k == 0
     stale_ratio = config.staleness > 0 and algorithm.ratio is not None
     rules: list[tuple[Any, Collection[str], str, str]] = [  # whether they act, which, why not, and the cure
-        (moves, {*off_policy_settings(SETTINGS), "second_moment"}, still, MORE_STEPS),
-        (moves or config.covariance != "kl", {"covariance"}, f"what kl adds has no gradient where {still}", MORE_STEPS),
-        (moves or not own_samples, {"off_policy_mask"}, "no completion is of another policy", MORE_STEPS),
+        (moves, {*off_policy_settings(SETTINGS), "second_moment"}, still, steps),
+        (moves or config.covariance != "kl", {"covariance"}, f"what kl adds has no gradient where {still}", steps),
+        (moves or not own_samples, {"off_policy_mask"}, "no completion is of another policy", steps),
         (updates > 1, {"critic.value_clip"}, "in one optimizer step on a batch no value moves", MORE_UPDATES),
         (
             not stale_ratio,

@@ -45,8 +45,7 @@ def gae_by_length(
     >>> gae_by_length(reward, value, torch.tensor([[True, True]]), gamma=1.0, length_alpha=1.0)
     tensor([[0.5000, 0.5000]])
     """
-    length = mask.sum(1).clamp(min=1)
-    gae_lambda = (1 - 1 / (length_alpha * length)).clamp(min=0)
+    gae_lambda = (1 - 1 / (length_alpha * mask.sum(1))).clamp(min=0)  # 0 of a completion without a token, too
     return gae_of(reward, value, mask, gamma=gamma, gae_lambda=gae_lambda)
 
 

@@ -180,12 +180,13 @@ def test_m2po_has_no_clip_of_its_own() -> None:
 
 
 def test_vapos_lambda_by_length() -> None:
-    """length_alpha 0.1: 40 tokens have 1 - 1/4, 20 have 1/2, 10 and fewer 0. Each completion by itself is `gae`."""
-    length = torch.tensor([40, 20, 10, 3])
+    """length_alpha 0.1: 40 tokens have 1 - 1/4, 20 have 1/2, 10 and fewer 0, one of which none counts as well. Each
+    completion by itself is `gae`."""
+    length = torch.tensor([40, 20, 10, 3, 0])
     mask = torch.arange(40) < length[:, None]
-    reward, value = torch.randn(2, 4, 40, generator=torch.Generator().manual_seed(0))
+    reward, value = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(0))
     found = gae_by_length(reward, value, mask, gamma=0.9, length_alpha=0.1)
-    for i, gae_lambda in enumerate((0.75, 0.5, 0.0, 0.0)):
+    for i, gae_lambda in enumerate((0.75, 0.5, 0.0, 0.0, 0.0)):
         own = slice(i, i + 1)
         wanted = gae(reward[own], value[own], mask[own], gamma=0.9, gae_lambda=gae_lambda)
         torch.testing.assert_close(found[own], wanted)
