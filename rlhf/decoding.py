@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.models.architecture import using_attention
-from rlhf.models.packed import Project
+from rlhf.models.decode_step import Decoder
 from rlhf.prefix_cache import PrefixCache, PrefixCacheAtPlace
 
 REPLAYED = 128  # steps that one graph makes; the next attends to as many places more
@@ -53,7 +53,7 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Pre
 
 
 def decode_shared(
-    model, project: Project, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
+    model, decoder: Decoder, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
 ) -> list[SampledCompletions]:
     """Decode with a `PrefixCache`; finished completions leave the batch."""
     device = model.get_input_embeddings().weight.device
@@ -73,7 +73,7 @@ def decode_shared(
     running = torch.ones(n, dtype=torch.bool, device=device)  # whether the completion in that row has not ended
     with using_attention(model, "prefix_decode"):
         for step in range(max_new_tokens):
-            token, token_logp = choose(project(last), uniform[alive, step])
+            token, token_logp = choose(decoder.project(last), uniform[alive, step])
             tokens[alive, step] = token
             logp[alive, step] = token_logp
             running &= ~torch.isin(token, ends)
@@ -86,13 +86,7 @@ def decode_shared(
                 alive = alive[keep]
                 running = running[keep]
                 token = token[keep]
-            last = model.base_model(
-                input_ids=token[:, None],
-                position_ids=(lengths[alive // g] + step)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                prefix_cache=cache,
-            ).last_hidden_state[:, 0]
+            last = decoder.read(token, lengths[alive // g] + step, cache)
     return until_end(tokens, logp, end_tokens, g)
 
 
@@ -109,7 +103,7 @@ def capture_on_cuda(step: Callable[[], None]) -> Callable[[], object]:
 
 def decode_replayed(
     model: PreTrainedModel,
-    project: Project,
+    decoder: Decoder,
     prompts: Sequence[Sequence[int]],
     uniform: Float[Tensor, "n t"],
     end_tokens: set[int],
@@ -124,7 +118,7 @@ def decode_replayed(
     """
     g = len(uniform) // len(prompts)
     t = uniform.shape[1]
-    decoding = _Decoding(model, project, prompts, uniform, end_tokens, choose)
+    decoding = _Decoding(model, decoder, prompts, uniform, end_tokens, choose)
     with using_attention(model, "prefix_decode"):
         for start in range(0, t, REPLAYED):
             decoding.keep_running()
@@ -149,13 +143,13 @@ class _Decoding:
     def __init__(
         self,
         model: PreTrainedModel,
-        project: Project,
+        decoder: Decoder,
         prompts: Sequence[Sequence[int]],
         uniform: Float[Tensor, "n t"],
         end_tokens: set[int],
         choose: Choose,
     ):
-        self.model, self.project, self.choose = model, project, choose
+        self.decoder, self.choose = decoder, choose
         device = next(model.parameters()).device
         n, t = uniform.shape
         g = n // len(prompts)
@@ -173,18 +167,11 @@ class _Decoding:
     def step(self) -> None:
         """Choose a token of each completion, and read it."""
         place, row = self.cache.place, self.row
-        token, logp = self.choose(self.project(self.last), self.uniform[row, place])
+        token, logp = self.choose(self.decoder.project(self.last), self.uniform[row, place])
         self.tokens[row, place] = token
         self.logp[row, place] = logp
         self.running &= ~torch.isin(token, self.ends)
-        states = self.model.base_model(
-            input_ids=token[:, None],
-            position_ids=(self.length[row] + place)[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            prefix_cache=self.cache,
-        ).last_hidden_state
-        self.last.copy_(states[:, 0])
+        self.last.copy_(self.decoder.read(token, self.length[row] + place, self.cache))
         place += 1
 
     def keep_running(self) -> None:

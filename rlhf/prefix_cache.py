@@ -26,13 +26,14 @@ class PrefixCache:
 
     def __init__(self, lengths: Int[Tensor, " b"], group_size: int, max_new_tokens: int):
         self.prompt: list[tuple[Tensor, Tensor]] = []  # for each layer, (b, kv heads, p, d)
-        self.completion: list[tuple[Tensor, Tensor]] = []  # for each layer, (n, kv heads, max_new_tokens, d)
+        self.completion: list[Tensor] = []  # for each layer, (2, n, kv heads, max_new_tokens, d): keys and values
         self.length = 0  # tokens of each completion in `completion`
         self.max_new_tokens = max_new_tokens
         self.group_size = group_size
         # The place of each row of the batch in the (b, g) grid of all completions; None while all are there.
         self.slot: Tensor | None = None
         padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
+        self.is_padded = bool(padding.any())
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
         self.ahead: Tensor | None = None  # (s,) -inf at places that a completion's own tokens have not reached
 
@@ -47,30 +48,28 @@ class PrefixCache:
         if layer_idx == len(self.prompt):  # prefill
             self.prompt.append((key, value))
             return key, value
-        if layer_idx == len(self.completion):  # first new token
-            shape = (key.shape[0], key.shape[1], self.max_new_tokens, key.shape[3])
-            self.completion.append((key.new_zeros(shape), value.new_zeros(shape)))
-        return self._store(key, value, layer_idx)
+        return self.store(torch.stack([key.squeeze(2), value.squeeze(2)]), layer_idx)
 
-    def _store(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the newest token of each completion, written behind those before."""
+    def store(self, new: Float[Tensor, "2 n k d"], layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write keys and values of the newest token of each completion behind those before. Returns all of them."""
+        if layer_idx == len(self.completion):  # first new token
+            self.completion.append(new.new_zeros((*new.shape[:3], self.max_new_tokens, new.shape[3])))
+        key, value = self._write(new, self.completion[layer_idx], layer_idx)
+        return key, value
+
+    def _write(self, new: Tensor, stored: Tensor, layer_idx: int) -> Tensor:
         if layer_idx == 0:
             self.length += 1
-        for stored, new in zip(self.completion[layer_idx], (key, value), strict=True):
-            stored[:, :, self.length - 1] = new[:, :, 0]
-        key, value = self.completion[layer_idx]
-        return key[:, :, : self.length], value[:, :, : self.length]
+        stored[:, :, :, self.length - 1] = new
+        return stored[:, :, :, : self.length]
 
     def keep(self, rows: Int[Tensor, " m"]) -> None:
         """Keep these rows of the batch and drop the others, whose completions have ended."""
         self.slot = rows if self.slot is None else self.slot[rows]
-        for layer, pair in enumerate(self.completion):
-            kept = []
-            for stored in pair:
-                fresh = stored.new_zeros((len(rows), *stored.shape[1:]))
-                fresh[:, :, : self.length] = stored[rows, :, : self.length]
-                kept.append(fresh)
-            self.completion[layer] = (kept[0], kept[1])
+        for layer, stored in enumerate(self.completion):
+            fresh = stored.new_zeros((2, len(rows), *stored.shape[2:]))
+            fresh[:, :, :, : self.length] = stored[:, rows, :, : self.length]
+            self.completion[layer] = fresh
 
     def get_seq_length(self, _layer_idx: int = 0) -> int:
         return self.bias.shape[1] + self.length if self.prompt else 0
@@ -100,14 +99,12 @@ class PrefixCacheAtPlace(PrefixCache):
         self.place = torch.zeros(1, dtype=torch.long, device=lengths.device)
         self.extent = max_new_tokens
 
-    def _store(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+    def _write(self, new: Tensor, stored: Tensor, layer_idx: int) -> Tensor:
         if layer_idx == 0:
             behind = torch.arange(self.extent, device=self.place.device) > self.place
             self.ahead = torch.zeros_like(behind, dtype=torch.float32).masked_fill_(behind, -torch.inf)
-        for stored, new in zip(self.completion[layer_idx], (key, value), strict=True):
-            stored.index_copy_(2, self.place, new)
-        key, value = self.completion[layer_idx]
-        return key[:, :, : self.extent], value[:, :, : self.extent]
+        stored.index_copy_(3, self.place, new[:, :, :, None])
+        return stored[:, :, :, : self.extent]
 
     def keep(self, rows: Int[Tensor, " m"]) -> None:
         self.length = self.extent  # copied are all places that may have been written
@@ -124,34 +121,49 @@ def prefix_decode_attention(
     prefix_cache: PrefixCache,
     **_unused,
 ) -> tuple[Float[Tensor, "n 1 h d"], None]:
-    """Attention of one new token of each completion over [keys of its prompt, its own keys].
-
-    The queries of a prompt's g completions, and of the heads that share a key head, are multiplied with the prompt's
-    keys in one matrix product, so these keys are read once.
-    """
+    """Attention of one new token of each completion over [keys of its prompt, its own keys]."""
     n, h, _, d = query.shape
-    k = key.shape[1]
-    prompt_key, prompt_value = prefix_cache.prompt[module.layer_idx]  # (b, k, p, d)
-    b, p = prefix_cache.bias.shape
-    g = prefix_cache.group_size
-    slot = prefix_cache.slot
-    heads = query.view(n, k, h // k, d) * scaling  # (n, k, rep, d)
+    heads = query.view(n, key.shape[1], -1, d) * scaling
+    return attend(heads, key, value, prefix_cache, module.layer_idx).view(n, 1, h, d), None
 
-    def to_prompts(x: Tensor) -> Tensor:  # (n, k, rep, *) -> (b, k, g * rep, *)
+
+def attend(
+    query: Float[Tensor, "n k rep d"],
+    key: Float[Tensor, "n k s d"],
+    value: Float[Tensor, "n k s d"],
+    cache: PrefixCache,
+    layer_idx: int,
+) -> Float[Tensor, "n k rep d"]:
+    """What each query, scaled, makes of the values of its prompt and of its completion.
+
+    The queries of a prompt's g completions, and of the `rep` heads that share a key head, are multiplied with the
+    prompt's keys in one matrix product, so these keys are read once.
+    """
+    n, k, rep, d = query.shape
+    prompt_key, prompt_value = (x.flatten(0, 1) for x in cache.prompt[layer_idx])  # (b * k, p, d)
+    own_key, own_value = key.flatten(0, 1), value.flatten(0, 1)  # (n * k, s, d)
+    b, p = cache.bias.shape
+    g, slot = cache.group_size, cache.slot
+
+    def to_prompts(x: Tensor) -> Tensor:  # (n, k, rep, *) -> (b * k, g * rep, *)
         grid = x if slot is None else x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, slot, x)
-        return grid.unflatten(0, (b, g)).transpose(1, 2).flatten(2, 3)
+        return grid.view(b, g, k, rep, -1).transpose(1, 2).reshape(b * k, g * rep, -1)
 
-    def to_completions(x: Tensor) -> Tensor:  # the inverse
-        grid = x.unflatten(2, (g, h // k)).transpose(1, 2).flatten(0, 1)
-        return grid if slot is None else grid[slot]
+    def to_completions(x: Tensor) -> Tensor:  # the inverse, to (n * k, rep, *)
+        grid = x.view(b, k, g, rep, -1).transpose(1, 2)
+        return (grid if slot is None else grid.flatten(0, 1)[slot]).reshape(n * k, rep, -1)
 
-    on_prompt = to_completions(to_prompts(heads) @ prompt_key.transpose(-1, -2) + prefix_cache.bias[:, None, None])
-    on_completion = heads @ key.transpose(-1, -2)
-    if prefix_cache.ahead is not None:
-        on_completion = on_completion + prefix_cache.ahead
-    weight = torch.cat([on_prompt, on_completion], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-    out = to_completions(to_prompts(weight[..., :p]) @ prompt_value) + weight[..., p:] @ value
-    return out.reshape(n, 1, h, d), None
+    on_prompt = torch.bmm(to_prompts(query), prompt_key.transpose(1, 2))
+    if cache.is_padded:
+        on_prompt.view(b, -1, p).add_(cache.bias[:, None])
+    on_completion = torch.bmm(query.reshape(n * k, rep, d), own_key.transpose(1, 2))
+    if cache.ahead is not None:
+        on_completion.add_(cache.ahead)
+    score = torch.cat([to_completions(on_prompt), on_completion], -1)
+    weight = score.softmax(-1, dtype=torch.float32).to(value.dtype)
+    of_prompt = torch.bmm(to_prompts(weight[..., :p].unflatten(0, (n, k))), prompt_value)
+    of_completion = torch.bmm(weight[..., p:], own_value)
+    return (of_completion + to_completions(of_prompt)).view(n, k, rep, d)
 
 
 AttentionInterface.register("prefix_decode", prefix_decode_attention)

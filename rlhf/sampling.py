@@ -4,7 +4,8 @@ Decoding is limited by memory traffic. Therefore a prompt is prefilled once for 
 copy of its keys and values (`prefix_cache.py`), and finished completions leave the batch (`decoding.py`). This works
 with every transformers model whose attention goes through transformers' attention interface. Others (state-space
 layers, limited windows, attention code of their own) are sampled by transformers' `generate`, which is slower. On a CPU
-both multiply large weights that are laid out for it beforehand (`models/packed.py`).
+both multiply large weights that are laid out for it beforehand (`models/packed.py`), and Llama and its kin take their
+steps in one function (`models/decode_step.py`).
 
 A completion depends only on its key (say seed, step and number of the prompt): the key seeds its uniform random
 numbers. It does not depend on the batch, the process or earlier samples, and no generator state has to be saved.
@@ -25,7 +26,7 @@ from rlhf.decoding import Choose, SampledCompletions, decode_replayed, decode_sh
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, refuse_long
-from rlhf.models.packed import Project, packed, projection
+from rlhf.models.decode_step import Decoder, decoder, own_decoder
 from rlhf.prefix_cache import bytes_of_token
 
 
@@ -82,11 +83,11 @@ def sample(
     results: dict[int, SampledCompletions] = {}
     was_training = model.training
     model.eval()
-    with packed(model, rows=completions * max(map(len, batches), default=0)) as project:
+    with decoder(model, rows=completions * max(map(len, batches), default=0)) as decodes:
         for numbers in batches:
             uniform = np.stack([np.random.default_rng(keys[i]).random((completions, max_new_tokens)) for i in numbers])
             uniform = torch.from_numpy(uniform).float().flatten(0, 1)
-            decoded = decode(model, project, [prompts[i] for i in numbers], uniform, set(end_tokens), choose)
+            decoded = decode(model, decodes, [prompts[i] for i in numbers], uniform, set(end_tokens), choose)
             results.update(zip(numbers, decoded, strict=True))
     model.train(was_training)
     return [results[i] for i in range(len(prompts))]
@@ -201,9 +202,9 @@ def shares_prompts(model: PreTrainedModel) -> bool:
                 uniform = torch.tensor([[0.1, 0.9, 0.3, 0.6], [0.8, 0.2, 0.7, 0.4]]).repeat(2, 1)
                 choose = SoftmaxChooser(1.0, 0, 1.0)
                 # With the first token of the first completion as end token, that completion leaves the batch.
-                project = projection(model)
-                (first, _) = decode_shared(model, project, prompts, uniform, set(), choose)
-                sampled = decode_shared(model, project, prompts, uniform, {first.tokens[0][0]}, choose)
+                own = own_decoder(model)
+                (first, _) = decode_shared(model, own, prompts, uniform, set(), choose)
+                sampled = decode_shared(model, own, prompts, uniform, {first.tokens[0][0]}, choose)
                 groups = [Group(prompt, of.tokens) for prompt, of in zip(prompts, sampled, strict=True)]
                 device = next(model.parameters()).device
                 plain = score(Scorer(model), groups, token_budget=10**6, device=device, shared_prefix=False)
@@ -215,7 +216,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
 
 
 def _decode_separately(
-    model, project: Project, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
+    model, decoder: Decoder, prompts, uniform: Float[Tensor, "n t"], end_tokens: set[int], choose: Choose
 ) -> list[SampledCompletions]:
     """Decode with transformers' `generate`, which knows the cache of every architecture. All prompts have one length.
 
@@ -235,7 +236,7 @@ def _decode_separately(
         state[:] = [inputs[0][:, -1]]
 
     def force_choice(_tokens: Tensor, scores: Tensor) -> Tensor:
-        token, logp = choose(project(state[0]), uniform[:, len(logps)])
+        token, logp = choose(decoder.project(state[0]), uniform[:, len(logps)])
         logps.append(logp)
         return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)
 

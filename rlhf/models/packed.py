@@ -5,7 +5,7 @@ layout of oneDNN's kernels each time: next to nothing beside hundreds of rows, b
 it is done once, by the operators that PyTorch's compiler uses for models that no longer change.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ SMALLEST = 2**16  # numbers of a weight; smaller ones stay in the processor's ca
 FEWEST_ROWS = 8  # one row is multiplied at the speed of memory in any layout
 
 type Project = Callable[[Tensor], Tensor]  # last hidden states (n, d) to logits (n, v), both in fp32
+type Product = Callable[[Tensor], Tensor]  # (n, d) to (n, outputs)
 
 
 def projection(model: PreTrainedModel) -> Project:
@@ -47,23 +48,44 @@ def packed(model: PreTrainedModel, *, rows: int) -> Generator[Project]:
     Yields:
         The vocabulary projection.
     """
-    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    layers = _large_layers(model) if rows >= FEWEST_ROWS and _can_pack(model, half) else []
+    layers = layers_to_pack(model, rows=rows)
     project = projection(model)
     head = model.get_output_embeddings()
     try:
         for layer in layers:
-            dtype = torch.float32 if layer is head else half or layer.weight.dtype
-            product = _product(layer, dtype)
             if layer is head:
-                project = product
+                project = product([layer], torch.float32)
             else:
-                layer.__dict__["forward"] = product
+                layer.__dict__["forward"] = product([layer], precision() or layer.weight.dtype)
         with own_fp32_kernels() if layers else nullcontext():
             yield project
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+
+
+def precision() -> torch.dtype | None:
+    """Half precision under autocast; None: that of the weights."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def layers_to_pack(model: PreTrainedModel, *, rows: int) -> list[nn.Linear]:
+    """The large linear layers, if PyTorch has the operators here, and fast kernels for the precision."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    can_pack = on_cpu and torch.backends.mkldnn.is_available() and (precision() is None or has_bf16_kernels())
+    return _large_layers(model) if can_pack and rows >= FEWEST_ROWS else []
+
+
+def product(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Product:
+    """What the layers compute of one input, side by side, in `dtype`, with their weights laid out now."""
+    weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat([layer.weight.detach().to(dtype) for layer in layers]))
+    biases = [layer.bias.detach().to(dtype) for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+
+    def multiply(x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
+
+    return multiply
 
 
 def bytes_of_packed(model: PreTrainedModel, *, width: int) -> int:
@@ -76,20 +98,3 @@ def _large_layers(model: nn.Module) -> list[nn.Linear]:
     """Plain linear layers: none whose weight is quantized or shared out among processes."""
     plain = [layer for layer in model.modules() if type(layer) is nn.Linear and type(layer.weight) is nn.Parameter]
     return [layer for layer in plain if layer.weight.numel() >= SMALLEST]
-
-
-def _can_pack(model: nn.Module, half: torch.dtype | None) -> bool:
-    """Whether PyTorch has the operators here, and kernels for half precision where that is asked for."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    return on_cpu and torch.backends.mkldnn.is_available() and (half is None or has_bf16_kernels())
-
-
-def _product(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """What `layer` computes, in `dtype`, with its weight laid out now."""
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
-    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-
-    def product(x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
-
-    return product

@@ -8,7 +8,7 @@ from torch import nn
 
 from rlhf import decoding
 from rlhf.decoding import decode_replayed, decode_shared
-from rlhf.models.packed import projection
+from rlhf.models.decode_step import own_decoder
 from rlhf.sampling import SoftmaxChooser
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
@@ -38,8 +38,8 @@ def test_replayed_steps_give_the_same_completions(
     """Of any number of steps a graph, also where completions have left the batch in between."""
     monkeypatch.setattr(decoding, "REPLAYED", stretch)
     choose, numbers = SoftmaxChooser(1.0, 0, 1.0), uniform(13)
-    wanted = decode_shared(model, projection(model), PROMPTS, numbers, ENDS, choose)
-    found = decode_replayed(model, projection(model), PROMPTS, numbers, ENDS, choose, capture=Recorder())
+    wanted = decode_shared(model, own_decoder(model), PROMPTS, numbers, ENDS, choose)
+    found = decode_replayed(model, own_decoder(model), PROMPTS, numbers, ENDS, choose, capture=Recorder())
     for one, other in zip(wanted, found, strict=True):
         assert other.tokens == one.tokens
         assert other.truncated == one.truncated
@@ -53,11 +53,11 @@ def test_a_graph_is_captured_once_a_stretch_and_none_after_the_last_end(
 ) -> None:
     monkeypatch.setattr(decoding, "REPLAYED", 4)
     recorder, choose = Recorder(), SoftmaxChooser(1.0, 0, 1.0)
-    decode_replayed(qwen3, projection(qwen3), PROMPTS, uniform(12), set(), choose, capture=recorder)
+    decode_replayed(qwen3, own_decoder(qwen3), PROMPTS, uniform(12), set(), choose, capture=recorder)
     assert recorder.captured == 3
     everything = set(range(100))
     recorder = Recorder()
-    (first, *_) = decode_replayed(qwen3, projection(qwen3), PROMPTS, uniform(12), everything, choose, capture=recorder)
+    (first, *_) = decode_replayed(qwen3, own_decoder(qwen3), PROMPTS, uniform(12), everything, choose, capture=recorder)
     assert recorder.captured == 1
     assert [len(tokens) for tokens in first.tokens] == [1] * 5
 
@@ -66,6 +66,6 @@ def test_a_graph_is_captured_once_a_stretch_and_none_after_the_last_end(
 @torch.no_grad()
 def test_on_a_gpu_a_captured_step_is_the_step(qwen3: nn.Module) -> None:
     model, choose = qwen3.cuda(), SoftmaxChooser(1.0, 0, 1.0)
-    wanted = decode_shared(model, projection(model), PROMPTS, uniform(13), ENDS, choose)
-    found = decode_replayed(model, projection(model), PROMPTS, uniform(13), ENDS, choose)
+    wanted = decode_shared(model, own_decoder(model), PROMPTS, uniform(13), ENDS, choose)
+    found = decode_replayed(model, own_decoder(model), PROMPTS, uniform(13), ENDS, choose)
     assert [one.tokens for one in found] == [one.tokens for one in wanted]

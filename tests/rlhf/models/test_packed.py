@@ -5,6 +5,7 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
+from rlhf.models import decode_step
 from rlhf.models import packed as module
 from rlhf.models.lora import Lora, add_lora
 from rlhf.models.packed import bytes_of_packed, packed, projection
@@ -16,8 +17,9 @@ STATES = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def small_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models have no large layers."""
+    """Tiny models have no large layers. And all are decoded by their own modules, as architectures in general."""
     monkeypatch.setattr(module, "SMALLEST", 1)
+    monkeypatch.setattr(decode_step, "KINDS", ())
 
 
 def draw(model: nn.Module) -> list[SampledCompletions]:
@@ -36,13 +38,13 @@ def assert_same(found: list[SampledCompletions], wanted: list[SampledCompletions
 def count_products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """The kinds of numbers of each layer that is laid out, in a list that grows."""
     kinds: list[torch.dtype] = []
-    plain = module._product
+    plain = module.product
 
-    def counted(layer: nn.Linear, dtype: torch.dtype):
+    def counted(layers: list[nn.Linear], dtype: torch.dtype):
         kinds.append(dtype)
-        return plain(layer, dtype)
+        return plain(layers, dtype)
 
-    monkeypatch.setattr(module, "_product", counted)
+    monkeypatch.setattr(module, "product", counted)
     return kinds
 
 
@@ -88,7 +90,7 @@ def test_under_autocast_layers_are_half_precise_and_the_projection_is_not(monkey
 @torch.no_grad()
 def test_a_layer_with_a_bias() -> None:
     layer = nn.Linear(64, 32)
-    torch.testing.assert_close(module._product(layer, torch.float32)(STATES), layer(STATES), atol=1e-5, rtol=0)
+    torch.testing.assert_close(module.product([layer], torch.float32)(STATES), layer(STATES), atol=1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("small_too")
