@@ -13,8 +13,9 @@ configs/vespo.yaml sets staleness 4, which it is for.
 What to know. phi is 1 at w = 1, largest at w = k / lambda, and falls to 0 on both sides without an edge: right
 completions weigh most where they are two thirds as likely as before, wrong ones at one and a half times. So weights are
 bounded, where the variance of w itself grows with the length. On-policy it is REINFORCE with the z-score; off-policy
-its gradient is not that of the expected reward, which would need w. TOPR, its neighbour, keeps the weight 1 for a right
-completion, however unlikely it has become.
+its gradient is not that of the expected reward, which would need w. A wrong completion that has become five times as
+likely counts 0.04: what a stale policy has come to prefer since is hardly punished. TOPR, its neighbour, keeps the
+weight 1 for a right completion, however unlikely it has become, and for a wrong one that has become likelier.
 """
 
 from functools import partial
