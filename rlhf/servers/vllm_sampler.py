@@ -9,6 +9,7 @@ completions are made in another thread. What processes do together, and the poli
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -70,13 +71,11 @@ class VllmSampler:
         self.sent = ""
 
     def begin(self, requests: Requests) -> None:
-        """Have the server begin with what `sample` will be called for next. What goes wrong is seen to there."""
-        answers: Future[list[SampledCompletions]] = Future()
-        try:
-            answers = self.thread.submit(self._ask, self._ready(requests), requests)
-        except NoAnswerError as error:
-            answers.set_exception(error)
-        self.begun = Begun(requests, answers)
+        """Have the server begin with what `sample` will be called for next; if it is gone, `sample` sees to that."""
+        self.checked = True  # when the completions come, the policy has moved
+        with suppress(NoAnswerError):
+            served = self._ready(requests)
+            self.begun = Begun(requests, self.thread.submit(self._ask, served, requests))
 
     def sample(self, requests: Requests) -> list[SampledCompletions]:
         """The completions of each prompt, see `rlhf.servers.completions.requests`.
@@ -85,7 +84,6 @@ class VllmSampler:
             ServerGoneError: the server was waited for in vain.
             UserError: it cannot do what is asked for.
         """
-        was_begun = self.begun is not None
 
         def attempt() -> list[SampledCompletions]:
             return self._together(partial(self._take, self._ready(requests), requests))
@@ -103,7 +101,7 @@ class VllmSampler:
                 hint="Start it again and continue the run with --resume. vllm_patience_s says how long a run waits.",
             ) from error
         self._say_that_it_is_back()
-        if not self.checked and not was_begun:  # if it was, the policy has moved since
+        if not self.checked:
             self._refuse_other_model(requests, sampled)
         return sampled
 

@@ -213,7 +213,7 @@ def test_another_model_is_refused_by_its_log_probabilities(
 
 # ------------------------------------------------------------ sampling while training
 
-AHEAD = ("--staleness", "1", "--algorithm", "rloo", "--importance", "truncate", "--save_every", "1")
+AHEAD = ("--staleness", "1", "--algorithm", "rloo", "--importance", "truncate", "--save_every", "1", "--max_steps", "4")
 
 
 @pytest.fixture(scope="module")
@@ -281,13 +281,17 @@ def test_a_server_samples_the_next_batch_while_this_one_is_trained_on(
 ) -> None:
     """Its completions come once the step is taken, and yet the policy from before the step has made them: the run ends
     as one that samples and trains in turns. In the third batch the server is started anew, so that it has its first
-    weights: those from before the step are sent again, though the policy has moved since."""
+    weights; before the fourth it takes none at first. Those from before the step are sent again, though the policy has
+    moved since."""
+    loading, loads = server.post_collective_rpc, itertools.count(1)
+    server.post_collective_rpc = lambda body: (503, "busy") if next(loads) == 5 else loading(body)  # type: ignore
     made = run(late(server, restarts_at=6), *AHEAD, name="ahead")
+    assert next(loads) == 8, "one at the start, one a step, two again"
     assert equal(made, one_after_the_other)
     whole = ("sampler/age", "policy/importance", "reward/mean")
     assert logged(made, *whole) == logged(one_after_the_other, *whole)
-    assert [age for age, *_ in logged(made, *whole)] == [0, 1, 1]
-    assert len({round(weight, 6) for _, weight, _ in logged(made, *whole)}) == 3, "the policy has moved"
+    assert [age for age, *_ in logged(made, *whole)] == [0, 1, 1, 1]
+    assert len({round(weight, 6) for _, weight, _ in logged(made, *whole)}) == 4, "the policy has moved"
 
 
 def test_a_run_that_samples_ahead_goes_on_where_it_was_stopped(
@@ -298,8 +302,8 @@ def test_a_run_that_samples_ahead_goes_on_where_it_was_stopped(
     with running(FakeVllm(model)) as other:
         made = run(late(other), *AHEAD, "--resume", name="ahead_stopped")
     assert equal(made, one_after_the_other)
-    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 1]
-    assert [drawn for (drawn,) in logged(made, "groups/drawn")] == [2, 2, 2]
+    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 1, 1]
+    assert [drawn for (drawn,) in logged(made, "groups/drawn")] == [2, 2, 2, 2]
     assert all(tokens for (tokens,) in logged(made, "sampler/tokens"))
 
 
@@ -316,7 +320,7 @@ def test_a_batch_that_is_lost_with_its_server_is_sampled_when_the_run_goes_on(
     assert next(clock) == 5 * 150
     assert "saved after step 2; --resume continues" in capfd.readouterr().out
     made = run(server, *AHEAD, "--resume", name="ahead_lost")
-    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 0]
+    assert [age for (age,) in logged(made, "sampler/age")] == [0, 1, 0, 1]
 
 
 # ------------------------------------------------------------ what is said beforehand
