@@ -43,7 +43,7 @@ CLAIM = Claim(
     curves=[Curve("log-probability of the step's chosen completions, nats", series("logp/chosen", mean_of=8))],
     seeds=10,
     text="""
-The chosen completions lose 1.2 nats while the rejected ones lose 8.5, and the policy gets better all the same: 0.87 of
+The chosen completions lose 1.1 nats while the rejected ones lose 8.3, and the policy gets better all the same: 0.87 of
 its samples are right, 0.27 of the start's. So displacement is there and does no harm here, where what gains instead is
 right as well. The likelihood term takes back a third of the fall and does not keep the chosen where they were: its
 weight (1, by token) is small beside the pull of the margin.

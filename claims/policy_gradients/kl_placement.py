@@ -52,7 +52,7 @@ CLAIM = Claim(
 A coefficient of 0.1 was too small to see what the penalty is for: all runs end 0.01 to 0.17 nats per token from the
 start, with and without it, and the seeds differ more than the arms. A larger one was not run.
 
-What is seen are equalities. k3 times the ratio and k2 give the same runs, to six digits: on-policy both have the
+What is seen are equalities. k3 times the ratio and k2 give the same runs but for rounding: on-policy both have the
 gradient -log_r d log pi, sample by sample ([KL, exactly](../kl.md)). k2 in the loss and k1 in the reward differ by less
 than 0.05 in success.
 
