@@ -30,11 +30,13 @@ class ByDifficulty:
     """A task whose training problems are a given few. Has the interface of `rlhf.tasks.problem.Task`.
 
     Args:
+        measured: how many there were to choose from.
         easiest_first: the first pass goes from the easiest problem to the hardest; later ones are shuffled.
     """
 
-    def __init__(self, task: Task, problems: Sequence[tuple[Problem, float]], *, easiest_first: bool):
-        self.task, self.name, self.verifies = task, task.name, task.verifies
+    def __init__(self, task: Task, problems: Sequence[tuple[Problem, float]], *, measured: int, easiest_first: bool):
+        self.task, self.verifies = task, task.verifies
+        self.name = f"{task.name}, {len(problems)} of {measured} problems"
         in_order = sorted(problems, key=lambda pair: -pair[1]) if easiest_first else problems
         self._problems = [problem for problem, _ in in_order]
         self._easiest_first = easiest_first
@@ -72,7 +74,8 @@ def by_difficulty(task: Task, path: str, *, low: float, high: float, easiest_fir
             f"difficulty: of {len(measured)} problems in '{path}' none was solved at a rate of {low:g} to {high:g}",
             hint="Measure more problems, with more samples of each; or widen difficulty_low and difficulty_high.",
         )
-    return ByDifficulty(task, [(_problem(task, own, path), own.success) for own in kept], easiest_first=easiest_first)
+    problems = [(_problem(task, own, path), own.success) for own in kept]
+    return ByDifficulty(task, problems, measured=len(measured), easiest_first=easiest_first)
 
 
 def _measured(where: str, row: Any) -> Measured:
