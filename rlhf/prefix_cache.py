@@ -149,9 +149,9 @@ def attend(
         grid = x if slot is None else x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, slot, x)
         return grid.view(b, g, k, rep, -1).transpose(1, 2).reshape(b * k, g * rep, -1)
 
-    def to_completions(x: Tensor) -> Tensor:  # the inverse, to (n * k, rep, *)
+    def to_completions(x: Tensor) -> Tensor:  # the inverse, as (b, g, k, rep, *) while all are there
         grid = x.view(b, k, g, rep, -1).transpose(1, 2)
-        return (grid if slot is None else grid.flatten(0, 1)[slot]).reshape(n * k, rep, -1)
+        return grid if slot is None else grid.flatten(0, 1)[slot]
 
     on_prompt = torch.bmm(to_prompts(query), prompt_key.transpose(1, 2))
     if cache.is_padded:
@@ -159,11 +159,12 @@ def attend(
     on_completion = torch.bmm(query.reshape(n * k, rep, d), own_key.transpose(1, 2))
     if cache.ahead is not None:
         on_completion.add_(cache.ahead)
-    score = torch.cat([to_completions(on_prompt), on_completion], -1)
+    on_prompt = to_completions(on_prompt)
+    score = torch.cat([on_prompt, on_completion.view(*on_prompt.shape[:-1], -1)], -1).view(n, k, rep, -1)
     weight = score.softmax(-1, dtype=torch.float32).to(value.dtype)
-    of_prompt = torch.bmm(to_prompts(weight[..., :p].unflatten(0, (n, k))), prompt_value)
-    of_completion = torch.bmm(weight[..., p:], own_value)
-    return (of_completion + to_completions(of_prompt)).view(n, k, rep, d)
+    of_prompt = to_completions(torch.bmm(to_prompts(weight[..., :p]), prompt_value))
+    of_completion = torch.bmm(weight[..., p:].flatten(0, 1), own_value)
+    return (of_completion.view(of_prompt.shape) + of_prompt).view(n, k, rep, d)
 
 
 AttentionInterface.register("prefix_decode", prefix_decode_attention)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel, Olmo2Model, PreTrainedModel, Qwen2Model, Qwen3Model
 
 from rlhf.cpu import own_fp32_kernels
-from rlhf.models.packed import Project, layers_to_pack, packed, precision, product, projection
+from rlhf.models.packed import Project, layers_to_pack, packed, packed_projection, precision, product, projection
 from rlhf.prefix_cache import PrefixCache, attend
 
 KINDS = (LlamaModel, Qwen2Model, Qwen3Model, Olmo2Model)
@@ -55,7 +55,7 @@ def decoder(model: PreTrainedModel, *, rows: int) -> Generator[Decoder]:
     if _is_plain(model, rows):
         with own_fp32_kernels():
             head: Any = model.get_output_embeddings()
-            yield Decoder(DecodeStep(model.base_model, precision() or torch.float32), product([head], torch.float32))
+            yield Decoder(DecodeStep(model.base_model, precision() or torch.float32), packed_projection(head))
     else:
         with packed(model, rows=rows) as project:
             yield Decoder(own_step(model.base_model), project)
@@ -147,8 +147,8 @@ class _Norm:
         self.weight, self.eps = norm.weight, norm.variance_epsilon
 
     def __call__(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
-        size = len(self.weight)
-        return F.rms_norm(x.float().view(len(x), -1, size), (size,), self.weight, self.eps).view(len(x), -1)
+        size = self.weight.shape
+        return F.rms_norm(x.float().view(len(x), -1, *size), size, self.weight, self.eps).view(len(x), -1)
 
 
 def _same(x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
@@ -186,8 +186,9 @@ class _Layer:
             heads = torch.cat([query_norm(query), key_norm(key), value], -1)
         heads = rotation(heads.view(len(x), -1, self.d)).to(self.dtype)
         query, new = heads.split([self.sizes[0] // self.d, 2 * self.sizes[1] // self.d], 1)
-        key, value = cache.store(new.unflatten(1, (2, -1)).transpose(0, 1), self.index)
-        return self.out(attend(query.unflatten(1, (key.shape[1], -1)), key, value, cache, self.index).flatten(1))
+        n, k, d = len(x), self.sizes[1] // self.d, self.d
+        key, value = cache.store(new.view(n, 2, k, d).transpose(0, 1), self.index)
+        return self.out(attend(query.view(n, k, -1, d), key, value, cache, self.index).view(n, -1))
 
     def mlp(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
         gate, up = self.inner(x).chunk(2, -1)

@@ -5,6 +5,7 @@ layout of oneDNN's kernels each time: next to nothing beside hundreds of rows, b
 it is done once, by the operators that PyTorch's compiler uses for models that no longer change.
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -39,8 +40,8 @@ def projection(model: PreTrainedModel) -> Project:
 def packed(model: PreTrainedModel, *, rows: int) -> Generator[Project]:
     """Have the large linear layers of a model on a CPU multiply weights that are laid out once, at the start.
 
-    Under autocast the layout is in half precision; the vocabulary projection stays in fp32. Everything else, adapters
-    too, is computed as before. The copies take `bytes_of_packed` while it lasts; the model's weights are not touched.
+    Under autocast the layout is in half precision. Everything else, adapters too, is computed as before. The copies
+    take `bytes_of_packed` while it lasts; the model's weights are not touched.
 
     Args:
         rows: completions decoded together.
@@ -54,7 +55,7 @@ def packed(model: PreTrainedModel, *, rows: int) -> Generator[Project]:
     try:
         for layer in layers:
             if layer is head:
-                project = product([layer], torch.float32)
+                project = packed_projection(layer)
             else:
                 layer.__dict__["forward"] = product([layer], precision() or layer.weight.dtype)
         with own_fp32_kernels() if layers else nullcontext():
@@ -76,22 +77,41 @@ def layers_to_pack(model: PreTrainedModel, *, rows: int) -> list[nn.Linear]:
     return _large_layers(model) if can_pack and rows >= FEWEST_ROWS else []
 
 
+def packed_projection(head: nn.Linear) -> Project:
+    """The vocabulary projection with its matrix laid out now, in half precision under autocast.
+
+    Half precision rounds a logit of 20 by up to 0.06. Softmax sees differences alone, so what all logits have in common
+    is left out: the mean row of the matrix, and the logarithm of the number of tokens, near which the logits of likely
+    tokens then are. Thereby they are small, and hardly rounded.
+    """
+    half = precision()
+    if half is None:
+        return product([head], torch.float32)
+    weight = head.weight.detach().float()
+    weight = (weight - weight.mean(0)).to(half)
+    multiply = _multiplication(weight, torch.full((len(weight),), -math.log(len(weight)), dtype=half))
+    return lambda state: multiply(state).float()
+
+
 def product(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Product:
     """What the layers compute of one input, side by side, in `dtype`, with their weights laid out now."""
-    weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat([layer.weight.detach().to(dtype) for layer in layers]))
+    weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
     biases = [layer.bias.detach().to(dtype) for layer in layers if layer.bias is not None]
-    bias = torch.cat(biases) if biases else None
+    return _multiplication(weight, torch.cat(biases) if biases else None)
+
+
+def _multiplication(weight: Float[Tensor, "o d"], bias: Float[Tensor, " o"] | None) -> Product:
+    layout = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def multiply(x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), layout, bias, "none", [], "")
 
     return multiply
 
 
 def bytes_of_packed(model: PreTrainedModel, *, width: int) -> int:
     """What the copies take; `width`: bytes of a number, 2 under autocast."""
-    head = model.get_output_embeddings()
-    return sum((4 if layer is head else width) * layer.weight.numel() for layer in _large_layers(model))
+    return sum(width * layer.weight.numel() for layer in _large_layers(model))
 
 
 def _large_layers(model: nn.Module) -> list[nn.Linear]:
