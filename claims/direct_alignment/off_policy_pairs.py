@@ -44,6 +44,6 @@ CLAIM = Claim(
     seeds=10,
     text="""
 Pairs of the hot sampler teach DPO less than those of the policy itself, 0.73 to 0.87. Weighing them brings 0.05 of that
-back, and no less of a way from the start. On the policy's own pairs the weights change little: 0.015.
+back, on a way from the start that is longer and not shorter. On the policy's own pairs the weights are worth 0.02.
 """,
 )
