@@ -134,7 +134,8 @@ class SoftmaxChooser:
     def __call__(
         self, logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        logits /= self.temperature or 1.0
+        if self.temperature not in (0, 1):
+            logits /= self.temperature
         if self.temperature == 0:
             token = logits.argmax(-1)
             return token, logits.log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)

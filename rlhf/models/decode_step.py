@@ -137,7 +137,8 @@ class _Rotation:
     sin: Float[Tensor, "n heads d"]
 
     def __call__(self, heads: Float[Tensor, "n heads d"]) -> Float[Tensor, "n heads d"]:
-        return torch.addcmul(heads * self.cos, heads.roll(heads.shape[-1] // 2, -1), self.sin)
+        halves_swapped = heads.view(*heads.shape[:2], 2, -1).flip(2).view(heads.shape)
+        return torch.addcmul(heads * self.cos, halves_swapped, self.sin)
 
 
 class _Norm:
@@ -184,8 +185,9 @@ class _Layer:
             query, key, value = heads.split(self.sizes, -1)
             query_norm, key_norm = self.head_norms
             heads = torch.cat([query_norm(query), key_norm(key), value], -1)
-        heads = rotation(heads.view(len(x), -1, self.d)).to(self.dtype)
-        query, new = heads.split([self.sizes[0] // self.d, 2 * self.sizes[1] // self.d], 1)
+        heads = rotation(heads.view(len(x), -1, self.d))
+        counts = [self.sizes[0] // self.d, 2 * self.sizes[1] // self.d]
+        query, new = (part.to(self.dtype) for part in heads.split(counts, 1))
         n, k, d = len(x), self.sizes[1] // self.d, self.d
         key, value = cache.store(new.view(n, 2, k, d).transpose(0, 1), self.index)
         return self.out(attend(query.view(n, k, -1, d), key, value, cache, self.index).view(n, -1))
