@@ -499,6 +499,8 @@ def test_opo_counts_tokens_and_not_completions() -> None:
     torch.testing.assert_close((length * adv).sum(1), torch.zeros(2), atol=1e-5, rtol=0)
     assert adv[0].sum().item() == pytest.approx(1.75 - 4 * 15.5 / 40)
     assert adv[1].tolist() == [0] * 4, "equal rewards, exactly"
+    left_out = per_completion(opo, Outcomes(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1, 0], [0, 0]])))
+    assert left_out.tolist() == [[0, -1], [0.5, -0.5]], "what the loss leaves out has no weight in the baseline"
     equal = per_completion(opo, Outcomes(reward, torch.full((2, 4), 5)))
     torch.testing.assert_close(equal, RECIPES["rloo"].advantage(reward) * 3 / 4)
 

@@ -138,7 +138,7 @@ GROUPS = [
 def learner(tmp_path: Path, *, token_budget: int, **settings: float) -> CriticLearner:
     torch.manual_seed(0)
     settings_of_critic = CriticConfig(backbone="policy", **settings)
-    recipe = resolve(PolicyGradientConfig(algorithm="ppo", group_size=2, critic=settings_of_critic))
+    recipe = resolve(PolicyGradientConfig(algorithm="ppo", group_size=2))
     accelerator = Accelerator(cpu=True)
     layout = {"token_budget": token_budget, "shared_prefix": True}
     session = Mock(spec=Session, accelerator=accelerator, layout=layout, path=tmp_path, prepare=accelerator.prepare)

@@ -23,7 +23,7 @@ def test_importance_by_hand() -> None:
     assert not dropped.requires_grad
 
 
-@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, completion_ratio])
 @pytest.mark.parametrize("gap", [1e3, -1e3])
 def test_far_ratios_have_no_gradient(ratio, gap: float) -> None:
     """Clamped before the exp: exp(20) at most, and a gradient of 0, not inf or nan."""
@@ -50,14 +50,15 @@ def test_sequence_ratio_by_hand() -> None:
 EVERYWHERE = torch.ones(2, 3, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, completion_ratio])
 @pytest.mark.parametrize("gap", [-1e3, -21.0, -20.0, -19.0, 0.0, 19.0, 20.0, 21.0, 1e3])
 def test_log_ratios_are_cut_at_20_nats_either_way(ratio, gap: float) -> None:
-    found = ratio(torch.full((2, 3), gap), torch.zeros(2, 3), EVERYWHERE).log()
+    each = gap / 3 if ratio is completion_ratio else gap  # whose log-ratio is the sum over three tokens
+    found = ratio(torch.full((2, 3), each), torch.zeros(2, 3), EVERYWHERE).log()
     torch.testing.assert_close(found, torch.full((2, 3), max(-20.0, min(20.0, gap))), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, completion_ratio])
 def test_only_tokens_that_count_move_a_ratio(ratio) -> None:
     """What stands behind the end, even nan, is not read; a completion without a token has ratio 1."""
     logp = torch.tensor([[-1.0, 5.0, float("nan")], [7.0, 7.0, 7.0]])
@@ -125,6 +126,10 @@ def test_completions_that_have_strayed() -> None:
     adv = torch.tensor([[-1.0], [-1.0], [1.0], [-1.0]]).expand(4, 3)
     found = strayed(logp, sampler, adv, mask, limit=0.5 + 1e-6)
     assert found[:, 0].tolist() == [True, False, False, False]
+    found = strayed(logp, sampler, adv.clamp(min=0), mask, limit=0.1)
+    assert not found.any(), "an advantage of 0 is not negative"
+    exact = strayed(torch.full((1, 3), -1.5), sampler[:1], adv[:1], mask[:1], limit=0.5)
+    assert not exact.any(), "at the limit is not beyond it"
 
 
 def test_completion_ratio_by_hand() -> None:

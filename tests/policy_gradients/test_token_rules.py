@@ -31,28 +31,29 @@ def test_the_share_with_the_highest_entropy_stays() -> None:
 
 
 def test_the_second_moment_is_bounded_by_leaving_out_the_largest() -> None:
-    """Squares 0.01, 0.09, 0.04, 1, 0.25. The mean of all is 0.278; without 1, 0.0975; without 0.25 too, 0.047; of 0.01
-    and 0.04, 0.025."""
-    logp = torch.tensor([[0.1, -0.3, 0.2], [1.0, -0.5, 99.0]])
+    """Of log-ratios to a policy that said -1. Squares 0.01, 0.09, 0.04, 1, 0.25: the mean of all is 0.278; without 1,
+    0.0975; without 0.25 too, 0.047; of 0.01 and 0.04, 0.025."""
+    log_ratio = torch.tensor([[0.1, -0.3, 0.2], [1.0, -0.5, 99.0]])
+    moved = tokens(logp=log_ratio - 1, logp_old=torch.full((2, 3), -1.0))
     for bound, kept in ((0.3, 5), (0.1, 4), (0.05, 3), (0.04, 2), (0.009, 0)):
-        found = chosen(tokens(logp=logp), second_moment=bound).kept
+        found = chosen(moved, second_moment=bound).kept
         assert int(found.sum()) == kept
-        squares = logp[found].square()
+        squares = log_ratio[found].square()
         assert not kept or squares.mean() <= bound + 1e-6
         assert not found[1, 2]
-    assert chosen(tokens(logp=logp), second_moment=0.05).kept.tolist() == [[True, True, True], [False, False, False]]
+    assert chosen(moved, second_moment=0.05).kept.tolist() == [[True, True, True], [False, False, False]]
+    assert largest_within(torch.tensor([0.0, 1.0, 5.0]), mean=0.5) == 1, "a mean that is the bound is within"
 
 
 COVARIANT = tokens(
-    # less their means, 0 and -1.2: adv * logp is -2.4 + ..., by hand below
-    adv=torch.tensor([[2.0, -2.0, 0.0], [1.0, -1.0, 99.0]]),
-    logp=torch.tensor([[-0.2, -2.2, -1.2], [-0.2, -2.2, 99.0]]),
+    adv=torch.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, 99.0]]),
+    logp=torch.tensor([[-1.0, -5.0, -3.0], [-2.0, -4.0, 99.0]]),
     uniform=torch.tensor([[0.1, 0.2, 0.3], [0.9, 0.5, 0.99]]),
 )
 
 
 def test_kl_cov_holds_the_highest_covariances() -> None:
-    """Less the means 0 and -1.2: adv (2, -2, 0, 1, -1) times logp (1, -1, 0, 1, -1) is 2, 2, 0, 1, 1. Of a share of 0.4
+    """Less the means 1 and -3: adv (1, -1, 0, 1, -1) times logp (2, -2, 0, 1, -1) is 2, 2, 0, 1, 1. Of a share of 0.4
     the two with 2; all stay in the policy's loss."""
     found = chosen(COVARIANT, covariance="kl", covariance_share=0.4)
     assert found.held.tolist() == [[True, True, False], [False, False, False]]
@@ -67,6 +68,15 @@ def test_clip_cov_leaves_out_some_of_a_band() -> None:
     assert chosen(COVARIANT, **band, covariance_share=0.99).kept.sum() == 3, "no more than there are in the band"
     outside = chosen(COVARIANT, covariance="clip", covariance_low=2.5, covariance_high=9.0, covariance_share=0.5)
     assert torch.equal(outside.kept, MASK)
+    at_the_edges = chosen(COVARIANT, covariance="clip", covariance_low=1.0, covariance_high=2.0, covariance_share=0.99)
+    assert torch.equal(at_the_edges.kept, MASK), "both bounds lie outside the band"
+
+
+def test_a_rule_that_is_not_asked_for_does_nothing() -> None:
+    """Two of these covariances lie in the band that Clip-Cov has by default."""
+    found = chosen(COVARIANT, second_moment=1e9)
+    assert torch.equal(found.kept, MASK)
+    assert not found.held.any()
 
 
 def test_the_mean_covariance_is_how_fast_entropy_falls() -> None:
@@ -131,7 +141,7 @@ def test_cuts_of_nothing() -> None:
 
 def test_random_numbers_belong_to_the_problem() -> None:
     both = uniform_numbers(5, [8, 3], g=2, t=4)
-    assert both.shape == (4, 4)
+    assert (both.shape, both.dtype) == ((4, 4), torch.float32)
     assert torch.equal(both[2:], uniform_numbers(5, [3], g=2, t=4))
     assert not torch.equal(both[2:], uniform_numbers(6, [3], g=2, t=4))
     assert (both >= 0).all()
