@@ -29,10 +29,8 @@ TRAINERS: dict[str, tuple[str, ...]] = {
 MODES: dict[str, tuple[str, ...]] = {"one": (), "DDP": (), "FSDP2": ("--fsdp", "true")}
 
 
-def train(folder: Path, name: str, mode: str, seed: int, *, processes: int) -> list[dict[str, Any]]:
-    """The evaluations of a run, which is made if it is not there."""
-    from rlhf.run.tracking import read_records
-
+def train(folder: Path, name: str, mode: str, seed: int, *, processes: int) -> Path:
+    """A run, which is made if it is not there."""
     run = folder / f"{name.replace(' ', '_')}-{mode}-seed{seed}"
     if not (run / "final").exists():
         module, *settings = TRAINERS[name]
@@ -40,19 +38,20 @@ def train(folder: Path, name: str, mode: str, seed: int, *, processes: int) -> l
         launcher = [sys.executable, "-m", *(several if mode != "one" else []), module]
         run_settings = [*SHARED, *settings, *MODES[mode], "--seed", str(seed), "--output_dir", str(run), "--overwrite"]
         subprocess.run([*launcher, *run_settings], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return read_records(run / "eval.jsonl")
+    return run
 
 
 def compare(folder: Path, name: str, *, processes: int, seeds: int) -> dict[str, Any]:
-    """Accuracy before and after, of each mode: its interval over problems with one seed, over seeds with several; and
-    what differs from one process, paired by seed."""
+    """Accuracy before and after, of each mode: its interval over problems with one seed, over seeds with several. And
+    what differs from one process by seed: the accuracy, and the weights, relative to their norm."""
     from rlhf.statistics import paired_runs, t_interval
 
     found: dict[str, dict[str, Any]] = {}
     after: dict[str, dict[int, float]] = {}
+    runs: dict[str, list[Path]] = {}
     for mode in MODES:
-        runs = {seed: train(folder, name, mode, seed, processes=processes) for seed in range(seeds)}
-        accuracy = {seed: accuracies(records) for seed, records in runs.items()}
+        runs[mode] = [train(folder, name, mode, seed, processes=processes) for seed in range(seeds)]
+        accuracy = {seed: accuracies(run) for seed, run in enumerate(runs[mode])}
         after[mode] = {seed: records[-1]["value"] for seed, records in accuracy.items()}
         last = accuracy[0][-1]
         found[mode] = {
@@ -60,6 +59,7 @@ def compare(folder: Path, name: str, *, processes: int, seeds: int) -> dict[str,
             "after": after[mode],
             "interval": t_interval(list(after[mode].values())) if seeds > 1 else [last["low"], last["high"]],
             "n": last["n"],
+            "weights apart": [apart(run, one) for run, one in zip(runs[mode], runs["one"], strict=True)],
         }
         print(f"{name}, {mode}: {found[mode]}", flush=True)
     if seeds > 1:
@@ -68,10 +68,21 @@ def compare(folder: Path, name: str, *, processes: int, seeds: int) -> dict[str,
     return found
 
 
-def accuracies(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def accuracies(run: Path) -> list[dict[str, Any]]:
     """Held-out accuracy at each evaluation; not that of subsets of the data, which comes behind it."""
-    found = [it for it in records if it["metric"] == "accuracy"]
+    from rlhf.run.tracking import read_records
+
+    found = [it for it in read_records(run / "eval.jsonl") if it["metric"] == "accuracy"]
     return [it for it in found if it["data"] == found[0]["data"]]
+
+
+def apart(run: Path, other: Path) -> float:
+    """|w - w'| / |w'| of the final weights of two runs."""
+    from safetensors.torch import load_file
+
+    its, others = (load_file(it / "final" / "model.safetensors") for it in (run, other))
+    distance = sum(float((its[name].double() - weight.double()).square().sum()) for name, weight in others.items())
+    return (distance / sum(float(weight.double().square().sum()) for weight in others.values())) ** 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
