@@ -3,7 +3,7 @@
 from claims.claim import Arm, Claim, Expect, Paper, RunOf
 from claims.direct_alignment.setting import ACCURACY, RUN, pairs
 
-SHARES = (0, 20, 40)  # percent of the pairs
+SHARES = (0, 10, 20, 40)  # percent of the pairs
 LOSSES = {
     "DPO": ("dpo", "DPO, which trusts every pair; settings at 40 %"),
     "cDPO": ("cdpo", "(1 - e) DPO + e DPO of the swapped pair, e the share of swapped pairs; settings at 40 %"),
@@ -34,7 +34,11 @@ CLAIM = Claim(
     arms={name(line, share): arm(line, share) for line in LOSSES for share in SHARES if share or line == "DPO"},
     measures=[ACCURACY],
     expected=[
-        *(Expect(name(line, share), ">", name("DPO", share)) for share in (20, 40) for line in ("robust DPO", "cDPO")),
+        *(
+            Expect(name(line, share), ">", name("DPO", share))
+            for share in (20, 40, 10)
+            for line in ("robust DPO", "cDPO")
+        ),
     ],
     beside=[Expect("DPO, 40 %", "<", "DPO, 0 %")],
     x="pairs with the wrong one chosen, %",
