@@ -204,10 +204,7 @@ def test_each_part_of_a_batch_has_its_own_advantages(tmp_path: Path, monkeypatch
 
 
 def test_importance_weights_leave_to_the_ratio_what_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They weigh the old policy against the sampler, on each pass the same; what has moved since is in the ratio.
-
-    For a batch that has waited, the old policy is the one that sampled it, and no weight is left to apply.
-    """
+    """They weigh the old policy against the sampler, on each pass the same; what has moved since is in the ratio."""
     from policy_gradients.ratios import importance_weight
 
     seen: list[tuple[Tensor, Tensor]] = []
@@ -217,12 +214,7 @@ def test_importance_weights_leave_to_the_ratio_what_is_its_own(tmp_path: Path, m
         return importance_weight(moved, logp_sampler, mask, **how)
 
     monkeypatch.setattr("policy_gradients.defaults.importance_weight", spy)
-    shared = ["--algorithm", "grpo", "--importance", "truncate", "--lr", "1e-3", "--token_budget", "100000"]
-    records(tmp_path / "passes", *shared, "--max_steps", "1", "--epochs_per_batch", "2")
+    weighed = ["--algorithm", "grpo", "--importance", "truncate", "--lr", "1e-3", "--token_budget", "100000"]
+    records(tmp_path / "passes", *weighed, "--max_steps", "1", "--epochs_per_batch", "2")
     (first, _), (second, _) = seen
     assert torch.equal(first, second)
-    seen.clear()
-    records(tmp_path / "stale", *shared, "--max_steps", "2", "--staleness", "1")
-    assert len(seen) == 2
-    for old, sampler in seen:
-        assert torch.equal(old, sampler)
