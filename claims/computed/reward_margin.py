@@ -39,8 +39,8 @@ def compute(seed: int) -> Numbers:
 
 
 CLAIM = Claim(
-    sentence="A margin by the rating of a pair makes a reward model more accurate, most of all on clear pairs; a "
-    "large one costs accuracy on close ones.",
+    sentence="A margin by the rating of a pair makes a reward model more accurate, on clear pairs too; a large one "
+    "costs accuracy on close ones.",
     paper=Paper("Touvron et al.", 2023, "Llama 2: Open Foundation and Fine-Tuned Chat Models", "2307.09288"),
     setting=SETTING
     + f" Here they learn from {USED} of them. A pair is rated by the quarter of the pairs, from the closest to the "
@@ -73,10 +73,11 @@ CLAIM = Claim(
     seeds=20,
     text="""
 Ratings say how much, where labels say only which: with them 100 pairs are worth a little more, 0.012 of accuracy with
-the large margins and 0.005 with the small ones, and what the reward model chooses of 64 is better. The cost on close
-pairs is not there: they gain too. The paper finds it where people rate, whose close pairs are nearly coin tosses; here
-the better one of a close pair is certain, and the ratings are those of the gold reward itself. So this is what margins
-can do at best. With 400 pairs, as the other claims about these networks have, nearly all clear pairs were right without
-a margin (0.998, one other seed), so that there was nothing to see on them.
+the large margins and 0.005 with the small ones, and what the reward model chooses of 64 is better. Clear pairs gain
+0.005, less than all do, so the paper's "most of all on clear pairs", which stood in the sentence at first, is the other
+way round here. The cost on close pairs is not there: they gain too. The paper finds it where people rate, whose close
+pairs are nearly coin tosses; here the better one of a close pair is certain, and the ratings are those of the gold
+reward itself. So this is what margins can do at best. With 400 pairs, as the other claims about these networks have,
+nearly all clear pairs were right without a margin (0.998, one other seed), so that there was nothing to see on them.
 """,
 )

@@ -80,8 +80,9 @@ is chance; what is chosen of 1024 falls with it, from 2.2 standard deviations ab
 each of 400 pairs 300 times, so that they learn the wrong ones by heart.
 
 That it matters which pairs are wrong is not seen. The first number says as little about quality as any other, and a
-network that follows it where it was told to is no worse than one that follows chance. The paper has no lean; that half
-of the sentence is this page's own guess. Errors of people lean towards length, for one: what a reward model makes of
-that is on [a page of its own](length_bias.md).
+network that follows it where it was told to is not seen to be worse than one that follows chance: by 0.013 of accuracy
+at most, though in what is chosen of 1024 the interval at 40 % reaches -0.35. The paper has no lean; that half of the
+sentence is this page's own guess. Errors of people lean towards length, for one: what a reward model makes of that is
+on [a page of its own](length_bias.md).
 """,
 )

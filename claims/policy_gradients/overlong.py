@@ -58,9 +58,10 @@ CLAIM = Claim(
     ],
     seeds=10,
     text="""
-Both punishments do away with cut completions, and with right ones. Softly punished, the policy ends at 14 tokens, fewer
-than the steps of three terms take, and 0.12 of all its completions are right where 0.31 are without punishment: to be
-short is the surest reward here, since a third of the problems has no right answer within the limit. The paper's limit
-is far above what an answer needs. Leaving cut completions out of the loss changes nothing that is seen.
+Both punishments take away most cut completions, 0.32 to 0.03 and 0.05, and half of the right ones or more. Softly
+punished, the policy ends at 14 tokens, fewer than the steps of three terms take, and 0.12 of all its completions are
+right where 0.31 are without punishment: to be short is the surest reward here, since a third of the problems has no
+right answer within the limit. The paper's limit is far above what an answer needs. Leaving cut completions out of the
+loss changes nothing that is seen.
 """,
 )

@@ -64,17 +64,18 @@ CLAIM = Claim(
     curves=[SUCCESS_CURVE, Curve("KL(policy || start), nats per token", series("policy/kl"), ratio=True)],
     text="""
 Four algorithms stand apart, each of the six pairs by the interval of its paired difference: SAPO, M2PO, PPO's clip (as
-GRPO has it) and TOPR, in this order. The same batches take one to 0.20 and another to 0.78. GMPO, DPPO, VESPO and the
-dual clip are not told from PPO's clip.
+GRPO has it) and TOPR, in this order. The same batches take one to 0.21 and another to 0.78. GMPO, DPPO, VESPO and the
+dual clip are not told from PPO's clip; GSPO is ahead of it by 0.14 [0.01, 0.27], and not told from TOPR.
 
 Eight steps on a batch at a learning rate of 3e-4 are more than this policy bears: without a clip it is right in 0.44 of
-a batch on average at best, and then gets worse. GSPO's clip holds it with every seed; PPO's with nine of ten (0.04 with
-seed 5), and DPPO after a bad start. CISPO and SAPO do not: both go on learning from tokens whose ratio has left the
-clip's range, CISPO with a weight of up to 5, and neither is told from the arm without a clip. Their KL to the start is
-a hundredth of that arm's, and no more of their completions are right: a small KL does not say that a policy is well.
-M2PO leaves out one token in seven and is not told from no clip either. TOPR weighs a right completion fully however
-unlikely it has become, and a wrong one less the more it is avoided. All have their published values, and none was tuned
-for this task.
+two batches on average at best, and then gets worse. With GSPO's clip every seed reaches 0.63 over training, though seed
+3 falls from 0.98 to 0.12 at its end; with PPO's nine of ten learn (0.04 with seed 5). DPPO begins badly and ends at
+0.69 on average, at 0.33 and 0.38 with two seeds. CISPO and SAPO do not: both go on learning from tokens whose ratio has
+left the clip's range, CISPO with a weight of up to 5, and neither is told from the arm without a clip. Their KL to the
+start is a hundredth of that arm's, and no more of their completions are right: a small KL does not say that a policy is
+well. M2PO leaves out one token in seven and is not told from no clip either. TOPR weighs a right completion fully
+however unlikely it has become, and a wrong one less the more it is avoided. All have their published values, and none
+was tuned for this task.
 
 Seeds 0 to 4 of the arms without GMPO, VESPO, TOPR and the dual clip were known when these four were added, after a run
 of GMPO, VESPO and TOPR with seed 100. The comparisons of SAPO, M2PO, PPO's clip and TOPR were added with them, and all
