@@ -107,6 +107,11 @@ class DecodeStep:
         self.base = base
         self.layers = [_Layer(layer, dtype) for layer in base.layers]
         self.norm = _Norm(base.norm)
+        attention = base.layers[0].self_attn
+        k = base.config.num_key_value_heads
+        h = k * attention.num_key_value_groups
+        self.scale = torch.tensor([attention.scaling] * h + [1.0] * k + [0.0] * k)[:, None]  # of queries, keys, values
+        self.still = torch.tensor([0.0] * (h + k) + [1.0] * k)[:, None]
 
     def __call__(
         self, token: Int[Tensor, " n"], position: Int[Tensor, " n"], cache: PrefixCache
@@ -121,12 +126,7 @@ class DecodeStep:
     def _rotation(self, x: Float[Tensor, "n w"], position: Int[Tensor, " n"]) -> "_Rotation":
         cos, sin = self.base.rotary_emb(x[:, None], position[:, None])  # (n, 1, d)
         low, high = sin.chunk(2, -1)
-        attention = self.base.layers[0].self_attn
-        k = self.base.config.num_key_value_heads
-        h = k * attention.num_key_value_groups
-        scale = torch.tensor([attention.scaling] * h + [1.0] * k + [0.0] * k)[:, None]
-        still = torch.tensor([0.0] * (h + k) + [1.0] * k)[:, None]
-        return _Rotation(cos * scale + still, torch.cat([-low, high], -1) * scale)
+        return _Rotation(cos * self.scale + self.still, torch.cat([-low, high], -1) * self.scale)
 
 
 @dataclass(frozen=True)
