@@ -1,7 +1,8 @@
 """The picture of a claim, to be read on its own: arms with their seeds, paired differences, and curves of the runs.
 
 To the left each arm's seeds, mean and 95 % interval, a chart for each measure; to the right the paired differences,
-with a line at equal and the verdict beside each. Below those the curves, mean and band over seeds, named at their ends.
+with a line at equal, and beside each what was claimed of it (or expected, where the verdict does not count it) and the
+verdict. Below those the curves, mean and band over seeds, named at their ends.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 from claims.claim import Claim, Curve, Measure
 from claims.results import Results
 from claims.verdicts import Comparison, over_seeds
-from claims.words import between, compared
+from claims.words import between, claimed, compared
 from rlhf.report import charts
 from rlhf.report.curves import short
 from rlhf.statistics import Estimate
@@ -32,7 +33,8 @@ def write_picture(claim: Claim, results: Results, output: Path) -> Path:
 
 def draw(claim: Claim, results: Results) -> charts.Spec:
     """The figure as a Vega-Lite spec."""
-    comparisons = [*results.comparisons(claim), *results.beside(claim)]
+    comparisons = results.comparisons(claim)
+    beside = results.beside(claim)
     of_lines = any(arm.x is not None for arm in claim.arms.values())
     of_arms = any(arm.x is None for arm in claim.arms.values())
     values, differences = [], []
@@ -40,8 +42,11 @@ def draw(claim: Claim, results: Results) -> charts.Spec:
         parts = [_over_x(claim, measure, results)] if of_lines else []
         parts += [_arms(claim, measure, results)] if of_arms else []
         values.append({"vconcat": parts, **APART})
-        own = [one for one in comparisons if one.measure == measure]
-        differences.append([_differences(own, measure)] if own else [])
+        own = {
+            said: [one for one in of if one.measure == measure]
+            for said, of in (("claimed", comparisons), ("expected", beside))
+        }
+        differences.append([_differences(own, measure)] if any(own.values()) else [])
     curves = [_curves(curve, results) for curve in claim.curves]
     if curves:  # one column of values, one of what they come to
         right = [one for own in differences for one in own] + curves
@@ -103,14 +108,17 @@ def _interval_layers(rows: Sequence[Mapping[str, Any]], x: charts.Spec) -> list[
     ]
 
 
-def _differences(comparisons: Sequence[Comparison], measure: Measure) -> charts.Spec:
-    """What was found of each comparison, and its verdict."""
-    names = [compared(one) for one in comparisons]
-    x = _axis(measure, f"{'ratio' if measure.ratio else 'difference'} of {measure.name}, paired by seed")
+def _differences(comparisons: Mapping[str, Sequence[Comparison]], measure: Measure) -> charts.Spec:
+    """What was found of each comparison and its verdict: of those that are claimed, and of those that are expected."""
+    names = [compared(one) for of in comparisons.values() for one in of]
+    unit = "" if measure.ratio else f" ({measure.unit})"
+    x = _axis(measure, f"{'ratio' if measure.ratio else 'difference'} of {measure.name}{unit}, paired by seed")
     y = {"field": "g", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 400, "grid": True}}
     rows = [
-        _interval_row(compared(one), one.found) | {"c": COLOURS[one.verdict], "t": f"{one.verdict}: {between(one)}"}
-        for one in comparisons
+        _interval_row(compared(one), one.found)
+        | {"c": COLOURS[one.verdict], "t": f"{said} {claimed(one)}, {one.verdict}: {between(one)}"}
+        for said, of in comparisons.items()
+        for one in of
         if one.found.value == one.found.value
     ]
     colour = {"color": {"field": "c", "type": "nominal", "scale": None}}

@@ -39,7 +39,7 @@ def compute(seed: int) -> Numbers:
 
 
 CLAIM = Claim(
-    sentence="Where preferences never vary, DPO goes on leaving the start whatever beta is, and IPO stops.",
+    sentence="Where preferences never vary, DPO goes on leaving the start, with a beta of 0.1 and of 1, and IPO stops.",
     paper=Paper(
         "Azar et al.",
         2023,
@@ -63,7 +63,7 @@ CLAIM = Claim(
     ],
     seeds=10,
     text="""
-With IPO the policy stands still after 2,000 steps, 2.0 nats from the start. With DPO it goes on at every beta: on pairs
+With IPO the policy stands still after 2,000 steps, 2.0 nats from the start. With DPO it goes on at both betas: on pairs
 that can all be ranked right there is always a larger margin with a smaller loss. A beta of 1 instead of 0.1 makes it
 slower and does not end it: beta changes how long the gradient of a pair is, and not where it points. What limits the KL
 of DPO in the end is that completions are enumerated: it cannot be more than minus the logarithm of the start's
@@ -71,6 +71,6 @@ probability of one of them.
 
 That IPO needs 2,000 steps was seen with another seed before, so the claim compares 4,000 steps with 2,000. Before that,
 training was tried: one run each of the embedded model on 32 pairs, 80 steps of 16, beta 0.1, ended 2.3 nats from the
-start with DPO and 0.9 with IPO.
+start with DPO and 0.9 with IPO. The sentence first said "whatever beta is"; two values were compared.
 """,
 )

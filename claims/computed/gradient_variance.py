@@ -18,7 +18,7 @@ def compute(seed: int) -> Numbers:
 
 
 CLAIM = Claim(
-    sentence="At equal samples, a baseline of the prompt's own completions makes for less noise than a running mean.",
+    sentence="At equal samples, RLOO's gradient has less noise than REINFORCE's with a running mean.",
     paper=Paper(
         "Ahmadian et al.",
         2024,
@@ -79,7 +79,8 @@ CLAIM = Claim(
     ],
     seeds=10,
     text="""
-What the sentence says is opposite both times: RLOO is noisier than the running mean.
+What the sentence says is opposite both times. It first said "a baseline of the prompt's own completions"; RLOO's is the
+one that is compared.
 
 What a baseline is worth depends on which completions have large gradients. The best number to subtract is not the mean
 reward but E[|s|² r] / E[|s|²], the mean reward weighed by the squared gradient of log pi. On the enumerated policies,

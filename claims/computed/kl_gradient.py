@@ -31,7 +31,8 @@ def at(name: str) -> str:
 
 TINY = 1e-6  # what rounding leaves
 CLAIM = Claim(
-    sentence="k1 in the reward and k2 in the loss have the KL's gradient; k3 in the loss has another, k1 there none.",
+    sentence="k1 in the reward has the gradient of the completion's KL, k2 in the loss that of the next token's; k3 in "
+    "the loss has another, k1 there none.",
     paper=Paper("Tang and Munos", 2025, "On a few pitfalls in KL divergence gradient estimation for RL", "2506.09477"),
     setting="Exact sums over the 15 completions (1-3 tokens) of a random policy; a seed is a policy and a reference.",
     compute=compute,

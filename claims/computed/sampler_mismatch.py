@@ -87,7 +87,7 @@ and its weight knows nothing of that. The product of a completion's weights is e
 the worst of all for its variance; cut at 2 it is the best there and at 0.1 nats. At smaller distances the variance of
 64 completions hides what any of them does. Leaving tokens out instead of cutting their weight (MIS) gains nothing that
 is told from no correction: with a bound of 2 it also leaves out tokens that the policy likes and the sampler seldom
-says, from which there is most to learn. IcePop's bound of 5 leaves in most of them, and does as well as TIS.
+says. IcePop's bound of 5 leaves in most of them, and does as well as TIS.
 
 No weight brings back what the sampler never says: with top-p the product has most of the bias of no correction, hence
 "opposite". The claim is about samplers that say all that the policy says. Weights are at most 1 with top-p, so that MIS

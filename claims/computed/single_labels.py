@@ -36,7 +36,7 @@ def compute(seed: int) -> Numbers:
 
 
 CLAIM = Claim(
-    sentence="From the same labels, of which a quarter is good, KTO learns more than DPO, since it needs no pairs.",
+    sentence="From the same labels, of which a quarter is good, KTO learns more than DPO.",
     paper=Paper("Ethayarajh et al.", 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", "2402.01306"),
     setting="Log-linear policies over 16 completions of a prompt with 24 random features; 200 labelled completions, "
     f"two of each of 100 prompts, sampled from the start. {STEPS} steps of Adam on all of them, beta 0.1.",
@@ -51,10 +51,11 @@ CLAIM = Claim(
     beside=[Expect("KTO", ">", "KTO, weights 1")],
     seeds=20,
     text="""
-KTO is ahead of DPO in most worlds and not in all: with 20 of them the interval still holds 0. What is seen is that the
+KTO is ahead of DPO in most worlds and not in all: with 20 of them the interval still holds 0. The paper's reason, which
+stood in the sentence at first, is that KTO needs no pairs; no comparison tests a reason. What is seen is that the
 classes have to weigh the same: with weights of 1, where three labels in four say no, it learns less. DPO has a third of
-the labels left in its pairs, and comes that close, since a pair says more than two labels: the prompt, which both
-share, is out of the comparison.
+the labels left in its pairs, and comes that close, perhaps since a pair says more than two labels: the prompt,
+which both share, is out of the comparison.
 
 The KL that KTO takes as its reference point is exact here. From samples it is estimated on mismatched completions, and
 on the embedded model that estimate is negative, so that KTO is APO-zero ([direct alignment](../direct_alignment.md)).

@@ -77,7 +77,7 @@ CLAIM = Claim(
     text="""
 Every tenth pair turned round takes 0.08 off an accuracy of 0.83, two tenths 0.15, and four tenths leave 0.56 where 0.5
 is chance; what is chosen of 1024 falls with it, from 2.2 standard deviations above the mean to 0.6. These networks see
-each of 400 pairs 300 times, so that they learn the wrong ones by heart.
+each of 400 pairs 300 times, enough to learn the wrong ones by heart.
 
 That it matters which pairs are wrong is not seen. The first number says as little about quality as any other, and a
 network that follows it where it was told to is not seen to be worse than one that follows chance: by 0.013 of accuracy

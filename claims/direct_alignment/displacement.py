@@ -45,8 +45,8 @@ CLAIM = Claim(
     text="""
 The chosen completions lose 1.1 nats while the rejected ones lose 8.3, and the policy gets better all the same: 0.87 of
 its samples are right, 0.27 of the start's. So displacement is there and does no harm here, where what gains instead is
-right as well. The likelihood term takes back a third of the fall and does not keep the chosen where they were: its
-weight (1, by token) is small beside the pull of the margin.
+right as well. The likelihood term (weight 1, by token) takes back a third of the fall and does not keep the chosen
+where they were; larger weights were not run.
 
 A gentler run was tried first (30 steps of 32 pairs, lr 2e-5, one seed): there the chosen became more likely, by 0.4
 nats. Displacement comes later, when most pairs are ranked right already. After 80 steps like these (one seed) it was

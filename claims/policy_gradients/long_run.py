@@ -16,8 +16,8 @@ def fall(path: Path) -> float:
 
 
 CLAIM = Claim(
-    sentence="Learning from the fifth of the tokens with the highest entropy alone is as good as learning from all, "
-    "and stays so in a long run.",
+    sentence="Learning from the fifth of the tokens with the highest entropy alone ends as well as learning from "
+    "all, and falls back no further, in 120 steps.",
     paper=Paper(
         "Wang et al.",
         2025,
@@ -70,6 +70,7 @@ others have 0.94 to 0.98. At the end it has caught up. One run with Clip-Cov los
 not.
 
 120 batches of 32 completions are long for this task and short beside the thousands of steps of the reports. Larger
-shares than a fifth and smaller ones were not run.
+shares than a fifth and smaller ones were not run. The sentence first said "as good" and "in a long run"; measures and
+comparisons are as they were.
 """,
 )

@@ -60,8 +60,8 @@ CLAIM = Claim(
     text="""
 Both punishments take away most cut completions, 0.32 to 0.03 and 0.05, and half of the right ones or more. Softly
 punished, the policy ends at 14 tokens, fewer than the steps of three terms take, and 0.12 of all its completions are
-right where 0.31 are without punishment: to be short is the surest reward here, since a third of the problems has no
-right answer within the limit. The paper's limit is far above what an answer needs. Leaving cut completions out of the
-loss changes nothing that is seen.
+right where 0.31 are without punishment: a third of the problems takes more than the limit as the model calculates them,
+so that to be short is the surest reward here. The paper's limit is far above what an answer needs. Leaving cut
+completions out of the loss changes nothing that is seen.
 """,
 )

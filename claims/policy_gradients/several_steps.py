@@ -4,7 +4,7 @@ from claims.claim import Arm, Claim, Curve, Expect, Measure, Paper
 from claims.measures import height, held_out, held_out_series
 
 CLAIM = Claim(
-    sentence="Several clipped optimizer steps on a batch learn more from the same samples than one step does.",
+    sentence="Four clipped optimizer steps on a batch learn more from the same samples than one step does.",
     paper=Paper("Schulman et al.", 2017, "Proximal Policy Optimization Algorithms", "1707.06347"),
     setting="GRPO from the embedded model on spell_backward, 12 batches of 8 prompts with 8 completions each.",
     command="policy_gradients.train",

@@ -12,7 +12,8 @@ def with_length(judged: Judged) -> float:
 
 
 CLAIM = Claim(
-    sentence="A reward model that learns from labels by length pays for length, and errs where the right is shorter.",
+    sentence="A reward model that learns from labels by length pays more for length, and errs more where "
+    "the right is shorter.",
     paper=Paper("Singhal et al.", 2023, "A Long Way to Go: Investigating Length Correlations in RLHF", "2310.03716"),
     setting=SETTING,
     command="reward_models.train_preference_rm",
@@ -28,7 +29,7 @@ CLAIM = Claim(
     measures=[
         Measure(
             "length correlation",
-            "1",
+            "Spearman's rho",
             "rank correlation of score and length over all completions",
             by(with_length),
         ),
@@ -47,7 +48,6 @@ CLAIM = Claim(
     text="""
 Where the longer one is chosen in half of the pairs, score and length go together, and of pairs whose right completion
 is the shorter one the model ranks 0.42 right: fewer than by chance. Over all pairs it loses 0.05, which five seeds do
-not tell from 0. Who measures accuracy alone hardly sees it, and a policy that is optimized against this model has found
-how to please it.
+not tell from 0. Who measures accuracy alone hardly sees it. What a policy makes of such a model was not run.
 """,
 )

@@ -22,6 +22,7 @@ CLAIM = Claim(
     x="litres",
     measures=[Measure("heat", "K", "felt"), Measure("weight", "kg", "lifted", drawn=False)],
     expected=[Expect("small", "<", "large"), Expect("small", "<", "large", of="weight")],
+    beside=[Expect("lid", ">", "large")],
     curves=[Curve("heat, K", lambda path: []), Curve("loss, W", lambda path: [], ratio=True)],
     text="",
 )
@@ -62,8 +63,14 @@ def test_every_arm_is_there_by_its_line_or_its_seeds() -> None:
     assert len([row for row in found if row.get("g") == "lid" and set(row) == {"g", "v"}]) == 2  # one seed has none
     (line,) = [row for row in found if row.get("g") == "cups" and row.get("x") == 2.0 and "at" not in row]
     assert line["v"] == pytest.approx(4.1667)
-    (seen,) = {row["t"] for row in found if "t" in row}
-    assert seen.startswith("seen: −2.17 [")
+
+
+def test_each_comparison_says_what_was_claimed_or_expected_of_it_and_what_was_found() -> None:
+    figure = draw(CLAIM, RESULTS)
+    texts = {row["g"]: row["t"] for row in rows(figure) if "t" in row}
+    assert texts["small − large"].startswith("claimed < 0, seen: −2.17 [")
+    assert texts["lid − large"].startswith("expected > 0, seen: +4 [")
+    assert "difference of heat (K), paired by seed" in json.dumps(figure)
 
 
 def test_a_curve_ends_where_a_seed_does() -> None:
