@@ -34,7 +34,13 @@ class Block:
 
 BLOCKS = (
     Block("GRPO", "policy_gradients.train", "policy_gradients/configs/grpo.yaml", "Qwen/Qwen3-1.7B"),
-    Block("PPO", "policy_gradients.train", "policy_gradients/configs/ppo.yaml", "Qwen/Qwen3-1.7B"),
+    Block(
+        "PPO",
+        "policy_gradients.train",
+        "policy_gradients/configs/ppo.yaml",
+        "Qwen/Qwen3-1.7B",
+        arguments=("--critic.warmup_batches", "0"),  # the policy learns in each of the few steps
+    ),
     Block(
         "preference RM",
         "reward_models.train_preference_rm",

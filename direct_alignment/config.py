@@ -151,12 +151,13 @@ class DirectAlignmentConfig(LossConfig, ReferenceConfig):
             raise ValueError("sync_reference_every: there is no reference to move with reference none")
         if not self.sync_reference_every:
             self.refuse_idle(
-                "sync_reference_mix", because="the reference stays: --sync_reference_every 50, for example"
+                "sync_reference_mix", because="the reference stays", cure="--sync_reference_every 50, for example."
             )
         if self.reference == "none" or not self.keeps_reference:
             self.refuse_idle(
                 "offload_reference",
-                because="no reference is kept in memory without online_every or sync_reference_every",
+                because="no reference is kept in memory",
+                cure="--online_every 5 or --sync_reference_every 50, for example.",
             )
         return self
 

@@ -8,7 +8,7 @@ from policy_gradients.algorithm_settings import off_policy_settings
 from policy_gradients.algorithms import names
 from policy_gradients.config import SETTINGS, CriticConfig, PolicyGradientConfig
 from policy_gradients.published import ESTIMATOR, Published, published
-from rlhf.errors import UserError
+from rlhf.errors import IdleError, UserError
 
 IMPORTANCE = {"importance_cap", "importance_floor", "importance_level"}
 KL = {"kl_in", "kl_estimator", "kl_unbiased", "kl_target", "sync_reference_every", "offload_reference"}
@@ -35,8 +35,8 @@ def fill(config: PolicyGradientConfig) -> PolicyGradientConfig:
     resolved = config.model_copy(update=filled)
     for message, hint in _contradictions(config, resolved, algorithm):
         raise UserError(message, hint)
-    for message, hint in _idle(config, resolved, algorithm, usual):
-        raise UserError(message, hint)
+    for idle in _idle(config, resolved, algorithm, usual):
+        raise idle
     return resolved
 
 
@@ -109,6 +109,12 @@ def _contradictions_of_updates(config: PolicyGradientConfig) -> Iterator[tuple[s
             f"importance_floor: {config.importance_floor:g} is above importance_cap {config.importance_cap:g}",
             "IcePop has 0.5 and 5.",
         )
+    if config.critic and config.critic.warmup_batches >= config.max_steps:
+        yield (
+            f"critic.warmup_batches: the critic alone learns in the first {config.critic.warmup_batches} batches, and "
+            f"there are {config.max_steps}: the policy would stay as it is",
+            f"--max_steps {config.critic.warmup_batches + 1} at least, or --critic.warmup_batches 0.",
+        )
     if config.covariance_low >= config.covariance_high:
         yield "covariance_low: no covariance is above it and below covariance_high", "Clip-Cov has 1 and 5."
 
@@ -132,18 +138,20 @@ def _contradictions_of_kl(config: PolicyGradientConfig) -> Iterator[tuple[str, s
 
 def _idle(
     given: PolicyGradientConfig, config: PolicyGradientConfig, algorithm: Published, usual: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[IdleError]:
     """What is set and would change nothing, and what it acts with. A value that would hold without being set is not."""
     updates = config.epochs_per_batch * config.steps_per_batch
     moves = updates > 1 or config.staleness > 0
     steps = MORE_STEPS if algorithm.ratio else "--staleness 1 --importance truncate, for example."
     still = "pi / pi_old is 1, as each batch is trained on at once and in one optimizer step"
-    own_samples = config.sampler == "own" and config.top_p == 1 and config.top_k == 0
+    cut = config.top_p < 1 or config.top_k > 0
+    # In bf16 the own sampler's log-probabilities are a few hundredths of a nat from the trainer's; `auto` may be bf16.
+    others_samples = moves or cut or config.sampler != "own" or config.precision != "fp32"
     stale_ratio = config.staleness > 0 and algorithm.ratio is not None
     rules: list[tuple[Any, Collection[str], str, str]] = [  # whether they act, which, why not, and the cure
         (moves, {*off_policy_settings(SETTINGS), "second_moment"}, still, steps),
         (moves or config.covariance != "kl", {"covariance"}, f"what kl adds has no gradient where {still}", steps),
-        (moves or not own_samples, {"off_policy_mask"}, "no completion is of another policy", steps),
+        (others_samples, {"off_policy_mask"}, "no completion is of another policy", steps),
         (updates > 1, {"critic.value_clip"}, "in one optimizer step on a batch no value moves", MORE_UPDATES),
         (
             not stale_ratio,
@@ -168,7 +176,7 @@ def _idle(
     for acts, keys, why, cure in rules:
         for key in sorted(keys):
             if not acts and not given.is_default(key) and (key not in usual or getattr(given, key) != usual[key]):
-                yield f"{key}: it would act on nothing: {why}", cure
+                yield IdleError(key, because=why, cure=cure)
 
 
 def _penalties(config: PolicyGradientConfig) -> list[str]:

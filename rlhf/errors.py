@@ -40,6 +40,13 @@ class ServerGoneError(UserError):
     """A server that a run needs has not come back while it was waited for. A run that has done steps is saved."""
 
 
+class IdleError(UserError, ValueError):
+    """A setting that is given and would act on nothing. As a ValueError it may come from a config's own validator."""
+
+    def __init__(self, key: str, *, because: str, cure: str) -> None:
+        super().__init__(f"{key}: it would act on nothing: {because}", cure)
+
+
 class UnusableError(UserError, ValueError):
     """A row of data that cannot be used. Readers of data count it as any ValueError; elsewhere it ends the command."""
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler,
 from pydantic_core import PydanticCustomError
 
 from rlhf.config.paths import PathName
+from rlhf.errors import IdleError
 
 LARGEST_SEED = 2**32 - 1  # the largest that numpy accepts
 COLDEST = 1e-3  # lowest sampling temperature; logits divided by much less overflow
@@ -32,11 +33,11 @@ class Section(BaseModel):
             return value is None or value.is_default(inner)
         return value == type(self).model_fields[name].default
 
-    def refuse_idle(self, *keys: str, because: str) -> None:
-        """Raises: ValueError: one of these settings is given, though nothing reads it."""
+    def refuse_idle(self, *keys: str, because: str, cure: str) -> None:
+        """Raises: IdleError: one of these settings is given, though nothing reads it."""
         for key in keys:
             if not self.is_default(key):
-                raise ValueError(f"{key}: it would act on nothing: {because}")
+                raise IdleError(key, because=because, cure=cure)
 
     @field_validator("*", mode="wrap")
     @classmethod

@@ -38,5 +38,5 @@ class ScoringConfig(TrainerConfig):
         if self.reward_model_variance_weight is not None and self.reward_model_combine != "mean_minus_variance":
             raise ValueError("reward_model_variance_weight: only reward_model_combine mean_minus_variance has it")
         if not self.reward_models:
-            self.refuse_idle("reward_model_steps", because="there is no reward model: --reward_model RUN")
+            self.refuse_idle("reward_model_steps", because="there is no reward model", cure="--reward_model RUN")
         return self

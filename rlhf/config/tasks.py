@@ -50,8 +50,8 @@ class TasksConfig(TrainerConfig):
         if self.difficulty is not None and self.tasks:
             raise ValueError("difficulty: it is measured of one task, and tasks is a mixture")
         if self.difficulty is None:
-            no_file = "there is no file that says how often problems are solved: --difficulty FILE"
-            self.refuse_idle("difficulty_low", "difficulty_high", because=no_file)
+            no_file = "there is no file that says how often problems are solved"
+            self.refuse_idle("difficulty_low", "difficulty_high", because=no_file, cure="--difficulty FILE")
         if self.difficulty is None and self.curriculum != "none":
             raise ValueError(f"curriculum {self.curriculum}: what is easy says difficulty, and there is none")
         return self

@@ -112,7 +112,9 @@ class TrainerConfig(Config):
     @model_validator(mode="after")
     def _adapters_are_there(self) -> "TrainerConfig":
         if not self.lora_rank:
-            self.refuse_idle("lora_alpha", "lora_targets", because="there are no adapters: --lora_rank 16, for example")
+            self.refuse_idle(
+                "lora_alpha", "lora_targets", because="there are no adapters", cure="--lora_rank 16, for example."
+            )
         return self
 
     @model_validator(mode="after")

@@ -35,7 +35,14 @@ def validate[ConfigT: Section](config_class: type[ConfigT], settings: Layer, key
     except ValidationError as error:
         # pydantic reports every member of a union; one line a key is enough, and the first is kept.
         lines = {_key_of(e["loc"], keys): _invalid(e, settings, keys) for e in reversed(error.errors())}
-        raise UserError(listed(list(reversed(lines.values())), "settings are not valid")) from error
+        raise UserError(listed(list(reversed(lines.values())), "settings are not valid"), _cures(error)) from error
+
+
+def _cures(error: ValidationError) -> str | None:
+    """What to do about it, as far as validators of ours say."""
+    causes = [e.get("ctx", {}).get("error") for e in error.errors()]
+    hints = [cause.hint for cause in causes if isinstance(cause, UserError) and cause.hint]
+    return " ".join(dict.fromkeys(hints)) or None
 
 
 def _key_of(loc: tuple[int | str, ...], keys: dict[str, Key]) -> str:

@@ -36,7 +36,7 @@ class VllmConfig(TrainerConfig):
         if self.sampler == "own" and (self.vllm_url or self.vllm_folder):
             raise ValueError("vllm_url and vllm_folder are for --sampler vllm")
         if self.sampler == "own":
-            self.refuse_idle("vllm_patience_s", because="no server samples: --sampler vllm --vllm_url ADDRESS")
+            self.refuse_idle("vllm_patience_s", because="no server samples", cure="--sampler vllm --vllm_url ADDRESS")
             return self
         if self.vllm_url is None:
             raise ValueError("sampler vllm: the address of the server is missing: --vllm_url http://localhost:8000")

@@ -122,6 +122,7 @@ def test_every_aggregation_is_found_by_name() -> None:
         ({"algorithm": "topr", "reward_weights": {"format": 0.1}}, "reward_weights.format"),
         ({"algorithm": "grpo", "max_shift": 0.1}, "max_shift"),
         ({"task": "gsm", "tasks": {"spell_backward": {}}}, "not both"),
+        ({"algorithm": "ppo", "critic": CriticConfig(warmup_batches=3), "max_steps": 3}, "the policy would stay"),
     ],
 )
 def test_contradictions_are_refused(settings: dict, said: str) -> None:
@@ -149,10 +150,17 @@ IDLE = [  # a setting, and what else it needs to act on anything
     ({"covariance": "kl"}, {"steps_per_batch": 2}),
     ({"covariance": "kl"}, {"staleness": 1}),
     ({"algorithm": "rloo", "second_moment": 0.04}, {"staleness": 1, "importance": "truncate"}),
-    ({"off_policy_mask": 0.5}, {"staleness": 1}),
-    ({"off_policy_mask": 0.5}, {"top_p": 0.9}),
-    ({"off_policy_mask": 0.5}, {"top_k": 9}),
-    ({"off_policy_mask": 0.5}, {"sampler": "vllm", "vllm_url": "http://localhost:8000"}),
+    *(
+        ({"off_policy_mask": 0.5, "precision": "fp32"}, needs)
+        for needs in (
+            {"staleness": 1},
+            {"top_p": 0.9},
+            {"top_k": 9},
+            {"sampler": "vllm", "vllm_url": "http://localhost:8000"},
+            {"precision": "bf16"},  # in which the own sampler's log-probabilities are not the trainer's
+            {"precision": "auto"},
+        )
+    ),
     ({"algorithm": "ppo", "critic": CriticConfig(value_clip=0.1)}, {"steps_per_batch": 2}),
     ({"importance_cap": 3.0}, {"importance": "truncate"}),
     ({"importance_floor": 0.5}, {"importance": "mask"}),
@@ -216,6 +224,7 @@ def test_allowed_combinations() -> None:
     assert resolved(algorithm="reinforce", group_size=1).group_size == 1
     assert resolved(algorithm="rloo", epochs_per_batch=2, importance="truncate").importance_cap == 2.0
     assert resolved(algorithm="ppo", group_size=1).critic is not None
+    assert resolved(algorithm="ppo", critic=CriticConfig(warmup_batches=2), max_steps=3).max_steps == 3
     assert resolved(algorithm="grpo", kl_coef=0.1, kl_estimator="k1", kl_unbiased=True).kl_in == "loss"
     assert resolved(algorithm="grpo", nll_coef=0.2).nll_coef == 0.2
     assert resolved(algorithm="grpo", epochs_per_batch=2, steps_per_batch=4).epochs_per_batch == 2

@@ -54,6 +54,8 @@ class ToyConfig(Config):
     def _clip_or_kl(self) -> Self:
         if self.clip is None and self.kl == "none":
             raise ValueError("clip: null needs a kl other than none")
+        if self.kl == "none":
+            self.refuse_idle("bias", "lora.rank", because="nothing is held", cure="--kl k3, for example.")
         return self
 
 
@@ -368,6 +370,17 @@ def test_broken_yaml_on_the_command_line():
 
 def test_validator_of_a_subclass_speaks_for_itself():
     assert refused("--clip null --kl none") == "clip: null needs a kl other than none"
+
+
+@pytest.mark.parametrize("key", ["bias", "lora.rank"])
+def test_a_setting_that_acts_on_nothing_is_refused_with_the_cure(key: str) -> None:
+    """Where it has its default it is not given, and a group that is off has no settings."""
+    assert read("--kl none").config.bias == 0
+    assert read("--kl none --lora.alpha 3").config.lora is not None
+    with pytest.raises(UserError) as caught:
+        read(f"--kl none --{key} 3")
+    assert caught.value.message == f"{key}: it would act on nothing: nothing is held"
+    assert caught.value.hint == "--kl k3, for example."
 
 
 def test_required_key_without_a_value():
