@@ -66,11 +66,11 @@ def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
             "DPO": Experiment(DPO, 5e-5, {"max_steps": 60, "batch_size": 16, "eval_samples": 0}),
             "preference RM": Experiment(PREFERENCE_RM, 2.5e-4, {"max_steps": 100}),
         }
-    shared = {"token_budget": 2048, "warmup_steps": 3}
-    from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 30, "batch_size": 8}
+    shared = {"token_budget": 2048, "warmup_steps": 2}
+    from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 24, "batch_size": 8}
     task = {**DIGITS, "eval_problems": 43}  # it has no more that are held out
     return {
-        "GRPO": Experiment(GRPO, 2e-5, {**task, **shared, "max_steps": 15, "prompts_per_step": 8}),
+        "GRPO": Experiment(GRPO, 2e-5, {**task, **shared, "max_steps": 8, "prompts_per_step": 8}),
         "DPO": Experiment(DPO, 2e-5, {**task, **from_pairs, "eval_samples": 0}),
         "preference RM": Experiment(PREFERENCE_RM, 5e-5, {**from_pairs, "new_lr_factor": 10.0}),
     }
