@@ -40,7 +40,7 @@ CLAIM = Claim(
     seeds=10,
     text="""
 Nothing is seen. Both right and wrong solutions have a form that fixes their length, 36 to 40 tokens, and the embedded
-model knows no other way on. With four seeds the arms end within 3 tokens of each other. With seed 0, where no arm
+model knows no other way on. With nine seeds the arms end within 3 tokens of each other. With seed 0, where no arm
 learns (5 % right), the mean over all tokens runs off to 89 tokens of 96, and the other two do not: one run, so no
 finding. The sentence first said that a constant "does not"; what is compared is which is longer. The claim is about
 models that can go on thinking, and about runs of many more steps.
