@@ -61,6 +61,11 @@ class Command[ConfigT: Config]:
     notes: tuple[str, ...] = ()  # what there is to say about how the command was understood
     called: bool = False  # by a Python program, which goes on after the run
 
+    @property
+    def unset(self) -> list[str]:
+        """The settings that nobody gave: what holds is the default, or the published value."""
+        return [key for key, origin in self.origin.items() if origin in ("default", PUBLISHED)]
+
 
 def read_command[ConfigT: Config](
     config_class: type[ConfigT],

@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--by",
-        choices=("steps", "sampled_tokens"),
+        choices=("steps", "sampled_tokens", "optimizer_steps"),
         default="steps",
-        help="what several runs are laid along, up to the fewest sampled tokens of one (default: steps)",
+        help="what several runs are laid along, up to the fewest tokens or optimizer steps of one (default: steps)",
     )
     parser.add_argument(
         "--against", type=user_path, metavar="RUN", help="of the group to compare with (default: of the first run)"

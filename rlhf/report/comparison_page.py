@@ -40,7 +40,7 @@ def write_comparison(
         runs: run directories.
         output: the HTML file to write.
         label: config key or keys that name the groups; without it, the fewest keys that tell them apart.
-        by: what the curves are laid along, and where they are read: see `sampled_tokens.py`.
+        by: what the curves are laid along, and where they are read: see `spent.py`.
         against: a run of the group that the others are compared with; None: the first.
     """
     return _comparison(read_groups(runs, label, by=by), by, against).write(Path(output))
@@ -55,7 +55,8 @@ def _comparison(groups: list[SeedGroup], by: Axis, against: Path | None) -> Page
     legend = html.legend(labels) if len(labels) > 1 else Html()
     band = band_in_words(groups)
     baseline = baseline_of(groups, against)
-    along = "Along the tokens that each run sampled. " if by == "sampled_tokens" else ""
+    spent = by.replace("_", " ")
+    along = "" if by == "steps" else f"Along the {spent} of each run. "
     leads = {
         "held-out": f"{along}{band[0].upper()}{band[1:]}.",
         "against": LEGEND,
@@ -74,7 +75,7 @@ def _comparison(groups: list[SeedGroup], by: Axis, against: Path | None) -> Page
         "Groups": len(groups),
         "Runs": len(runs),
         "Seeds a group": _range([len(g.runs) for g in groups]),
-        "Sampled tokens" if by == "sampled_tokens" else "Steps": _range([run.last_step for run in runs]),
+        spent.capitalize(): _range([run.last_step for run in runs]),
         "Model": ", ".join(sorted({str(r.config["model_name"]) for r in runs if r.config.get("model_name")})),
     }
     links = {place: name for place, (name, _) in shown.items()}

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from rlhf.errors import UserError, nearest
 from rlhf.report.runs import Point, Run, Target, read_run
-from rlhf.report.sampled_tokens import by_sampled_tokens
+from rlhf.report.spent import Budget, by_spent
 from rlhf.statistics import t_interval
 
-type Axis = Literal["steps", "sampled_tokens"]
+type Axis = Literal["steps"] | Budget
 
 # Runs that differ only in these keys are repetitions of one experiment.
 SEED_KEYS = frozenset({"seed", "output_dir", "wandb_run_name"})
@@ -41,9 +41,10 @@ def group_runs(runs: Sequence[Run], label_keys: Sequence[str] = ()) -> list[Seed
     the spread of two runs of one seed is not a spread over seeds.
     The label shows `label_keys` if given, otherwise the fewest keys that tell the groups apart, well-known keys first.
     """
+    runs = without_unknown_defaults(list({run.path.resolve(): run for run in runs}.values()), keep=label_keys)
     members: dict[str, list[Run]] = {}
     times: Counter[str] = Counter()  # how often settings with their seed have been seen
-    for run in {run.path.resolve(): run for run in runs}.values():
+    for run in runs:
         settings = {k: v for k, v in run.config.items() if k not in SEED_KEYS} or {"run": str(run.path.resolve())}
         experiment = json.dumps(settings, sort_keys=True, default=str)
         repeated = times[f"{experiment} {run.seed}"] if run.seed is not None else 0
@@ -65,6 +66,16 @@ def group_runs(runs: Sequence[Run], label_keys: Sequence[str] = ()) -> list[Seed
     return [SeedGroup(name, group) for name, group in zip(names, groups, strict=True)]
 
 
+def without_unknown_defaults(runs: Sequence[Run], *, keep: Sequence[str] = ()) -> list[Run]:
+    """The runs without the settings that one of them does not know, as a run of older code, and that nobody gave where
+    they are known: what holds is the default, in both. Keys that name a run stay, and those of `keep`."""
+    known = [set(run.config) for run in runs if run.config]
+    always = {*NAMING_KEYS, *keep, *(set.intersection(*known) if known else ())}
+    return [
+        replace(run, config={k: v for k, v in run.config.items() if k in always or k not in run.unset}) for run in runs
+    ]
+
+
 def read_groups(runs: Sequence[Path], label: str | Sequence[str] = (), *, by: Axis = "steps") -> list[SeedGroup]:
     """The runs, grouped over seeds.
 
@@ -80,7 +91,7 @@ def read_groups(runs: Sequence[Path], label: str | Sequence[str] = (), *, by: Ax
     if not unique:
         raise UserError("no runs to compare", hint="name one or more run directories")
     found = [read_run(run) for run in unique]
-    return group_runs(by_sampled_tokens(found) if by == "sampled_tokens" else found, keys)
+    return group_runs(found if by == "steps" else by_spent(found, by), keys)
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:

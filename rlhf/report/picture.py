@@ -29,6 +29,6 @@ def write_png(runs: Sequence[Path], output: Path, label: str | Sequence[str] = (
         panels = [Panel(t.data if len(targets) > 1 else "", metric, group_rows(groups, t), labels) for t in targets]
         title = f"Held-out {metric}" + (f" on {targets[0].data}" if len(targets) == 1 and targets[0].data else "")
         about = band_in_words(groups)
-    along = {"steps": "training step", "sampled_tokens": "sampled tokens"}[by]
+    along = "training step" if by == "steps" else by.replace("_", " ")
     figure = charts.held_out_figure(panels, title=title, subtitle=about, along=along)
     return charts.render_png(figure, Path(output))

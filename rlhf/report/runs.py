@@ -61,6 +61,12 @@ class Run:
         return self.config.get("seed", self.provenance.get("seed"))
 
     @property
+    def unset(self) -> frozenset[str]:
+        """The settings that nobody gave; none is known of a run that did not record them."""
+        recorded = self.provenance.get("unset")
+        return frozenset(map(str, recorded)) if isinstance(recorded, list) else frozenset()
+
+    @property
     def last_step(self) -> int | None:
         steps = [row["step"] for row in self.metrics] + [p.step for points in self.evaluation.values() for p in points]
         return max(steps, default=None)

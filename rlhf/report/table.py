@@ -30,7 +30,7 @@ def table(
 
     Args:
         key: config key or keys that name the groups.
-        by: where the curves are read: at the same steps, or at the same number of sampled tokens.
+        by: where the curves are read: at the same steps, or at the same number of sampled tokens or optimizer steps.
         against: a run of the group that the others are compared with; None: the first.
     """
     groups = read_groups(paths, key, by=by)
@@ -46,10 +46,11 @@ def table(
             *("| " + " | ".join(cells) + " |" for cells in _rows(groups, target)),
             "",
         ]
-    if targets and by == "sampled_tokens":
+    if targets and by != "steps":
+        spent = by.replace("_", " ")
         end = max(points[-1].step for run in groups[0].runs for points in run.evaluation.values())
         lines += [
-            f"After: at {end:,} sampled tokens, the fewest of a run; between two evaluations lies a straight line.",
+            f"After: at {end:,} {spent}, the fewest of a run; between two evaluations lies a straight line.",
             "",
         ]
     if targets and len(groups) > 1:

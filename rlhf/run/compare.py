@@ -72,7 +72,7 @@ def compare(
         equal: the budgets that --equal offers, the usual one first; with fewer than two there is no such option.
             `sampled_tokens`: the runs are as they are, and are read where all have sampled as many tokens.
         batches: of a config whose `max_steps` are meant as optimizer steps: the `max_steps` that make as many, for
-            `--equal optimizer_steps`.
+            `--equal optimizer_steps`. Curves are read along these.
         add: (run directories, folder) -> more text for comparison.md, and the pictures that it has drawn.
 
     Raises:
@@ -105,7 +105,7 @@ def compare(
         given.folder,
         key=keys,
         metrics=metrics,
-        by="sampled_tokens" if budget_of == "sampled_tokens" else "steps",
+        by=budget_of if budget_of in ("sampled_tokens", "optimizer_steps") else "steps",
         against=planned[chosen.index(baseline) * len(given.vary.values)].path,
     )
     pictures = [given.folder / "comparison.png"]
@@ -148,8 +148,12 @@ def options(
             default=equal[0],
             help=f"what all runs have, or are read at, the same number of (default: {equal[0]})",
         )
-    parser.add_argument("--at_once", type=int, default=1, metavar="N", help="runs at the same time, with a thread each")
-    parser.add_argument("--folder", type=user_path, default=Path(folder), help="where runs and results are written")
+    parser.add_argument(
+        "--at_once", type=int, default=1, metavar="N", help="runs at the same time, with a thread each (default: 1)"
+    )
+    parser.add_argument(
+        "--folder", type=user_path, default=Path(folder), help=f"where runs and results are written (default: {folder})"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_known_args()
 

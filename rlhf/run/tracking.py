@@ -162,6 +162,7 @@ def provenance(
         "data_fingerprint": data_fingerprint,
         "inputs": inputs(settings),
         "settings": settings,
+        "unset": command.unset,
         "metrics": metrics,
         "headline": headline,
     }

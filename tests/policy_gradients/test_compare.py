@@ -149,7 +149,8 @@ def test_equal_optimizer_steps_are_fewer_batches_of_those_that_take_several(tmp_
     """24 of them: 24 batches of GRPO, 6 of GSPO; 6 of PPO with its 2 passes of 2, after 3 that warm its critic up."""
     made: list[Planned] = []
     monkeypatch.setattr("rlhf.run.compare.make_all", lambda planned, **_: made.extend(planned))
-    monkeypatch.setattr("rlhf.run.compare.write_all", lambda *_, **__: "")
+    read_by = []
+    monkeypatch.setattr("rlhf.run.compare.write_all", lambda *_, by, **__: read_by.append(by) or "")
     asked = ["--algorithms", "grpo,gspo", "--seeds", "1", "--folder", str(tmp_path), "--profile", "laptop"]
     run(monkeypatch, *asked, "--max_steps", "24")
     assert [it.config["max_steps"] for it in made] == [24, 24]
@@ -160,6 +161,7 @@ def test_equal_optimizer_steps_are_fewer_batches_of_those_that_take_several(tmp_
     run(monkeypatch, *asked, "--max_steps", "24", "--equal", "optimizer_steps")
     assert [it.config["max_steps"] for it in made] == [24, 6]
     assert made[1].arguments[-2:] == ["--max_steps", "6"]
+    assert read_by == ["steps", "sampled_tokens", "optimizer_steps"]
     with pytest.raises(UserError, match="max_steps 25: gspo takes 4 optimizer steps on a batch") as refused:
         run(monkeypatch, *asked, "--max_steps", "25", "--equal", "optimizer_steps")
     assert refused.value.hint == "--max_steps 28, for example."

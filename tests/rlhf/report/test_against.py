@@ -11,7 +11,7 @@ from rlhf.errors import UserError
 from rlhf.report.against import baseline_of, by_metric, standings
 from rlhf.report.over_seeds import SeedGroup, group_runs
 from rlhf.report.runs import Point, Run, Target
-from rlhf.report.sampled_tokens import by_sampled_tokens
+from rlhf.report.spent import by_spent
 from rlhf.statistics import Estimate, paired_runs, t_interval
 
 WORDS, SUMS = Target("words", "accuracy"), Target("sums", "accuracy")
@@ -105,7 +105,7 @@ def test_runs_are_read_at_the_same_sampled_tokens() -> None:
     tokens lies 0.4 at 200, and 0.3 at 100."""
     few = run_of("grpo", 0, {WORDS: {0: 0.2, 1: 0.5, 2: 0.6}}, {1: 100.0, 2: 100.0})
     many = run_of("dapo", 0, {WORDS: {0: 0.2, 2: 0.8}}, {1: 300.0, 2: 300.0})
-    one, other = by_sampled_tokens([few, many])
+    one, other = by_spent([few, many], "sampled_tokens")
     assert [(p.step, p.estimate.value) for p in one.evaluation[WORDS]] == [(0, 0.2), (100, 0.5), (200, 0.6)]
     found = {p.step: p.estimate.value for p in other.evaluation[WORDS]}
     assert found == {0: pytest.approx(0.2), 100: pytest.approx(0.3), 200: pytest.approx(0.4)}
@@ -115,10 +115,29 @@ def test_runs_are_read_at_the_same_sampled_tokens() -> None:
     assert [point.step for point in many.evaluation[WORDS]] == [0, 2], "the runs themselves are as they were"
 
 
+def test_runs_are_read_at_the_same_optimizer_steps() -> None:
+    """GRPO takes one on each of four batches; PPO two on each of two, after a batch for its critic alone."""
+    grpo = run_of("grpo", 0, {WORDS: {0: 0.2, 2: 0.6, 4: 0.8}}, {})
+    ppo = run_of("ppo", 0, {WORDS: {0: 0.2, 1: 0.2, 2: 0.4, 3: 0.6}}, {})
+    grpo.metrics.extend({"step": step, "optim/steps": 1.0} for step in (1, 2, 3, 4))
+    ppo.metrics.extend({"step": step, "optim/steps": 0.0 if step == 1 else 2.0} for step in (1, 2, 3))
+    one, other = by_spent([grpo, ppo], "optimizer_steps")
+    at = {0: 0.2, 1: 0.4, 3: 0.7, 4: 0.8}  # a third of four is 1.3
+    assert {p.step: p.estimate.value for p in one.evaluation[WORDS]} == pytest.approx(at)
+    assert {p.step: p.estimate.value for p in other.evaluation[WORDS]} == pytest.approx(
+        {0: 0.2, 1: 0.3, 3: 0.5, 4: 0.6}
+    )
+    assert [row["step"] for row in other.metrics] == [0, 2, 4]
+    more = run_of("ppo", 1, {WORDS: dict.fromkeys(range(9), 0.5)}, {})
+    more.metrics.extend({"step": step, "optim/steps": float(step > 6)} for step in range(1, 9))
+    (found,) = by_spent([more], "optimizer_steps")
+    assert [p.step for p in found.evaluation[WORDS]] == [0, 1, 2], "each once, though it was evaluated nine times"
+
+
 def test_what_is_learned_without_new_samples_counts_for_those_that_there_are() -> None:
     """A round of 100 tokens and two steps, then another: after 100 tokens the policy is that of step 2."""
     rounds = run_of("top", 0, {WORDS: {0: 0.1, 1: 0.2, 2: 0.5, 4: 0.7}}, {1: 100.0, 2: 0.0, 3: 100.0, 4: 0.0})
-    (found,) = by_sampled_tokens([rounds])
+    (found,) = by_spent([rounds], "sampled_tokens")
     assert [p.step for p in found.evaluation[WORDS]] == [0, 67, 133, 200]
     values = [p.estimate.value for p in found.evaluation[WORDS]]
     assert values == pytest.approx(np.interp([0, 67, 133, 200], [0, 100, 200], [0.1, 0.5, 0.7]))
@@ -126,21 +145,21 @@ def test_what_is_learned_without_new_samples_counts_for_those_that_there_are() -
 
 def test_nothing_is_said_of_tokens_before_the_first_evaluation() -> None:
     late = run_of("grpo", 0, {WORDS: {1: 0.5, 2: 0.6}}, {1: 100.0, 2: 100.0})
-    (found,) = by_sampled_tokens([late])
+    (found,) = by_spent([late], "sampled_tokens")
     assert [p.step for p in found.evaluation[WORDS]] == [200]
 
 
 def test_runs_without_samples_are_refused() -> None:
     given = run_of("dpo", 0, {WORDS: {0: 0.2, 2: 0.8}}, {1: 0.0})
-    with pytest.raises(UserError, match="runs/dpo-0: no step sampled tokens"):
-        by_sampled_tokens([given])
+    with pytest.raises(UserError, match=r"runs/dpo-0: no step has sampled tokens, or says how many \(sampler/tokens\)"):
+        by_spent([given], "sampled_tokens")
 
 
 def test_equal_tokens_and_seeds_together() -> None:
     """Groups are as ever: their means over seeds are at the same tokens."""
     runs = [run_of("grpo", seed, {WORDS: {0: 0.0, 1: 0.4 + 0.2 * seed}}, {1: 100.0 + seed}) for seed in (0, 1)]
     runs += [run_of("dapo", 0, {WORDS: {0: 0.0, 1: 1.0}}, {1: 400.0})]
-    groups = group_runs(by_sampled_tokens(runs), ["algorithm"])
+    groups = group_runs(by_spent(runs, "sampled_tokens"), ["algorithm"])
     (_, dapo) = standings(groups, [WORDS], groups[0])
     assert dapo.middle.value == pytest.approx(0.25)
     assert dapo.difference.value == pytest.approx(0.25 - 0.4)

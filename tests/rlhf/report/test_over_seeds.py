@@ -18,6 +18,7 @@ from rlhf.report.over_seeds import (
     over_seeds,
     smooth,
     thin,
+    without_unknown_defaults,
 )
 from rlhf.report.runs import Point, Run, Target, read_run
 from rlhf.statistics import Estimate, t_interval
@@ -206,6 +207,24 @@ def test_seed_and_names_do_not_part_runs() -> None:
     groups = group_runs(runs)
     assert [(group.label, [run.seed for run in group.runs]) for group in groups] == [("b", [0, 1]), ("a", [0, 1])]
     assert groups[0].runs == [runs[0], runs[2]]
+
+
+def test_a_default_that_an_older_run_does_not_know_does_not_part_runs() -> None:
+    """The new setting was given by nobody, and so is what the older code did. Given, it parts them, and so does a
+    setting of which no run says that nobody gave it. The names of runs stay."""
+    old, new = {"loss": "a", "seed": 0}, {"loss": "a", "seed": 1, "new": False, "algorithm": "x"}
+
+    def labels(unset: object, *keys: str) -> list[str]:
+        runs = [Run(Path("runs/0"), old), Run(Path("runs/1"), new, {"unset": unset})]
+        return [group.label for group in group_runs(runs, keys)]
+
+    assert labels(["new", "algorithm"]) == ["default", "x"]
+    assert labels(["new", "algorithm"], "new") == ["new=default", "new=False"]
+    del new["algorithm"]
+    assert labels(["new"]) == ["a"]
+    assert labels([]) == labels(None) == ["new=default", "new=False"]
+    unread, known = Run(Path("runs/2")), Run(Path("runs/3"), {**new, "new": True}, {"unset": ["new"]})
+    assert len(without_unknown_defaults([unread, known])[1].config) == 3, "a run without a config knows no setting"
 
 
 def test_two_runs_of_one_seed_are_apart_and_named() -> None:

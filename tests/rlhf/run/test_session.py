@@ -101,6 +101,8 @@ def test_a_run_writes_what_happened_and_gives_its_lock_back(whole: Path) -> None
     assert not (whole / LOCK).exists()
     told = json.loads((whole / "provenance.json").read_text())
     assert (told["made_by"], told["trainer"]) == ("rlhf-lab", "toy.train")
+    assert "wandb_project" in told["unset"]
+    assert "output_dir" not in told["unset"]
 
 
 @pytest.mark.parametrize("failure", [boom, stop])
