@@ -68,6 +68,11 @@ class CriticLearner:
         settings: CriticConfig,
         recipe: Recipe,
     ):
+        if recipe.policy_updates <= 0:
+            session.console.say(
+                f"critic.warmup_batches {recipe.critic_warmup_steps}, of max_steps {recipe.config.max_steps}: the "
+                "critic alone learns, and the policy stays as it is"
+            )
         self.updates = recipe.updates
         self.settings = settings
         self.accelerator = session.accelerator

@@ -109,12 +109,6 @@ def _contradictions_of_updates(config: PolicyGradientConfig) -> Iterator[tuple[s
             f"importance_floor: {config.importance_floor:g} is above importance_cap {config.importance_cap:g}",
             "IcePop has 0.5 and 5.",
         )
-    if config.critic and config.critic.warmup_batches >= config.max_steps:
-        yield (
-            f"critic.warmup_batches: the critic alone learns in the first {config.critic.warmup_batches} batches, and "
-            f"there are {config.max_steps}: the policy would stay as it is",
-            f"--max_steps {config.critic.warmup_batches + 1} at least, or --critic.warmup_batches 0.",
-        )
     if config.covariance_low >= config.covariance_high:
         yield "covariance_low: no covariance is above it and below covariance_high", "Clip-Cov has 1 and 5."
 

@@ -148,6 +148,20 @@ def learner(tmp_path: Path, *, token_budget: int, **settings: float) -> CriticLe
     return made
 
 
+@pytest.mark.parametrize(("warmup", "said"), [(2, 0), (3, 1), (4, 1)])
+def test_a_warm_up_that_takes_the_whole_run_is_said(warmup: int, said: int, tmp_path: Path) -> None:
+    """Of three batches."""
+    settings = CriticConfig(backbone="policy", warmup_batches=warmup)
+    recipe = resolve(PolicyGradientConfig(algorithm="ppo", critic=settings, max_steps=3))
+    accelerator = Accelerator(cpu=True)
+    own = {"accelerator": accelerator, "layout": {}, "path": tmp_path, "prepare": accelerator.prepare}
+    session = Mock(spec=Session, console=Mock(), **own)
+    CriticLearner(session, tiny_model("qwen3", layers=1), settings, recipe)
+    assert [call.args[0][:23] for call in session.console.say.call_args_list] == [
+        f"critic.warmup_batches {warmup}"
+    ] * said
+
+
 @pytest.mark.parametrize("token_budget", [1, 8, 10**6])
 def test_values_are_in_the_order_of_the_completions(token_budget: int, tmp_path: Path) -> None:
     """Micro-batches come longest first."""
