@@ -1,10 +1,15 @@
 """What a run directory records about its run: provenance.json and config.yaml, unchecked."""
 
+import inspect
 import json
+import re
 from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from rlhf.config.keys import all_keys, defaults_of, flatten
 from rlhf.config.yaml_file import read_yaml
 from rlhf.errors import UserError
 
@@ -35,3 +40,27 @@ def trainer_of(provenance: Mapping[str, Any]) -> str:
     words = str(provenance.get("command", "")).split()
     after = words[words.index("-m") + 1 :] if "-m" in words else []
     return after[0] if after and after[0].rpartition(".")[2].startswith("train") else ""
+
+
+def unset_of(provenance: Mapping[str, Any], config: Mapping[str, Any]) -> frozenset[str]:
+    """The settings of a run that nobody gave. Of a run that did not record them: those that have today's defaults.
+
+    Args:
+        config: by dotted keys.
+    """
+    recorded = provenance.get("unset")
+    if isinstance(recorded, list):
+        return frozenset(map(str, recorded))
+    defaults = _defaults_today(trainer_of(provenance))
+    return frozenset(key for key, value in config.items() if key in defaults and defaults[key] == value)
+
+
+@cache
+def _defaults_today(trainer: str) -> dict[str, Any]:
+    """The defaults of a trainer's settings by dotted key; {} if this project has no such trainer."""
+    file = Path(__file__).parents[2] / f"{trainer.replace('.', '/')}.py"
+    if not re.fullmatch(r"\w+\.train\w*", trainer) or not file.is_file():
+        return {}
+    (config_class,) = get_args(inspect.signature(import_module(trainer).read).return_annotation)
+    settings = flatten(defaults_of(config_class), all_keys(config_class))
+    return {key: setting.value for key, setting in settings.items()}

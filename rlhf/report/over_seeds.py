@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -71,9 +71,13 @@ def without_unknown_defaults(runs: Sequence[Run], *, keep: Sequence[str] = ()) -
     they are known: what holds is the default, in both. Keys that name a run stay, and those of `keep`."""
     known = [set(run.config) for run in runs if run.config]
     always = {*NAMING_KEYS, *keep, *(set.intersection(*known) if known else ())}
-    return [
-        replace(run, config={k: v for k, v in run.config.items() if k in always or k not in run.unset}) for run in runs
-    ]
+    return [_without(run, set(run.config) - always) for run in runs]
+
+
+def _without(run: Run, keys: Set[str]) -> Run:
+    """The run without those of these settings that nobody gave."""
+    unset = run.unset & keys if keys else keys
+    return replace(run, config={key: value for key, value in run.config.items() if key not in unset})
 
 
 def read_groups(runs: Sequence[Path], label: str | Sequence[str] = (), *, by: Axis = "steps") -> list[SeedGroup]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from rlhf.config.recorded import unset_of
 from rlhf.config.yaml_file import read_yaml
 from rlhf.errors import UserError
 from rlhf.statistics import Estimate
@@ -62,9 +63,8 @@ class Run:
 
     @property
     def unset(self) -> frozenset[str]:
-        """The settings that nobody gave; none is known of a run that did not record them."""
-        recorded = self.provenance.get("unset")
-        return frozenset(map(str, recorded)) if isinstance(recorded, list) else frozenset()
+        """The settings that nobody gave."""
+        return unset_of(self.provenance, self.config)
 
     @property
     def last_step(self) -> int | None:

@@ -223,6 +223,10 @@ def test_a_default_that_an_older_run_does_not_know_does_not_part_runs() -> None:
     del new["algorithm"]
     assert labels(["new"]) == ["a"]
     assert labels([]) == labels(None) == ["new=default", "new=False"]
+    later = {"max_steps": 5, "seed": 0, "lora_rank": 0}
+    for trainer, count in (("instruction_tuning.train", 1), ("x.train", 2), ("os.path", 2)):
+        runs = [Run(Path(f"runs/{n}"), own, {"trainer": trainer}) for n, own in enumerate(({"max_steps": 5}, later))]
+        assert len(group_runs(runs)) == count, "runs that recorded nothing: by the defaults of today, of our trainers"
     unread, known = Run(Path("runs/2")), Run(Path("runs/3"), {**new, "new": True}, {"unset": ["new"]})
     assert len(without_unknown_defaults([unread, known])[1].config) == 3, "a run without a config knows no setting"
 
