@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedConfig
 
+BLOCK = 16  # tokens of a completion that there is room for at a time
+
 
 def bytes_of_token(config: PreTrainedConfig, *, width: int) -> int:
     """Of the keys and values of a token in all layers; `width`: bytes of a number."""
@@ -15,18 +17,34 @@ def bytes_of_token(config: PreTrainedConfig, *, width: int) -> int:
     return 2 * width * config.num_hidden_layers * heads * head
 
 
+class KeysValues:
+    """Keys and values in one layer, and views of them as attention multiplies them.
+
+    Heads come first, so that rows have the same order in the products with prompts and with completions. The numbers of
+    all heads and rows lie side by side: PyTorch's bf16 product would copy others at each step.
+
+    Shapes: k key heads of d numbers; s tokens of each of r prompts or completions.
+    """
+
+    def __init__(self, both: Float[Tensor, "2 k r s d"]):
+        self.both = both
+        self.key = both[0].flatten(0, 1).transpose(1, 2)  # (k * r, d, s)
+        self.value = both[1].flatten(0, 1)  # (k * r, s, d)
+
+
 class PrefixCache:
     """Keys and values of prompts, once each, and of their completions, written in place.
 
     It has the methods of transformers' caches that a forward pass calls. The first forward pass (of the right-padded
     prompts, causal) fills `prompt`; every later one adds one token to each completion.
 
-    Shapes: b prompts of up to p tokens, g completions of each, n = b * g rows at first, fewer after `keep`.
+    Shapes: b prompts of up to p tokens, g completions of each, n = b * g rows at first, fewer after `keep`; k key
+    heads of d numbers; s places for the tokens of each completion.
     """
 
     def __init__(self, lengths: Int[Tensor, " b"], group_size: int, max_new_tokens: int):
-        self.prompt: list[tuple[Tensor, Tensor]] = []  # for each layer, (b, kv heads, p, d)
-        self.completion: list[Tensor] = []  # for each layer, (2, n, kv heads, max_new_tokens, d): keys and values
+        self.prompt: list[KeysValues] = []  # for each layer
+        self.completion: list[KeysValues] = []
         self.length = 0  # tokens of each completion in `completion`
         self.max_new_tokens = max_new_tokens
         self.group_size = group_size
@@ -35,10 +53,10 @@ class PrefixCache:
         padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
         self.is_padded = bool(padding.any())
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
-        self.ahead: Tensor | None = None  # (s,) -inf at places that a completion's own tokens have not reached
+        self.ahead = self.bias[0, :0]  # (s,) -inf at places that a completion's own tokens have not reached
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of new tokens; returns those that the layer attends to beside the prompt's.
+        """Store the keys and values of new tokens; returns them, for the attention of prompts.
 
         Under autocast they are stored as attention reads them, in half precision, though some layers make fp32 keys.
         """
@@ -46,30 +64,47 @@ class PrefixCache:
             half = torch.get_autocast_dtype(key.device.type)
             key, value = key.to(half), value.to(half)
         if layer_idx == len(self.prompt):  # prefill
-            self.prompt.append((key, value))
-            return key, value
-        return self.store(torch.stack([key.squeeze(2), value.squeeze(2)]), layer_idx)
-
-    def store(self, new: Float[Tensor, "2 n k d"], layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write keys and values of the newest token of each completion behind those before. Returns all of them."""
-        if layer_idx == len(self.completion):  # first new token
-            self.completion.append(new.new_zeros((*new.shape[:3], self.max_new_tokens, new.shape[3])))
-        key, value = self._write(new, self.completion[layer_idx], layer_idx)
+            self.prompt.append(KeysValues(torch.stack([key.transpose(0, 1), value.transpose(0, 1)])))
+        else:
+            self.store(torch.stack([key.squeeze(2), value.squeeze(2)]).transpose(1, 2), layer_idx)
         return key, value
 
-    def _write(self, new: Tensor, stored: Tensor, layer_idx: int) -> Tensor:
+    def store(self, new: Float[Tensor, "2 k n d"], layer_idx: int) -> None:
+        """Write keys and values of the newest token of each completion behind those before."""
         if layer_idx == 0:
-            self.length += 1
+            self._take_place(self.prompt[0].both.dtype)
+        if layer_idx == len(self.completion):  # first new token
+            _, k, n, d = new.shape
+            self.completion.append(KeysValues(self.prompt[layer_idx].both.new_empty(2, k, n, 0, d)))
+        both = self.completion[layer_idx].both
+        if both.shape[3] < len(self.ahead):
+            self.completion[layer_idx] = self._with_room(both, len(self.ahead))
+        self._write(new, self.completion[layer_idx].both)
+
+    def _take_place(self, dtype: torch.dtype) -> None:
+        """Choose the place of the newest token. New places are made in blocks: products of new sizes are costly."""
+        self.length += 1
+        blocks = -(-self.length // BLOCK)
+        self.ahead = self.bias.new_zeros(min(blocks * BLOCK, self.max_new_tokens), dtype=dtype)
+        self.ahead[self.length :] = -torch.inf
+
+    def _write(self, new: Float[Tensor, "2 k n d"], stored: Float[Tensor, "2 k n s d"]) -> None:
         stored[:, :, :, self.length - 1] = new
-        return stored[:, :, :, : self.length]
 
     def keep(self, rows: Int[Tensor, " m"]) -> None:
         """Keep these rows of the batch and drop the others, whose completions have ended."""
         self.slot = rows if self.slot is None else self.slot[rows]
         for layer, stored in enumerate(self.completion):
-            fresh = stored.new_zeros((2, len(rows), *stored.shape[2:]))
-            fresh[:, :, :, : self.length] = stored[:, rows, :, : self.length]
-            self.completion[layer] = fresh
+            self.completion[layer] = self._with_room(stored.both[:, :, rows], len(self.ahead))
+
+    def _with_room(self, stored: Float[Tensor, "2 k n s d"], places: int) -> KeysValues:
+        """A copy with so many places, in memory for `max_new_tokens`, so that the next copy fits where this one was."""
+        _, k, n, s, d = stored.shape
+        memory = stored.new_empty(2, k * n * self.max_new_tokens * d)
+        both = memory[:, : k * n * places * d].view(2, k, n, places, d)
+        both[:, :, :, :s] = stored
+        both[:, :, :, s:] = 0
+        return KeysValues(both)
 
     def get_seq_length(self, _layer_idx: int = 0) -> int:
         return self.bias.shape[1] + self.length if self.prompt else 0
@@ -90,81 +125,66 @@ class PrefixCache:
 class PrefixCacheAtPlace(PrefixCache):
     """A `PrefixCache` whose tensors stay where they are, so that a captured step can be replayed for the next token.
 
-    Where the next token is stored is a tensor too, `place` (1,). A layer attends to the first `extent` places of the
-    completions; those behind `place` have the bias -inf.
+    Where the next token is stored is a tensor too, `place` (1,), and there is room for `extent` tokens at once.
     """
 
     def __init__(self, lengths: Int[Tensor, " b"], group_size: int, max_new_tokens: int):
         super().__init__(lengths, group_size, max_new_tokens)
         self.place = torch.zeros(1, dtype=torch.long, device=lengths.device)
-        self.extent = max_new_tokens
+        self.extent = 0
 
-    def _write(self, new: Tensor, stored: Tensor, layer_idx: int) -> Tensor:
-        if layer_idx == 0:
-            behind = torch.arange(self.extent, device=self.place.device) > self.place
-            self.ahead = torch.zeros_like(behind, dtype=torch.float32).masked_fill_(behind, -torch.inf)
+    def _take_place(self, dtype: torch.dtype) -> None:
+        behind = torch.arange(self.extent, device=self.place.device) > self.place
+        self.ahead = torch.zeros_like(behind, dtype=dtype).masked_fill_(behind, -torch.inf)
+
+    def _write(self, new: Float[Tensor, "2 k n d"], stored: Float[Tensor, "2 k n s d"]) -> None:
         stored.index_copy_(3, self.place, new[:, :, :, None])
-        return stored[:, :, :, : self.extent]
-
-    def keep(self, rows: Int[Tensor, " m"]) -> None:
-        self.length = self.extent  # copied are all places that may have been written
-        super().keep(rows)
 
 
 def prefix_decode_attention(
     module: Any,  # the attention layer, which knows its layer_idx
     query: Float[Tensor, "n h 1 d"],
-    key: Float[Tensor, "n k s d"],
-    value: Float[Tensor, "n k s d"],
+    key: Float[Tensor, "n k 1 d"],
+    _value: Tensor,
     _attention_mask: None,
     scaling: float,
     prefix_cache: PrefixCache,
     **_unused,
 ) -> tuple[Float[Tensor, "n 1 h d"], None]:
-    """Attention of one new token of each completion over [keys of its prompt, its own keys]."""
+    """Attention of one new token of each completion over [keys of its prompt, its own keys], both from the cache."""
     n, h, _, d = query.shape
-    heads = query.view(n, key.shape[1], -1, d) * scaling
-    return attend(heads, key, value, prefix_cache, module.layer_idx).view(n, 1, h, d), None
+    heads = (query * scaling).view(n, key.shape[1], -1, d).transpose(0, 1)
+    return attend(heads, prefix_cache, module.layer_idx).transpose(0, 1).reshape(n, 1, h, d), None
 
 
-def attend(
-    query: Float[Tensor, "n k rep d"],
-    key: Float[Tensor, "n k s d"],
-    value: Float[Tensor, "n k s d"],
-    cache: PrefixCache,
-    layer_idx: int,
-) -> Float[Tensor, "n k rep d"]:
+def attend(query: Float[Tensor, "k n rep d"], cache: PrefixCache, layer_idx: int) -> Float[Tensor, "k n rep d"]:
     """What each query, scaled, makes of the values of its prompt and of its completion.
 
     The queries of a prompt's g completions, and of the `rep` heads that share a key head, are multiplied with the
     prompt's keys in one matrix product, so these keys are read once.
     """
-    n, k, rep, d = query.shape
-    prompt_key, prompt_value = (x.flatten(0, 1) for x in cache.prompt[layer_idx])  # (b * k, p, d)
-    own_key, own_value = key.flatten(0, 1), value.flatten(0, 1)  # (n * k, s, d)
+    k, n, rep, d = query.shape
     b, p = cache.bias.shape
     g, slot = cache.group_size, cache.slot
+    prompt, own = cache.prompt[layer_idx], cache.completion[layer_idx]
 
-    def to_prompts(x: Tensor) -> Tensor:  # (n, k, rep, *) -> (b * k, g * rep, *)
-        grid = x if slot is None else x.new_zeros(b * g, *x.shape[1:]).index_copy_(0, slot, x)
-        return grid.view(b, g, k, rep, -1).transpose(1, 2).reshape(b * k, g * rep, -1)
+    def to_prompts(x: Tensor) -> Tensor:  # (k, n, rep, *) -> (k * b, g * rep, *)
+        grid = x if slot is None else x.new_zeros(k, b * g, *x.shape[2:]).index_copy_(1, slot, x)
+        return grid.reshape(k * b, g * rep, -1)
 
-    def to_completions(x: Tensor) -> Tensor:  # the inverse, as (b, g, k, rep, *) while all are there
-        grid = x.view(b, k, g, rep, -1).transpose(1, 2)
-        return grid if slot is None else grid.flatten(0, 1)[slot]
+    def to_completions(x: Tensor) -> Tensor:  # the inverse
+        grid = x.view(k, b * g, rep, -1)
+        return grid if slot is None else grid[:, slot]
 
-    on_prompt = torch.bmm(to_prompts(query), prompt_key.transpose(1, 2))
+    on_prompt = torch.bmm(to_prompts(query), prompt.key)
     if cache.is_padded:
-        on_prompt.view(b, -1, p).add_(cache.bias[:, None])
-    on_completion = torch.bmm(query.reshape(n * k, rep, d), own_key.transpose(1, 2))
-    if cache.ahead is not None:
-        on_completion.add_(cache.ahead)
-    on_prompt = to_completions(on_prompt)
-    score = torch.cat([on_prompt, on_completion.view(*on_prompt.shape[:-1], -1)], -1).view(n, k, rep, -1)
-    weight = score.softmax(-1, dtype=torch.float32).to(value.dtype)
-    of_prompt = to_completions(torch.bmm(to_prompts(weight[..., :p]), prompt_value))
-    of_completion = torch.bmm(weight[..., p:].flatten(0, 1), own_value)
-    return (of_completion.view(of_prompt.shape) + of_prompt).view(n, k, rep, d)
+        on_prompt.view(k, b, -1, p).add_(cache.bias[:, None])
+    on_own = torch.baddbmm(cache.ahead, query.reshape(k * n, rep, d), own.key)
+    score = torch.cat([to_completions(on_prompt), on_own.view(k, n, rep, -1)], -1)
+    weight = score.softmax(-1, dtype=torch.float32)
+    of_prompt = to_completions(torch.bmm(to_prompts(weight[..., :p].to(query.dtype)), prompt.value))
+    weight_own = weight[..., p:].to(query.dtype).reshape(k * n, rep, -1)
+    return torch.baddbmm(of_prompt.reshape(k * n, rep, d), weight_own, own.value).view(k, n, rep, d)
 
 
 AttentionInterface.register("prefix_decode", prefix_decode_attention)

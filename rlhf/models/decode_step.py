@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaModel, Olmo2Model, PreTrainedModel, Qwen2Model, Qwen3Model
@@ -137,19 +136,21 @@ class _Rotation:
     sin: Float[Tensor, "n heads d"]
 
     def __call__(self, heads: Float[Tensor, "n heads d"]) -> Float[Tensor, "n heads d"]:
-        halves_swapped = heads.view(*heads.shape[:2], 2, -1).flip(2).view(heads.shape)
+        halves_swapped = heads.roll(heads.shape[-1] // 2, -1)
         return torch.addcmul(heads * self.cos, halves_swapped, self.sin)
 
 
 class _Norm:
-    """RMSNorm over as many numbers as it has weights: those of a hidden state, of a head, or of all heads."""
+    """RMSNorm: x / sqrt(mean(x^2) + eps) * weight, where the root is sqrt(|x|^2 + size * eps) / sqrt(size)."""
 
     def __init__(self, norm: Any):
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
+        self.size = len(norm.weight)
+        self.weight = norm.weight.detach() * self.size**0.5
+        self.least = torch.tensor(self.size * norm.variance_epsilon).sqrt()
 
-    def __call__(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
-        size = self.weight.shape
-        return F.rms_norm(x.float().view(len(x), -1, *size), size, self.weight, self.eps).view(len(x), -1)
+    def __call__(self, x: Float[Tensor, "*n size"]) -> Float[Tensor, "*n size"]:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return x * self.weight / torch.hypot(length, self.least)
 
 
 def _same(x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
@@ -182,15 +183,16 @@ class _Layer:
     def attention(self, x: Float[Tensor, "n w"], rotation: _Rotation, cache: PrefixCache) -> Float[Tensor, "n w"]:
         heads = self.heads(x).float()
         if self.head_norms:
-            query, key, value = heads.split(self.sizes, -1)
-            query_norm, key_norm = self.head_norms
-            heads = torch.cat([query_norm(query), key_norm(key), value], -1)
+            *queries_keys, value = heads.split(self.sizes, -1)
+            pairs = zip(self.head_norms, queries_keys, strict=True)
+            normed = [norm(part.unflatten(-1, (-1, norm.size))).flatten(1) for norm, part in pairs]
+            heads = torch.cat([*normed, value], -1)
         heads = rotation(heads.view(len(x), -1, self.d))
-        counts = [self.sizes[0] // self.d, 2 * self.sizes[1] // self.d]
-        query, new = (part.to(self.dtype) for part in heads.split(counts, 1))
         n, k, d = len(x), self.sizes[1] // self.d, self.d
-        key, value = cache.store(new.view(n, 2, k, d).transpose(0, 1), self.index)
-        return self.out(attend(query.view(n, k, -1, d), key, value, cache, self.index).view(n, -1))
+        query, new = heads.split([self.sizes[0] // d, 2 * k], 1)
+        query = query.reshape(n, k, -1, d).transpose(0, 1).to(self.dtype)
+        cache.store(new.view(n, 2, k, d).permute(1, 2, 0, 3), self.index)
+        return self.out(attend(query, cache, self.index).transpose(0, 1).reshape(n, -1))
 
     def mlp(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
         gate, up = self.inner(x).chunk(2, -1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf import decoding
+from rlhf import decoding, prefix_cache
 from rlhf.decoding import decode_replayed, decode_shared
 from rlhf.models.decode_step import own_decoder
 from rlhf.sampling import SoftmaxChooser
@@ -43,6 +43,19 @@ def test_replayed_steps_give_the_same_completions(
     for one, other in zip(wanted, found, strict=True):
         assert other.tokens == one.tokens
         assert other.truncated == one.truncated
+        for ours, theirs in zip(other.logp, one.logp, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@torch.no_grad()
+def test_places_for_tokens_are_made_in_blocks(qwen3: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored stays when places are added, and when completions leave: as if all had been there at once."""
+    choose, numbers = SoftmaxChooser(1.0, 0, 1.0), uniform(13)
+    wanted = decode_shared(qwen3, own_decoder(qwen3), PROMPTS, numbers, ENDS, choose)
+    monkeypatch.setattr(prefix_cache, "BLOCK", 3)
+    found = decode_shared(qwen3, own_decoder(qwen3), PROMPTS, numbers, ENDS, choose)
+    assert [one.tokens for one in found] == [one.tokens for one in wanted]
+    for one, other in zip(wanted, found, strict=True):
         for ours, theirs in zip(other.logp, one.logp, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-5)
 

@@ -10,7 +10,7 @@ from rlhf.models import decode_step, packed
 from rlhf.models.architecture import using_attention
 from rlhf.models.decode_step import Decoder, DecodeStep, decoder, own_decoder
 from rlhf.models.lora import Lora, add_lora
-from rlhf.prefix_cache import PrefixCache
+from rlhf.prefix_cache import KeysValues, PrefixCache
 from rlhf.sampling import SampledCompletions, sample
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
@@ -80,8 +80,7 @@ def test_under_autocast_it_is_as_close_to_fp32_as_the_modules_are(
         generator = torch.Generator().manual_seed(0)
         half = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         for _ in model.model.layers:
-            key, value = torch.randn(2, 3, 2, 4, 16, generator=generator).to(half)
-            cache.prompt.append((key, value))
+            cache.prompt.append(KeysValues(torch.randn(2, 2, 3, 4, 16, generator=generator).to(half)))
         with using_attention(model, "prefix_decode"):
             return read.read(token, position, cache)
 

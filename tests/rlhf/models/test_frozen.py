@@ -97,7 +97,7 @@ def test_keys_are_kept_as_attention_reads_them() -> None:
     cache = PrefixCache(torch.tensor([3]), group_size=1, max_new_tokens=2)
     with torch.autocast("cpu", torch.bfloat16):
         key, value = cache.update(torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2), 0)
-    assert {key.dtype, value.dtype, cache.prompt[0][0].dtype} == {torch.bfloat16}
+    assert {key.dtype, value.dtype, cache.prompt[0].both.dtype} == {torch.bfloat16}
     key, _ = PrefixCache(torch.tensor([3]), 1, 2).update(torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2), 0)
     assert key.dtype == torch.float32
 
