@@ -34,6 +34,7 @@ from torch.nn.functional import logsigmoid
 from direct_alignment.loss import Each, Loss, Pairs, make_loss
 from direct_alignment.thresholds import bco_threshold, kto_reference_point, kto_threshold
 from direct_alignment.transforms import log_odds, power
+from rlhf.errors import UserError
 
 
 def dpo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1) -> Pairs:
@@ -182,10 +183,10 @@ def exo(s_w: Pairs, s_l: Pairs, *, beta: float = 0.1, label_smoothing: float = 1
     Ji et al., "Towards Efficient Exact Optimization of Language Model Alignment", 2024, arXiv 2402.00856, equation 16.
 
     Args:
-        label_smoothing: e, above 0: a preference that is certain has no finite KL.
+        label_smoothing: e, above 0 (UserError): a preference that is certain has no finite KL.
     """
     if label_smoothing <= 0:
-        raise ValueError("exo needs label_smoothing > 0")
+        raise UserError("label_smoothing: exo needs one above 0: see its equation", "Its paper has 1e-3.")
     log_p_w, log_p_l = logsigmoid(beta * (s_w - s_l)), logsigmoid(beta * (s_l - s_w))
     log_q_w, log_q_l = torch.tensor([1 - label_smoothing, label_smoothing], dtype=s_w.dtype).log().tolist()
     return log_p_w.exp() * (log_p_w - log_q_w) + log_p_l.exp() * (log_p_l - log_q_l)

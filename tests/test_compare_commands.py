@@ -68,6 +68,12 @@ def test_settings_of_one_reward_model_side_by_side(plan) -> None:
     assert shown["against"].name == "dft-lr-1e-4-seed0"
 
 
+@pytest.mark.parametrize("given", [["--lr", "1e-3"], ["--lr=1e-3"]])
+def test_what_is_varied_is_not_given_to_all(plan, given: list[str]) -> None:
+    with pytest.raises(UserError, match="--lr: all runs get it, and --vary gives it several values"):
+        plan("instruction_tuning", "--vary", "lr=1e-4,3e-4", *given)
+
+
 def test_the_baseline_is_one_of_those_that_are_compared(plan) -> None:
     with pytest.raises(UserError, match="--against kto: not one of the losses that are compared: dpo, ipo"):
         plan("direct_alignment", "--losses", "dpo,ipo", "--against", "kto")

@@ -76,13 +76,15 @@ def compare(
         add: (run directories, folder) -> more text for comparison.md, and the pictures that it has drawn.
 
     Raises:
-        UserError: see `choose`, `plan_runs` and `make_all`.
+        UserError: a setting is varied and given to all runs; see `choose`, `plan_runs` and `make_all`.
     """
     given, shared = options(prog, what=what, folder=folder, example=example, equal=equal)
     chosen = choose(f"--{what}", getattr(given, what), names, seeds=given.seeds)
     baseline = given.against or chosen[0]
     if baseline not in chosen:
         raise UserError(f"--against {baseline}: not one of the {what} that are compared: {', '.join(chosen)}")
+    if given.vary.key and any(word.partition("=")[0] == f"--{given.vary.key}" for word in shared):
+        raise UserError(f"--{given.vary.key}: all runs get it, and --vary gives it several values", "Leave one out.")
 
     def read_run(name: str, seed: int, more: Sequence[str] = ()) -> tuple[list[str], Command[Any]]:
         return read(name, seed, [*shared, *more])

@@ -12,6 +12,7 @@ from torch import Tensor
 from direct_alignment.config import LOSS_NAMES, DirectAlignmentConfig
 from direct_alignment.loss import Completions, Loss
 from direct_alignment.losses import losses
+from rlhf.errors import UserError
 
 LN2, LN3 = math.log(2), math.log(3)
 ALL = {**losses, "ipo_sum": losses["ipo"].variants["ipo_sum"]}
@@ -237,6 +238,12 @@ def test_completions_by_name() -> None:
     assert it.get("m_l").tolist() == [-0.5, -1.0]
     assert it.get("margin_ref").tolist() == [2, 2]
     assert it.get("s").tolist() == [1, 2, 3, 4]
+
+
+def test_exo_of_certain_preferences_is_refused() -> None:
+    """q = (1, 0): the KL from a policy that gives the rejected one any chance is infinite."""
+    with pytest.raises(UserError, match="label_smoothing: exo needs one above 0"):
+        losses["exo"].function(tensor(1.0), tensor(-1.0), label_smoothing=0.0)
 
 
 @EVERY
