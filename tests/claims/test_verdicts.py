@@ -57,6 +57,17 @@ def test_equal_is_an_interval_that_lies_near_zero(within: float, left: list[floa
     assert compare(Expect("a", "=", "b", within=within), LENGTH, left, [2.0, 2.1, 2.0]).verdict == verdict
 
 
+def test_an_interval_that_ends_where_equal_begins_is_not_outside() -> None:
+    above, below = [5.0, 5.1, 4.9], [2.0, 2.1, 2.0]
+    found = compare(Expect("a", "=", "b"), LENGTH, above, below).found
+    assert found.low is not None
+    for left, right in ((above, below), (below, above)):
+        expected = Expect("a", "=", "b", within=found.low)
+        assert compare(expected, LENGTH, left, right).verdict == "not seen"
+        nearer = Expect("a", "=", "b", within=found.low - 1e-9)
+        assert compare(nearer, LENGTH, left, right).verdict == "opposite"
+
+
 def test_a_ratio_is_a_geometric_mean_around_one() -> None:
     """log 2 and log 8 average to log 4."""
     one = compare(Expect("a", ">", "b"), VARIANCE, [2.0, 8.0], [1.0, 1.0])
