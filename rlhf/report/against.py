@@ -21,7 +21,8 @@ from rlhf.statistics import (
     probability_of_improvement,
 )
 
-LESS_IS_BETTER = ("loss",)
+LESS_IS_BETTER = ("loss", "calibration_error")
+NEITHER_IS_BETTER = ("length", "kl", "logp", "margin", "length_correlation")  # they say what a run is like
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Standing:
     label: str
     middle: Estimate  # interquartile mean over runs and data sets
     difference: Estimate | None  # from the baseline, paired by seed
-    improvement: Estimate | None  # the probability that a run is better than one of the baseline
+    improvement: Estimate | None  # the probability that a run is better than one of the baseline, if more or less is
 
     @property
     def cells(self) -> list[str]:
@@ -47,8 +48,8 @@ class Standing:
 LEGEND = (
     "Of the values at the end. Minus: the mean difference over pairs of runs with the same seed, with its 95 % "
     "t-interval. Probability of improvement: how often a run is better than one of the other group, ties counting one "
-    "half. Its interval and that of the interquartile mean are of runs drawn anew (Agarwal et al. 2021): rough where "
-    "they are few."
+    "half; of a loss or an error, less is better, and of a length or a KL neither. Its interval and that of the "
+    "interquartile mean are of runs drawn anew (Agarwal et al. 2021): rough where they are few."
 )
 
 
@@ -88,11 +89,12 @@ def standings(groups: Sequence[SeedGroup], targets: Sequence[Target], baseline: 
         middle = bootstrap_runs(interquartile_mean, list(own.values()))
         difference = improvement = None
         if label != baseline.label:
-            improvement = bootstrap_runs(
-                probability_of_improvement,
-                sign * np.array(list(own.values())),
-                sign * np.array(list(least.values())),
-            )
+            if targets[0].metric not in NEITHER_IS_BETTER:
+                improvement = bootstrap_runs(
+                    probability_of_improvement,
+                    sign * np.array(list(own.values())),
+                    sign * np.array(list(least.values())),
+                )
             if own.keys() & least.keys():
                 difference = paired_runs(
                     *({seed: float(row.mean()) for seed, row in of.items()} for of in (own, least))

@@ -52,13 +52,23 @@ def test_groups_against_the_first_by_hand() -> None:
     assert other.improvement.value == pytest.approx(1 - second.improvement.value)
 
 
-def test_less_loss_is_better() -> None:
-    loss = Target("held-out", "loss")
+@pytest.mark.parametrize("metric", ["loss", "calibration_error"])
+def test_less_loss_or_error_is_better(metric: str) -> None:
+    loss = Target("held-out", metric)
     high, low = group("nll", {0: 2.0, 1: 3.0}, loss), group("dft", {0: 1.0, 1: 1.5}, loss)
     (_, dft) = standings([high, low], [loss], high)
     assert dft.improvement == Estimate(1.0, None, None, 2)
     assert dft.difference == paired_runs({0: 1.0, 1: 1.5}, {0: 2.0, 1: 3.0})
     assert dft.cells[3] == "1.000 (no interval)"
+
+
+def test_a_length_is_neither_better_nor_worse() -> None:
+    length = Target("samples", "length")
+    short, long = group("a", {0: 20.0, 1: 22.0}, length), group("b", {0: 30.0, 1: 34.0}, length)
+    (_, found) = standings([short, long], [length], short)
+    assert found.improvement is None
+    assert found.difference == paired_runs({0: 30.0, 1: 34.0}, {0: 20.0, 1: 22.0})
+    assert found.cells[3] == "-"
 
 
 def test_data_sets_of_a_metric_are_one_standing() -> None:
