@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedConfig
 
-BLOCK = 16  # tokens of a completion that there is room for at a time
+BLOCK = 8  # tokens of a completion that there is room for at a time
 
 
 def bytes_of_token(config: PreTrainedConfig, *, width: int) -> int:
@@ -153,7 +153,7 @@ def prefix_decode_attention(
 ) -> tuple[Float[Tensor, "n 1 h d"], None]:
     """Attention of one new token of each completion over [keys of its prompt, its own keys], both from the cache."""
     n, h, _, d = query.shape
-    heads = (query * scaling).view(n, key.shape[1], -1, d).transpose(0, 1)
+    heads = (query * scaling).view(n, key.shape[1], -1, d).transpose(0, 1).contiguous()
     return attend(heads, prefix_cache, module.layer_idx).transpose(0, 1).reshape(n, 1, h, d), None
 
 
@@ -179,7 +179,7 @@ def attend(query: Float[Tensor, "k n rep d"], cache: PrefixCache, layer_idx: int
     on_prompt = torch.bmm(to_prompts(query), prompt.key)
     if cache.is_padded:
         on_prompt.view(k, b, -1, p).add_(cache.bias[:, None])
-    on_own = torch.baddbmm(cache.ahead, query.reshape(k * n, rep, d), own.key)
+    on_own = torch.baddbmm(cache.ahead, query.view(k * n, rep, d), own.key)
     score = torch.cat([to_completions(on_prompt), on_own.view(k, n, rep, -1)], -1)
     weight = score.softmax(-1, dtype=torch.float32)
     of_prompt = to_completions(torch.bmm(to_prompts(weight[..., :p].to(query.dtype)), prompt.value))

@@ -187,11 +187,11 @@ class _Layer:
             pairs = zip(self.head_norms, queries_keys, strict=True)
             normed = [norm(part.unflatten(-1, (-1, norm.size))).flatten(1) for norm, part in pairs]
             heads = torch.cat([*normed, value], -1)
-        heads = rotation(heads.view(len(x), -1, self.d))
         n, k, d = len(x), self.sizes[1] // self.d, self.d
+        heads = rotation(heads.view(n, -1, d)).to(self.dtype)
         query, new = heads.split([self.sizes[0] // d, 2 * k], 1)
-        query = query.reshape(n, k, -1, d).transpose(0, 1).to(self.dtype)
         cache.store(new.view(n, 2, k, d).permute(1, 2, 0, 3), self.index)
+        query = query.view(n, k, -1, d).transpose(0, 1).contiguous()
         return self.out(attend(query, cache, self.index).transpose(0, 1).reshape(n, -1))
 
     def mlp(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
