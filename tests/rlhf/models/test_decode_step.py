@@ -5,6 +5,7 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rlhf.models import decode_step, packed
 from rlhf.models.architecture import using_attention
@@ -92,6 +93,16 @@ def test_under_autocast_it_is_as_close_to_fp32_as_the_modules_are(
             found = states(step)
     assert found.dtype == torch.float32
     assert 0 < (found - exact).norm() < 1.2 * (modules - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_norm_is_that_of_the_architecture(dtype: torch.dtype) -> None:
+    """Of small numbers too, where epsilon counts, and in fp32 of half-precise ones."""
+    norm = LlamaRMSNorm(64, eps=1e-5)
+    nn.init.normal_(norm.weight)
+    x = (torch.randn(3, 5, 64) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]).to(dtype)
+    found = decode_step._Norm(norm)(x)
+    torch.testing.assert_close(found, norm(x.float()), atol=1e-6, rtol=1e-5)
 
 
 def test_what_it_does_not_know_is_left_to_the_modules() -> None:
