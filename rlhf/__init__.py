@@ -14,3 +14,5 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # somebody who trains, and has an escape sequence in a docstring.
 logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in str(record.msg))
 warnings.filterwarnings("ignore", category=SyntaxWarning, module=".*torchao")
+# peft asks a model for a property by a name that transformers gives up.
+warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
