@@ -17,7 +17,6 @@ from rlhf.errors import UserError
 from rlhf.evaluate.reward_model import Answered, RewardModelScore, load_reward_model
 from rlhf.tasks.problem import Problem, Task, refuse_unverified
 
-VERDICT = ("exact", "format", "partial")  # what a task says of a completion, if it has a reference answer
 UNVERIFIED = "unverified"  # 1 where the verifier failed or took too long, so that the completion counts as wrong
 
 
@@ -64,8 +63,12 @@ class RewardFunction:
         verdict = self.task.verify(problem, completion)
         if verdict is None:
             return {}
-        said = {name: getattr(verdict, name) for name in VERDICT}
-        return {**said, UNVERIFIED: float(bool(verdict.failed))}
+        return {
+            "exact": verdict.exact,
+            "format": verdict.format,
+            "partial": verdict.partial,
+            UNVERIFIED: float(bool(verdict.failed)),
+        }
 
     def total(self, components: Mapping[str, float]) -> float:
         """The weighted sum of a completion's components."""
@@ -81,14 +84,11 @@ def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -
 
     Raises:
         UserError: a function cannot be found, or asks for columns that the prompts do not have; or nothing rewards the
-            completions of a task without reference answers, or a setting pays for being right where nothing is.
+            completions of a task without reference answers, or `nll_coef` has no right ones to learn from.
     """
     functions = load_functions(config.reward_functions)
-    verified = any(task.verifies for task in tasks.values())
-    of_verdicts = {f"reward_weights.{name}": getattr(config.reward_weights, name) for name in VERDICT}
-    for key, weight in {**of_verdicts, "nll_coef": config.nll_coef}.items():
-        if weight and not verified:
-            refuse_unverified(next(iter(tasks.values())), f"{key} (which is {weight:g})")
+    if config.nll_coef and not any(task.verifies for task in tasks.values()):
+        refuse_unverified(next(iter(tasks.values())), f"nll_coef (which is {config.nll_coef:g})")
     for task in tasks.values():
         if config.length_penalty:
             refuse_unverified(task, "length_penalty")
