@@ -64,7 +64,7 @@ def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
         return {
             "GRPO": Experiment(GRPO, 1e-4, {"max_steps": 15}),
             "DPO": Experiment(DPO, 5e-5, {"max_steps": 60, "batch_size": 16, "eval_samples": 0}),
-            "preference RM": Experiment(PREFERENCE_RM, 2.5e-4, {"max_steps": 100}),
+            "preference RM": Experiment(PREFERENCE_RM, 2.5e-4, {"max_steps": 150}),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}
     from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 24, "batch_size": 8}
