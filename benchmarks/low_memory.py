@@ -4,7 +4,7 @@ Three ways to train, which differ in nothing else:
 
     fp32         all weights, 16 bytes each
     low_memory   all weights in bf16 with stochastic rounding, moments in 8 bits: 6 bytes each
-    LoRA         adapters of rank 32 on frozen bf16 weights, with ten times the learning rate
+    LoRA         adapters of rank 32 on frozen bf16 weights, with ten times the learning rate, or three times
 
 SmolLM2-135M-Instruct learns to add and subtract two digits: by GRPO, and by DPO on pairs of a right and a wrong
 completion of its own, which the reward model tells apart. The embedded model (`--model embedded`) does what the laptop
@@ -32,7 +32,6 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "low_memory": {"precision": "bf16", "low_memory": True},
     "LoRA": {"precision": "bf16", "lora_rank": 32},
 }
-LORA_LR_FACTOR = 10  # Schulman et al. (2025), LoRA Without Regret, thinkingmachines.ai/blog/lora
 
 DIGITS = {
     "task": "chain_sum",
@@ -51,6 +50,7 @@ class Experiment(NamedTuple):
     trainer: Trainer
     lr: float  # of all weights
     settings: Mapping[str, Any]
+    lora_lr_factor: float = 10  # Schulman et al. (2025), LoRA Without Regret, thinkingmachines.ai/blog/lora
 
 
 GRPO = Trainer("policy_gradients.train", PolicyGradientConfig)
@@ -61,9 +61,10 @@ PREFERENCE_RM = Trainer("reward_models.train_preference_rm", PreferenceConfig)
 def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
     """What is trained, by its name; `pairs`: the file for SmolLM2."""
     if model == "embedded":
+        dpo = {"max_steps": 60, "batch_size": 16, "eval_samples": 0}
         return {
             "GRPO": Experiment(GRPO, 1e-4, {"max_steps": 15}),
-            "DPO": Experiment(DPO, 5e-5, {"max_steps": 60, "batch_size": 16, "eval_samples": 0}),
+            "DPO": Experiment(DPO, 5e-5, dpo, lora_lr_factor=3),  # of 1, 3, 10: see docs/LOG.md
             "preference RM": Experiment(PREFERENCE_RM, 2.5e-4, {"max_steps": 150}),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}
@@ -85,8 +86,8 @@ def planned(folder: Path, model: str, seeds: int) -> dict[str, dict[str, dict[in
     """The runs of each experiment, way and seed."""
 
     def run(name: str, way: str, seed: int) -> Planned:
-        trainer, lr, settings = experiments(model, folder / "pairs.jsonl")[name]
-        lr *= LORA_LR_FACTOR if way == "LoRA" else 1
+        trainer, lr, settings, lora_lr_factor = experiments(model, folder / "pairs.jsonl")[name]
+        lr *= lora_lr_factor if way == "LoRA" else 1
         settings = {**settings, **WAYS[way], "model_name": model, "lr": lr, "seed": seed, "eval_every": 0}
         path = folder / f"{name.replace(' ', '_')}-{way}-seed{seed}"
         return planned_run(

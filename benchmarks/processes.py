@@ -24,7 +24,7 @@ SHARED = ("--profile", "laptop", "--quiet", "--device", "cpu", "--precision", "f
 TRAINERS: dict[str, tuple[str, ...]] = {
     "GRPO": ("policy_gradients.train", "--max_steps", "10", "--eval_problems", "300"),
     "DPO": ("direct_alignment.train", "--max_steps", "40", "--eval_problems", "300", "--eval_samples", "0"),
-    "preference RM": ("reward_models.train_preference_rm", "--max_steps", "100"),
+    "preference RM": ("reward_models.train_preference_rm", "--max_steps", "150"),
 }
 MODES: dict[str, tuple[str, ...]] = {"one": (), "DDP": (), "FSDP2": ("--fsdp", "true")}
 
