@@ -67,6 +67,20 @@ BLOCKS = (
         arguments=("--lora_rank", "0", "--low_memory", "true"),
     ),
     Block(
+        "GRPO with a reference, all weights",
+        "policy_gradients.train",
+        "policy_gradients/configs/grpo.yaml",
+        "Qwen/Qwen3-1.7B",
+        arguments=("--lora_rank", "0", "--low_memory", "true", "--kl_coef", "0.04"),
+    ),
+    Block(
+        "GRPO with an offloaded reference, all weights",
+        "policy_gradients.train",
+        "policy_gradients/configs/grpo.yaml",
+        "Qwen/Qwen3-1.7B",
+        arguments=("--lora_rank", "0", "--low_memory", "true", "--kl_coef", "0.04", "--offload_reference", "true"),
+    ),
+    Block(
         "distillation",
         "distillation.train",
         "distillation/configs/on_policy.yaml",

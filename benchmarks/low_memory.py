@@ -82,16 +82,20 @@ def planned_pairs(model: str, file: Path) -> Planned:
     return planned_file("pairs", file, module="direct_alignment.sample_pairs", settings=settings)
 
 
-def planned(folder: Path, model: str, seeds: int) -> dict[str, dict[str, dict[int, Planned]]]:
+def planned(folder: Path, model: str, seeds: int, device: str) -> dict[str, dict[str, dict[int, Planned]]]:
     """The runs of each experiment, way and seed."""
 
     def run(name: str, way: str, seed: int) -> Planned:
         trainer, lr, settings, lora_lr_factor = experiments(model, folder / "pairs.jsonl")[name]
         lr *= lora_lr_factor if way == "LoRA" else 1
-        settings = {**settings, **WAYS[way], "model_name": model, "lr": lr, "seed": seed, "eval_every": 0}
+        given = {"model_name": model, "device": device, "lr": lr, "seed": seed, "eval_every": 0}
         path = folder / f"{name.replace(' ', '_')}-{way}-seed{seed}"
         return planned_run(
-            f"{name}, {way}, seed {seed}", path, **trainer._asdict(), settings=settings, profile="laptop"
+            f"{name}, {way}, seed {seed}",
+            path,
+            **trainer._asdict(),
+            settings={**settings, **WAYS[way], **given},
+            profile="laptop",
         )
 
     names = experiments(model, folder)
@@ -125,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.low_memory", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", choices=("smollm2-135m", "embedded"), default="smollm2-135m")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--at_once", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/low_memory"), help="of the runs")
     parser.add_argument("--json", type=Path, help="file of the results")
@@ -134,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.model != "embedded":
         make_all([planned_pairs(options.model, folder / "pairs.jsonl")])
     results = {}
-    for name, runs in planned(folder, options.model, options.seeds).items():
+    for name, runs in planned(folder, options.model, options.seeds, options.device).items():
         make_all([run for its in runs.values() for run in its.values()], at_once=options.at_once)
         results[name] = compared(runs)
         write_json(options.json, results)
