@@ -73,7 +73,7 @@ def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
     return {
         "GRPO": Experiment(GRPO, 2e-5, {**task, **shared, "max_steps": 8, "prompts_per_step": 8}),
         "DPO": Experiment(DPO, 2e-5, {**task, **from_pairs, "eval_samples": 0}),
-        "preference RM": Experiment(PREFERENCE_RM, 5e-5, {**from_pairs, "new_lr_factor": 10.0}),
+        "preference RM": Experiment(PREFERENCE_RM, 5e-5, {**from_pairs, "max_steps": 160, "new_lr_factor": 10.0}),
     }
 
 
