@@ -46,34 +46,35 @@ class Trainer(NamedTuple):
     config_class: type[TrainerConfig]
 
 
+TRAINERS = {
+    "GRPO": Trainer("policy_gradients.train", PolicyGradientConfig),
+    "DPO": Trainer("direct_alignment.train", DirectAlignmentConfig),
+    "preference RM": Trainer("reward_models.train_preference_rm", PreferenceConfig),
+}
+
+
 class Experiment(NamedTuple):
-    trainer: Trainer
     lr: float  # of all weights
     settings: Mapping[str, Any]
     lora_lr_factor: float = 10  # Schulman et al. (2025), LoRA Without Regret, thinkingmachines.ai/blog/lora
 
 
-GRPO = Trainer("policy_gradients.train", PolicyGradientConfig)
-DPO = Trainer("direct_alignment.train", DirectAlignmentConfig)
-PREFERENCE_RM = Trainer("reward_models.train_preference_rm", PreferenceConfig)
-
-
 def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
-    """What is trained, by its name; `pairs`: the file for SmolLM2."""
+    """How each of TRAINERS trains; `pairs`: the file for SmolLM2."""
     if model == "embedded":
         dpo = {"max_steps": 60, "batch_size": 16, "eval_samples": 0}
         return {
-            "GRPO": Experiment(GRPO, 1e-4, {"max_steps": 15}),
-            "DPO": Experiment(DPO, 5e-5, dpo, lora_lr_factor=3),  # of 1, 3, 10: see docs/LOG.md
-            "preference RM": Experiment(PREFERENCE_RM, 2.5e-4, {"max_steps": 150}),
+            "GRPO": Experiment(1e-4, {"max_steps": 15}),
+            "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),  # of 1, 3, 10: see docs/LOG.md
+            "preference RM": Experiment(2.5e-4, {"max_steps": 150}),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}
     from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 24, "batch_size": 8}
     task = {**DIGITS, "eval_problems": 43}  # it has no more that are held out
     return {
-        "GRPO": Experiment(GRPO, 2e-5, {**task, **shared, "max_steps": 8, "prompts_per_step": 8}),
-        "DPO": Experiment(DPO, 2e-5, {**task, **from_pairs, "eval_samples": 0}),
-        "preference RM": Experiment(PREFERENCE_RM, 5e-5, {**from_pairs, "max_steps": 160, "new_lr_factor": 10.0}),
+        "GRPO": Experiment(2e-5, {**task, **shared, "max_steps": 8, "prompts_per_step": 8}),
+        "DPO": Experiment(2e-5, {**task, **from_pairs, "eval_samples": 0}),
+        "preference RM": Experiment(5e-5, {**from_pairs, "max_steps": 80, "new_lr_factor": 10.0}),
     }
 
 
@@ -82,24 +83,23 @@ def planned_pairs(model: str, file: Path) -> Planned:
     return planned_file("pairs", file, module="direct_alignment.sample_pairs", settings=settings)
 
 
-def planned(folder: Path, model: str, seeds: int, device: str) -> dict[str, dict[str, dict[int, Planned]]]:
-    """The runs of each experiment, way and seed."""
+def planned(name: str, folder: Path, model: str, *, seeds: int, device: str) -> dict[str, dict[int, Planned]]:
+    """The runs of one of TRAINERS, of each way and seed."""
 
-    def run(name: str, way: str, seed: int) -> Planned:
-        trainer, lr, settings, lora_lr_factor = experiments(model, folder / "pairs.jsonl")[name]
+    def run(way: str, seed: int) -> Planned:
+        lr, settings, lora_lr_factor = experiments(model, folder / "pairs.jsonl")[name]
         lr *= lora_lr_factor if way == "LoRA" else 1
         given = {"model_name": model, "device": device, "lr": lr, "seed": seed, "eval_every": 0}
         path = folder / f"{name.replace(' ', '_')}-{way}-seed{seed}"
         return planned_run(
             f"{name}, {way}, seed {seed}",
             path,
-            **trainer._asdict(),
+            **TRAINERS[name]._asdict(),
             settings={**settings, **WAYS[way], **given},
             profile="laptop",
         )
 
-    names = experiments(model, folder)
-    return {name: {way: {seed: run(name, way, seed) for seed in range(seeds)} for way in WAYS} for name in names}
+    return {way: {seed: run(way, seed) for seed in range(seeds)} for way in WAYS}
 
 
 def compared(runs: Mapping[str, Mapping[int, Planned]]) -> dict[str, dict[str, Any]]:
@@ -128,6 +128,7 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.low_memory", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", choices=("smollm2-135m", "embedded"), default="smollm2-135m")
+    parser.add_argument("--only", choices=TRAINERS, help="one trainer; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--at_once", type=int, default=2, help="runs at a time, a thread each")
@@ -139,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.model != "embedded":
         make_all([planned_pairs(options.model, folder / "pairs.jsonl")])
     results = {}
-    for name, runs in planned(folder, options.model, options.seeds, options.device).items():
+    for name in [options.only] if options.only else TRAINERS:
+        runs = planned(name, folder, options.model, seeds=options.seeds, device=options.device)
         make_all([run for its in runs.values() for run in its.values()], at_once=options.at_once)
         results[name] = compared(runs)
         write_json(options.json, results)
