@@ -108,7 +108,7 @@ def decoded_together(config: PreTrainedConfig, length: int, *, memory: float, wi
         memory: of the GPU, bytes.
         width: bytes of a stored number, 2 under autocast.
     """
-    logits = 4 * 4 * config.vocab_size  # logits, their softmax, its running sum, a copy
+    logits = 4 * 4 * config.vocab_size  # logits, their softmax, two copies where tokens are cut or padded
     room = SHARE_OF_MEMORY * memory // (length * bytes_of_token(config, width=width) + logits)
     return max(1, int(min(MOST_TOGETHER, room)))
 
@@ -148,12 +148,40 @@ class SoftmaxChooser:
             above = p.cumsum(-1) - p  # the mass of all more likely tokens; 0 for the first, which is always kept
             dropped = (above >= self.top_p).scatter(-1, index, above >= self.top_p)
             logits = logits.masked_fill(dropped, -torch.inf)
-        # Inverse transform sampling with one uniform number a token, so nothing depends on the rest of the batch.
         p = logits.softmax(-1)
-        cumulative = p.cumsum(-1)
-        uniform = uniform.clamp(max=1 - 2**-24)  # a double next to 1 becomes 1.0 in fp32, beyond the last token
-        token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+        token = draw(p, uniform)
         return token, p.gather(-1, token[:, None]).squeeze(-1).log()
+
+
+BLOCK = 256  # tokens whose probabilities are added up as one
+
+
+def draw(p: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Inverse transform sampling: the token at which the running sum of probabilities passes `uniform` of their sum.
+
+    With one uniform number a token, nothing depends on the rest of the batch. In a running sum each number waits for
+    the one before, so with a large vocabulary it is taken over the sums of blocks of tokens, and then within one block.
+    """
+    if p.shape[-1] <= BLOCK:
+        return _first_above(p, uniform)[0].squeeze(-1)
+    padding = -p.shape[-1] % BLOCK
+    blocks = (nn.functional.pad(p, (0, padding)) if padding else p).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(-1)
+    block, above = _first_above(sums, uniform)
+    within = 1 - above / sums.gather(-1, block)
+    index, _ = _first_above(blocks.take_along_dim(block[:, None], 1).squeeze(1), within.squeeze(-1))
+    return (block * BLOCK + index).squeeze(-1)
+
+
+def _first_above(
+    p: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """Where the running sum of `p` passes `uniform` of the whole sum, and by how much it is then above."""
+    cumulative = p.cumsum(-1)
+    uniform = uniform.clamp(0, 1 - 2**-24)  # a double next to 1 becomes 1.0 in fp32, beyond the last token
+    wanted = uniform[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, wanted, right=True)
+    return index, cumulative.gather(-1, index) - wanted
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,25 @@ def test_the_ends_of_the_unit_interval(settings: dict[str, float]) -> None:
     assert token.tolist() == ([1, 3, 3] if not settings else [1, 2, 2])
 
 
+@pytest.mark.parametrize("v", [256, 257, 1000, 1024])
+def test_a_large_vocabulary_is_searched_in_blocks(v: int) -> None:
+    """As if the running sum of all tokens were taken exactly, but where the uniform number is at the edge of a token.
+    The first and last block, and tokens beside drawn ones, have no probability: they are never drawn."""
+    logits = 3 * torch.randn(5000, v, generator=torch.Generator().manual_seed(v))
+    logits[:, ::5] = logits[:, :10] = logits[:, -10:] = -torch.inf
+    uniform = torch.linspace(0, 1, 5000)
+    p = logits.softmax(-1)
+    exact = p.double().cumsum(-1)
+    wanted = uniform.clamp(max=1 - 2**-24)[:, None].double() * exact[:, -1:]
+    token = sampling.draw(p, uniform)
+    assert p[torch.arange(5000), token].min() > 0
+    above = exact.gather(-1, token[:, None]) - wanted
+    below = wanted - (exact.gather(-1, token[:, None]) - p.gather(-1, token[:, None]))
+    assert above.min() > -1e-6
+    assert below.min() > -1e-6
+    assert (token == torch.searchsorted(exact, wanted, right=True).squeeze(-1)).float().mean() > 0.995
+
+
 def test_under_bf16_autocast(model: nn.Module) -> None:
     """The sampler and the scorer round differently in bf16; they still agree to a few hundredths of a nat."""
     with torch.autocast("cpu", torch.bfloat16):
