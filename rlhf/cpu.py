@@ -1,4 +1,4 @@
-"""How PyTorch is made to work well on a CPU. (Which attention kernel takes which rows: scoring.py.)"""
+"""How PyTorch is made to work well on a CPU. (Which attention kernel takes which rows: rlhf/logprobs.py.)"""
 
 import ctypes
 import platform
