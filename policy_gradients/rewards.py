@@ -88,10 +88,11 @@ def refuse_unrewarded(tasks: Mapping[str, Task], config: PolicyGradientConfig) -
     """
     functions = load_functions(config.reward_functions)
     if config.nll_coef and not any(task.verifies for task in tasks.values()):
-        refuse_unverified(next(iter(tasks.values())), f"nll_coef (which is {config.nll_coef:g})")
+        first = next(iter(tasks.values()))
+        refuse_unverified(first, f"nll_coef (which is {config.nll_coef:g})", without="--nll_coef 0")
     for task in tasks.values():
         if config.length_penalty:
-            refuse_unverified(task, "length_penalty")
+            refuse_unverified(task, "length_penalty", without="--length_penalty 0")
         (problem,) = task.train_problems(seed=config.seed, first=0, count=1)
         for function in functions.values():
             function.refuse_uncallable(problem)

@@ -64,8 +64,12 @@ class Verdict:
     answer: str | None = field(default=None, compare=False)
 
 
-def refuse_unverified(task: "Task", what: str) -> None:
+def refuse_unverified(task: "Task", what: str, *, without: str = "") -> None:
     """See that a task can tell right from wrong.
+
+    Args:
+        what: needs it.
+        without: how to run without that, such as `--length_penalty 0`.
 
     Raises:
         UserError: it has no reference answers.
@@ -73,7 +77,8 @@ def refuse_unverified(task: "Task", what: str) -> None:
     if not task.verifies:
         raise UserError(
             f"task: {task.name} has no reference answers to tell right from wrong, and {what} needs them",
-            hint="task_config: give the rows an answer, and match: number, text or math.",
+            hint="task_config: give the rows an answer, and match: number, text or math"
+            + (f"; or {without}." if without else "."),
         )
 
 

@@ -141,8 +141,9 @@ def test_what_cannot_be_rewarded_is_refused_before_anything_is_loaded(tmp_path: 
     with pytest.raises(UserError, match="length_penalty needs them"):
         refuse_unrewarded({"prompts": task_of("none")}, config_of(reward_model="runs/rm", length_penalty=0.3))
     rewarded = config_of(reward_model="runs/rm", nll_coef=0.1)
-    with pytest.raises(UserError, match=r"nll_coef \(which is 0\.1\) needs them"):
+    with pytest.raises(UserError, match=r"nll_coef \(which is 0\.1\) needs them") as caught:
         refuse_unrewarded({"prompts": task_of("none")}, rewarded)
+    assert "or --nll_coef 0." in str(caught.value.hint)
     refuse_unrewarded({"prompts": task_of("none"), "sums": task_of("number")}, rewarded)
     wants = {f"{tmp_path}/my_rewards.py:wants": 1.0}
     with pytest.raises(UserError, match="missing a required argument: 'ground_truth'") as caught:
