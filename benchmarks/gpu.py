@@ -41,6 +41,13 @@ SMALLER = {  # for --tiny
 }
 
 
+ONE_PROBLEM = ["--eval_problems", "1"]
+UNEVALUATED = {  # so that a plan says nothing of evaluations that are not made
+    **dict.fromkeys(("policy_gradients.train", "distillation.train", "rejection_sampling.train"), ONE_PROBLEM),
+    "direct_alignment.train": ["--eval_samples", "0"],
+}
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where the benchmark works, and how large."""
@@ -151,6 +158,8 @@ def blocks(bench: Bench) -> list[dict[str, Any]]:
             arguments += ["--data.path", str(bench.folder / block.data), "--data.held_out", "20"]
         if block.module.startswith("reward_models"):
             arguments += ["--data.validation", "20"]
+        if not bench.evaluate:
+            arguments += UNEVALUATED.get(block.module, [])
         if bench.tiny:
             arguments += SMALLER.get(block.module, ["--batch_size", "4"])
             arguments += ["--token_budget", "2048"]

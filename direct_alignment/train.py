@@ -97,16 +97,18 @@ def train(command: Command[DirectAlignmentConfig]) -> "RunResult":
 def plan(config: DirectAlignmentConfig) -> "Plan":
     """What a run would do and load, for --plan."""
     from direct_alignment.defaults import resolve
-    from rlhf.run.memory_plan import Plan, memory_needs
+    from rlhf.run.memory_plan import Plan, Sampled, memory_needs
 
     config, _, settings = resolve(config)
     values = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-    samples = max(config.eval_samples, config.eval_problems if config.task else 0)
     memory = memory_needs(
         config,
         # A frozen one is loaded to fill the cache and, at evaluations, to measure KL: not while the policy trains.
         reference=None if config.reference == "none" else "always" if config.keeps_reference else "sampling",
-        sampled=(samples, config.max_new_tokens),
+        sampled=[
+            Sampled(config.eval_samples, 1, config.max_new_tokens, prompt=config.max_length),
+            Sampled(config.eval_problems if config.task else 0, 1, config.max_new_tokens),
+        ],
     )
     task = f"{config.loss} ({values}) on {config.task or config.data.path}"
     return Plan(task, f"{config.max_steps} steps of {config.batch_size} pairs", memory)

@@ -94,17 +94,23 @@ def train(command: Command[DistillationConfig]) -> "RunResult":
 
 def plan(config: DistillationConfig) -> "Plan":
     """What a run would do and load, for --plan."""
-    from rlhf.run.memory_plan import Plan, memory_needs
+    from rlhf.run.memory_plan import Plan, Sampled, memory_needs
 
-    completions = config.prompts_per_step * config.group_size if config.on_policy_share else 0
     lies_beside = config.compares and config.is_self and config.teacher_moves != "live"
     others = config.teacher_names if config.asks_teacher and not (config.compares and config.is_self) else []
     memory = memory_needs(
         config,
         reference="always" if lies_beside else None,
         teachers=dict.fromkeys(others, "always" if config.compares else "sampling"),
-        sampled=(completions, config.max_new_tokens),
-        at_once=config.sampling_batch,
+        sampled=[
+            Sampled(
+                config.prompts_per_step if config.on_policy_share else 0,
+                config.group_size,
+                config.max_new_tokens,
+                at_once=config.sampling_batch,
+            ),
+            Sampled(config.eval_problems, 1, config.max_new_tokens),
+        ],
     )
     batches = (
         f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "

@@ -120,7 +120,7 @@ def plan(config: PolicyGradientConfig) -> "Plan":
     """What a run would do and load, for --plan."""
     from policy_gradients.defaults import resolve
     from policy_gradients.reward_loading import judge_models
-    from rlhf.run.memory_plan import Plan, memory_needs
+    from rlhf.run.memory_plan import Plan, Sampled, memory_needs
 
     config = resolve(config).config
     own = config.sampler == "own"  # if not, only the held-out problems are sampled here
@@ -130,8 +130,15 @@ def plan(config: PolicyGradientConfig) -> "Plan":
         own_critic=config.critic is not None and config.critic.backbone == "own",
         reward_models=config.reward_models,
         judges=judge_models(config.reward_functions),
-        sampled=(config.prompts_per_step * config.group_size if own else config.eval_problems, config.max_new_tokens),
-        at_once=config.sampling_batch,
+        sampled=[
+            Sampled(
+                config.prompts_per_step if own else 0,
+                config.group_size,
+                config.max_new_tokens,
+                at_once=config.sampling_batch,
+            ),
+            Sampled(config.eval_problems, 1, config.max_new_tokens),
+        ],
     )
     batches = (
         f"{config.max_steps} batches of {config.prompts_per_step} prompts x {config.group_size} completions of up to "

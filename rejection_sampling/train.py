@@ -107,13 +107,15 @@ def train(command: Command[RejectionSamplingConfig]) -> "RunResult":
 
 def plan(config: RejectionSamplingConfig) -> "Plan":
     """What a run would do and load, for --plan."""
-    from rlhf.run.memory_plan import Plan, memory_needs
+    from rlhf.run.memory_plan import Plan, Sampled, memory_needs
 
     memory = memory_needs(
         config,
         reward_models=config.reward_models,
-        sampled=(config.prompts_per_round * config.group_size, config.max_new_tokens),
-        at_once=config.sampling_batch,
+        sampled=[
+            Sampled(config.prompts_per_round, config.group_size, config.max_new_tokens, at_once=config.sampling_batch),
+            Sampled(config.eval_problems, 1, config.max_new_tokens),
+        ],
     )
     rounds = -(-config.max_steps // config.steps_per_round)
     size = (

@@ -11,7 +11,7 @@ A completion depends only on its key (say seed, step and number of the prompt): 
 numbers. It does not depend on the batch, the process or earlier samples, and no generator state has to be saved.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from weakref import WeakKeyDictionary
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from rlhf.decoding import Choose, SampledCompletions, decode_replayed, decode_shared, until_end
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import attention_window, probing, refuse_long
 from rlhf.models.decode_step import Decoder, decoder, own_decoder
-from rlhf.prefix_cache import bytes_of_token
+from rlhf.sampled_together import together_with
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def sample(
         keys: one tuple of non-negative integers for each prompt; equal keys give equal random numbers.
         temperature: 0 takes the most likely token; its log-probability is still reported at temperature 1.
         top_k, top_p: 0 and 1.0 switch them off, so that the policy that samples is the policy that is optimized.
-        batch: completions decoded together, those of prompts of similar length; None: see `decoded_together`.
+        batch: completions decoded together, those of prompts of similar length; None: see `prompts_together`.
         choose: replaces `SoftmaxChooser(temperature, top_k, top_p)`.
         on_token: called with each token of the only completion when it is chosen; what it raises ends the sampling.
 
@@ -78,8 +78,13 @@ def sample(
         # Only prompts of one length, since a state-space layer would read padding.
         decode = _decode_separately
         together = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
-    at_once = max(1, (batch or _decoded_together_by(model, max_new_tokens)) // completions)
-    batches = [numbers[start : start + at_once] for numbers in together for start in range(0, len(numbers), at_once)]
+
+    def at_once(longest: int) -> int:
+        if batch:
+            return max(1, batch // completions)
+        return together_with(model, prompt=longest, completions=completions, length=max_new_tokens)
+
+    batches = [part for numbers in together for part in _batches(numbers, prompts, at_once)]
     results: dict[int, SampledCompletions] = {}
     was_training = model.training
     model.eval()
@@ -93,34 +98,14 @@ def sample(
     return [results[i] for i in range(len(prompts))]
 
 
-MOST_TOGETHER = 256
-SHARE_OF_MEMORY = 0.25  # that keys and values may take of a GPU's memory
-
-
-def decoded_together(config: PreTrainedConfig, length: int, *, memory: float, width: int) -> int:
-    """How many completions of `length` new tokens are decoded together: at most 256, and no more than a quarter of the
-    memory has room for.
-
-    It follows from the size of the memory, not from what is free at the time: a resumed run samples in the same
-    batches.
-
-    Args:
-        memory: of the GPU, bytes.
-        width: bytes of a stored number, 2 under autocast.
-    """
-    logits = 4 * 4 * config.vocab_size  # logits, their softmax, two copies where tokens are cut or padded
-    room = SHARE_OF_MEMORY * memory // (length * bytes_of_token(config, width=width) + logits)
-    return max(1, int(min(MOST_TOGETHER, room)))
-
-
-def _decoded_together_by(model: PreTrainedModel, length: int) -> int:
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return MOST_TOGETHER
-    memory = torch.cuda.get_device_properties(device).total_memory
-    memory *= torch.cuda.get_per_process_memory_fraction(device)  # see memory_gb
-    width = 2 if torch.is_autocast_enabled("cuda") else 4
-    return decoded_together(model.config.get_text_config(), length, memory=memory, width=width)
+def _batches(
+    numbers: Sequence[int], prompts: Sequence[Sequence[int]], at_once: Callable[[int], int]
+) -> Generator[Sequence[int]]:
+    """Numbers of prompts, the longest first, in parts: as many `at_once` as the longest of a part leaves room for."""
+    while numbers:
+        size = at_once(len(prompts[numbers[0]]))
+        yield numbers[:size]
+        numbers = numbers[size:]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def run_command[ConfigT: TrainerConfig](
         from rlhf.distributed import is_first_asked
         from rlhf.run.memory_plan import show_plan
 
-        planned = show_plan(command, plan(command.config))
+        planned = show_plan(command, plan)
         if is_first_asked():
             print(planned)
         return 0

@@ -1,10 +1,11 @@
 """`--plan`: what a run would load and where its memory would go, before anything is loaded."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,11 +20,11 @@ from rlhf.models.loading import find_model, read_config
 from rlhf.models.lora import Lora
 from rlhf.models.packed import FEWEST_ROWS, bytes_of_packed
 from rlhf.models.policy import choose_precision
-from rlhf.prefix_cache import bytes_of_token
-from rlhf.sampling import decoded_together
+from rlhf.sampled_together import bytes_of_sampling, prompts_together
 from rlhf.tensors import LOGITS_AT_ONCE
 
 GB = 1e9
+MARGIN = 1.1  # on a GPU a peak was measured up to 8 % above its plan
 PHASES = ("sampling", "scoring", "training")  # of a step, one after the other
 type Phase = Literal["always", "sampling", "scoring", "training"]
 
@@ -34,6 +35,17 @@ class Need:
     gigabytes: float
     why: str
     phase: Phase = "always"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a run samples at a time."""
+
+    prompts: int
+    completions: int  # of each prompt
+    length: int  # new tokens of each completion
+    prompt: int = 256  # tokens of a prompt: a guess for tasks, whose prompts nobody has read yet
+    at_once: int | None = None  # completions decoded together; None: as `rlhf.sampled_together` chooses it
 
 
 @dataclass(frozen=True)
@@ -76,8 +88,7 @@ def memory_needs(
     reward_models: Sequence[str] = (),
     judges: Sequence[str] = (),
     teachers: Mapping[str, Phase] = MappingProxyType({}),
-    sampled: tuple[int, int] = (0, 0),
-    at_once: int | None = None,
+    sampled: Sequence[Sampled] = (),
     vocabulary: bool = True,
 ) -> list[Need]:
     """Memory by purpose.
@@ -89,8 +100,7 @@ def memory_needs(
         reward_models: their names.
         judges: names of the models that rubrics ask.
         teachers: names of other models, and when they are there: as frozen ones always, or to sample from, in fp32.
-        sampled: completions, and new tokens of each.
-        at_once: completions decoded together; None: as `rlhf.sampling` chooses it.
+        sampled: in training and in evaluations, one after the other.
         vocabulary: whether training computes logits over the vocabulary; a reward model's head has one number.
     """
     in_bf16 = choose_precision(settings.precision, device_of(settings.device)) == "bf16"
@@ -131,19 +141,13 @@ def memory_needs(
         size = sum(p.numel() for p in _skeleton(teacher).parameters())
         wide, how = (4, "fp32") if phase == "sampling" else (frozen, stored)
         needs.append(Need("teacher", wide * size / GB, f"{teacher}, {size / 1e6:,.0f} M, {how}", phase))
-    completions, length = -(-sampled[0] // processes), sampled[1]
-    if completions:
-        width = 2 if in_bf16 else 4
-        at_once = at_once or decoded_together(config, length, memory=_memory(settings), width=width)
-        completions = min(completions, at_once)
+    sampling = [_sampling(config, settings, each, width=2 if in_bf16 else 4) for each in sampled if each.prompts]
+    if sampling:
         on_card = settings.memory_gb or device_of(settings.device).type != "cpu"
-        if completions >= FEWEST_ROWS and not on_card:
-            size = bytes_of_packed(model, width=width) / GB
-            needs.append(Need("packed weights", size, "laid out for decoding on a CPU", "sampling"))
-        cache = completions * length * bytes_of_token(config, width=width)
-        logits = 4 * 4 * completions * config.vocab_size  # logits, their softmax, its running sum, a copy
-        why = f"{completions} completions of {length} tokens at once"
-        needs.append(Need("key-value cache", (cache + logits) / GB, why, "sampling"))
+        if max(rows for _, rows in sampling) >= FEWEST_ROWS and not on_card:
+            copies = bytes_of_packed(model, width=2 if in_bf16 else 4) / GB
+            needs.append(Need("packed weights", copies, "laid out for decoding on a CPU", "sampling"))
+        needs.append(max((need for need, _ in sampling), key=lambda need: need.gigabytes))
     return needs
 
 
@@ -178,6 +182,19 @@ def _needs_of_weights(
         needs.append(Need("gathered", gathered, "embedding and two layers, with their gradients", "training"))
         needs.append(Need("whole model", stays / GB, "gathered to sample, score and evaluate", "sampling"))
     return needs
+
+
+def _sampling(config: PreTrainedConfig, settings: TrainerConfig, sampled: Sampled, *, width: int) -> tuple[Need, int]:
+    """What sampling takes, and how many completions are decoded together. The processes share the prompts."""
+    size = {"prompt": sampled.prompt, "completions": sampled.completions, "length": sampled.length, "width": width}
+    if sampled.at_once:
+        together = max(1, sampled.at_once // sampled.completions)
+    else:
+        together = prompts_together(config, memory=_memory(settings), **size)
+    prompts = min(together, -(-sampled.prompts // processes_asked()))
+    rows = prompts * sampled.completions
+    why = f"{rows} completions of {sampled.length} tokens at once, of prompts of {sampled.prompt:,}"
+    return Need("key-value cache", prompts * bytes_of_sampling(config, **size) / GB, why, "sampling"), rows
 
 
 def _activations(config: PreTrainedConfig, settings: TrainerConfig, *, in_bf16: bool) -> Need:
@@ -218,8 +235,9 @@ def _lora_weights(model: PreTrainedModel, lora: Lora) -> int:
     return sum(lora.rank * (m.in_features + m.out_features) for name, m in linear if lora.adapts(name))
 
 
-def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan: Plan) -> str:
+def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan_of: Callable[[ConfigT], Plan]) -> str:
     config = command.config
+    plan = plan_of(config)
     lines = [
         f"{plan.task}, profile {command.profile} ({command.profile_reason}): {plan.size}, model "
         f"{config.model_name}, run directory {config.output_dir}"
@@ -229,26 +247,53 @@ def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan: Plan) -> 
         lines.append(f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}{phase}")
     lines.append(f"{'at most':<16} {plan.peak_gb:7.2f} GB  at once")
     if config.memory_gb:
-        lines.append(_verdict(config, plan, config.memory_gb))
+        lines.append(_verdict(config, plan_of, config.memory_gb))
     return "\n".join(lines)
 
 
-def _verdict(config: TrainerConfig, plan: Plan, limit: float) -> str:
-    """Whether a run fits a card of so many GB, and which settings would make it smaller."""
-    if plan.peak_gb <= limit:
+def _verdict[ConfigT: TrainerConfig](config: ConfigT, plan_of: Callable[[ConfigT], Plan], limit: float) -> str:
+    """Whether a run fits a card of so many GB, and which settings get there: each alone, or else all together."""
+
+    def peak(changes: Mapping[str, Any]) -> float:
+        return plan_of(config.model_copy(update=changes)).peak_gb
+
+    def options(changes: Mapping[str, Any]) -> str:
+        changed = {key: value for key, value in changes.items() if value != getattr(config, key)}
+        return " ".join(f"--{key} {json.dumps(value).strip('"')}" for key, value in changed.items())
+
+    needed = peak({})
+    if needed * MARGIN <= limit:
         return f"fits in {limit:g} GB"
-    levers = []
-    if not config.lora_rank:
-        lora = "--lora_rank 32"
-        levers += [f"{lora} --low_memory false"] if config.low_memory else ["--low_memory true", lora]
+    said = f"does NOT fit in {limit:g} GB; "
+    if needed <= limit:
+        said = f"may not fit in {limit:g} GB (a peak can be {MARGIN - 1:.0%} above its plan); "
+    levers = _levers(config, plan_of(config))
+    reached: dict[tuple[str, ...], str] = {}
+    for lever in levers:
+        if (size := peak(lever)) * MARGIN <= limit:
+            reached.setdefault(tuple(lever), f"{options(lever)} ({size:.2f} GB)")
+    if reached:
+        return said + "it would with " + ", or with ".join(reached.values())
+    together = {key: value for lever in levers for key, value in lever.items()}
+    size = peak(together)
+    if size * MARGIN <= limit:
+        return f"{said}it would with {options(together)} ({size:.2f} GB)"
+    return f"{said}with {options(together)} it takes {size:.2f} GB still: choose a smaller model, or a larger card"
+
+
+def _levers(config: TrainerConfig, plan: Plan) -> list[dict[str, Any]]:
+    """Settings that make a run smaller. Those behind replace those before: adapters take less than `low_memory`."""
+    levers: list[dict[str, Any]] = []
     if not config.gradient_checkpointing:
-        levers.append("--gradient_checkpointing true")
-    stays = any(need.what == "reference model" and need.phase == "always" for need in plan.memory)
-    if stays and isinstance(config, ReferenceConfig):
-        levers.append("--offload_reference true")
-    sizes = {need.what: need.gigabytes for need in plan.memory}
-    if sizes["activations"] >= sizes.get("key-value cache", 0.0):
-        levers.append(f"--token_budget {config.token_budget // 2}")
-    if "key-value cache" in sizes and hasattr(config, "sampling_batch"):
-        levers.append("a smaller --sampling_batch")
-    return f"does NOT fit in {limit:g} GB; what would help: {', '.join(levers)}"
+        levers.append({"gradient_checkpointing": True})
+    levers += [{"token_budget": config.token_budget // part} for part in (2, 4)]
+    if getattr(config, "sampling_batch", None):
+        levers.append({"sampling_batch": None})
+    if not config.lora_rank:
+        has_reference = any(need.what == "reference model" and need.phase == "always" for need in plan.memory)
+        offload = isinstance(config, ReferenceConfig) and has_reference
+        levers += [{"offload_reference": True}] if offload else []
+        if not (config.low_memory or config.fsdp):
+            levers.append({"low_memory": True, "precision": "bf16"})
+        levers.append({"lora_rank": 32, "low_memory": False} | ({"offload_reference": False} if offload else {}))
+    return levers

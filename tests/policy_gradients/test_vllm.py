@@ -334,5 +334,5 @@ def test_the_plan_says_who_samples() -> None:
     assert "sampled by vLLM at http://h:1" in by_vllm.size
     assert "vLLM" not in own.size
     assert [need.why for need in by_vllm.memory if need.what == "key-value cache"] == [
-        "7 completions of 64 tokens at once"
+        "7 completions of 64 tokens at once, of prompts of 256"
     ]

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from rlhf import sampling
+from rlhf.decoding import decode_shared
 from rlhf.errors import UserError
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
@@ -207,6 +208,24 @@ def test_a_large_vocabulary_is_searched_in_blocks(v: int) -> None:
     assert above.min() > -1e-6
     assert below.min() > -1e-6
     assert (token == torch.searchsorted(exact, wanted, right=True).squeeze(-1)).float().mean() > 0.995
+
+
+def test_the_longest_prompt_of_a_batch_says_how_many_are_sampled_from_together(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if there were room for 12 tokens of prompts; what is sampled stays the same."""
+    sizes: list[int] = []
+
+    def counted(model: nn.Module, decoder: object, prompts: list[list[int]], *rest: object):
+        sizes.append(len(prompts))
+        return decode_shared(model, decoder, prompts, *rest)
+
+    wanted = [one.tokens for one in draw(model)]
+    monkeypatch.setattr(sampling, "together_with", lambda _, *, prompt, completions, length: max(1, 12 // prompt))
+    monkeypatch.setattr(sampling, "decode_shared", counted)
+    monkeypatch.setattr(sampling, "shares_prompts", lambda _: True)
+    assert [one.tokens for one in draw(model)] == wanted
+    assert sizes == [2, 3, 1]  # of 6 and 6 tokens; 4, 3 and 2; 1
 
 
 def test_under_bf16_autocast(model: nn.Module) -> None:
