@@ -56,7 +56,6 @@ BLOCKS = (
         "reward_models.train_preference_rm",
         "reward_models/configs/preference_rm.yaml",
         "Qwen/Qwen3-1.7B",
-        arguments=("--low_memory", "true"),
         data="pairs.jsonl",
     ),
     Block(
