@@ -7,10 +7,11 @@ from typing import Any
 from rlhf.config.recorded import read_provenance, trainer_of
 from rlhf.errors import UserError
 
-# --resume may change how long the run is, what it saves and what it shows. Any other setting makes it another run.
+# --resume may change how long the run is, what it saves, what it shows, and which memory it takes: results differ by
+# rounding alone, and a run that ran out of memory goes on. Any other setting makes it another run.
 MAY_CHANGE = (
     *("max_steps", "save_every", "keep_checkpoints", "save_dtype", "eval_every", "sample_every"),
-    "fsdp",
+    *("fsdp", "memory_gb", "sampling_batch", "offload_reference"),
     *("vllm_url", "vllm_folder", "vllm_patience_s"),
     *("wandb_project", "wandb_entity", "wandb_run_name", "wandb_mode", "tensorboard", "trackio"),
 )

@@ -1,9 +1,12 @@
 """What a continued run may be asked for: its own settings, a listed few anew, and everything anew only as a fork."""
 
 import json
+import re
 import shlex
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +14,9 @@ from pydantic import Field
 
 from rlhf.config.command import Command, read_command
 from rlhf.config.recorded import trainer_of
+from rlhf.config.reference import ReferenceConfig
 from rlhf.config.resuming import MAY_CHANGE
+from rlhf.config.sampling import SamplingConfig
 from rlhf.config.schema import Section
 from rlhf.config.trainer import TrainerConfig
 from rlhf.config.vllm import VllmConfig
@@ -35,10 +40,18 @@ def fill(config: Toy) -> Toy:
     return config.model_copy(update={"clip": 0.2 if config.clip is None else config.clip})
 
 
-def read(words: str, *, trainer: str = "toy.train", env: dict[str, str] | None = None) -> Command[Toy]:
+def read(
+    words: str, *, trainer: str = "toy.train", env: dict[str, str] | None = None, config_class: type[Toy] = Toy
+) -> Command[Any]:
     prog = f"python -m {trainer}"
-    given = {"prog": prog, "description": "", "environ": env or {}, "cuda_gb": lambda: 0.0, "fill": fill}
-    return read_command(Toy, shlex.split(words), default_config=Path("default.yaml"), **given)
+    given: dict[str, Any] = {
+        "prog": prog,
+        "description": "",
+        "environ": env or {},
+        "cuda_gb": lambda: 0.0,
+        "fill": fill,
+    }
+    return read_command(config_class, shlex.split(words), default_config=Path("default.yaml"), **given)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +93,26 @@ def test_length_saving_logging_and_evaluation_may_change() -> None:
     command = read(f"--resume --output_dir run {words}", env={"WANDB_PROJECT": "p"})
     for key, value in {"max_steps": 9, "save_every": 3, "eval_every": 2, "wandb_project": "p", "lr": 1e-3}.items():
         assert getattr(command.config, key) == value
-    assert set(MAY_CHANGE) <= {*Toy.model_fields, *VllmConfig.model_fields}
+    known = (Toy, VllmConfig, SamplingConfig, ReferenceConfig)
+    assert set(MAY_CHANGE) <= {key for config_class in known for key in config_class.model_fields}
+
+
+class Sampling(SamplingConfig, ReferenceConfig, Toy):
+    """Toy that samples"""
+
+
+@pytest.mark.parametrize(("key", "value"), [("memory_gb", 16), ("sampling_batch", 32), ("offload_reference", True)])
+def test_a_run_that_ran_out_of_memory_goes_on_with_less(key: str, value: object) -> None:
+    command = read(f"--resume --output_dir run --{key} {str(value).lower()}", config_class=Sampling)
+    assert (getattr(command.config, key), command.config.lr) == (value, 1e-3)
+
+
+def test_the_page_of_runs_lists_what_may_change() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "runs.md").read_text()
+    (sentence,) = re.findall(r"What may change: (.+?) \(`rlhf/config/resuming\.py`\)", page, re.DOTALL)
+    listed = re.findall(r"`([a-z_*]+)`", sentence)
+    assert [name for name in listed if not any(fnmatch(key, name) for key in MAY_CHANGE)] == []
+    assert [key for key in MAY_CHANGE if not any(fnmatch(key, name) for name in listed)] == []
 
 
 @pytest.mark.parametrize(
