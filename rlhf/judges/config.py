@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rlhf.config.addresses import Address
+from rlhf.config.addresses import ApiAddress
 from rlhf.config.keys import all_keys, flatten
 from rlhf.config.paths import PathName, user_path
 from rlhf.config.schema import Section
@@ -60,7 +60,7 @@ class JudgeConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where a model here is loaded.")
 
-    url: Address | None = Field(
+    url: ApiAddress | None = Field(
         None,
         description="OpenAI-compatible endpoint, such as http://localhost:8000/v1; null: load the model here.",
     )

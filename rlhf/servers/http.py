@@ -5,6 +5,7 @@ server that is not there is an error before anything is loaded.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ MAY_ANSWER_LATER = {408, 409, 425, 429, 500, 502, 503, 504}
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CONNECTS_IN_S = 10.0
 SHOWN = 200  # characters of what a server said
+MARKUP = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 class NoAnswerError(Exception):
@@ -79,7 +81,7 @@ class Connection:
         if response.is_success:
             return response
         status = response.status_code
-        reason = f"status {status}: {self.without_secret(response.text)[:SHOWN]}"
+        reason = f"status {status}: {shortened(self.without_secret(response.text))}"
         if status in MAY_ANSWER_LATER:
             raise NoAnswerError(reason, status=status, retry_after=response.headers.get("Retry-After", ""))
         raise RefusedError(reason, status=status)
@@ -128,6 +130,18 @@ def in_parallel[A, T](call: Callable[[A], T], items: Sequence[A], *, at_once: in
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def shortened(body: str) -> str:
+    """What a server said, for a message: its first line of text, of JSON all lines as one; at most SHOWN characters.
+
+    >>> shortened("<!DOCTYPE HTML>\\n<html>\\n <style>p {color: red}</style>\\n <title>Not found</title>\\n <p>404</p>")
+    'Not found'
+    """
+    if body.lstrip().startswith(("{", "[")):
+        return " ".join(body.split())[:SHOWN]
+    text = MARKUP.sub("", body) if body.lstrip().startswith("<") else body
+    return next((line.strip()[:SHOWN] for line in text.splitlines() if line.strip()), "")
 
 
 def waiting_time(attempt: int, retry_after: str = "") -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.servers.http import NoAnswerError, call_again, waiting_time
+from rlhf.servers.http import SHOWN, NoAnswerError, call_again, shortened, waiting_time
 
 
 def test_a_server_says_how_long_to_wait() -> None:
@@ -31,3 +31,17 @@ def test_a_call_is_made_again_until_it_is_enough() -> None:
             wait=waits.append,
         )
     assert (told, waits) == (["failure 1", "failure 2"], [0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("", ""),
+        ("\n broken \nTraceback", "broken"),
+        ('{\n "error": {\n  "message": "too <long>"}}', '{ "error": { "message": "too <long>"}}'),
+        ("<script>\nif (a < b) {}\n</script>\n<h1>Not\nhere</h1>", "Not"),
+        ("x" * 999, "x" * SHOWN),
+    ],
+)
+def test_of_what_a_server_says_a_message_has_one_line(body: str, says: str) -> None:
+    assert shortened(body) == says

@@ -1,7 +1,9 @@
 """What a vLLM server answers, and what is refused of it."""
 
 from collections.abc import Generator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -140,6 +142,18 @@ def test_the_hint_is_the_command_that_starts_a_server(model: Path) -> None:
     assert "--enable-lora --max-lora-rank 16" in str(caught.value.hint)
 
 
+def test_a_server_of_web_pages_is_refused_in_one_line(model: Path) -> None:
+    """A server of files answers with a page, as `python -m http.server` does."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as files:
+        Thread(target=files.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"http://127.0.0.1:{files.server_port}"
+        config = PolicyGradientConfig(sampler="vllm", vllm_url=url, model_name=str(model))
+        with pytest.raises(UserError) as caught:
+            refuse_missing_server(config)
+        files.shutdown()
+    assert caught.value.message.endswith("asks for the key in VLLM_API_KEY (status 404: Error response)")
+
+
 def test_another_vocabulary_is_refused(server: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "post_tokenize", lambda _: (200, {"tokens": [1, 2, 3]}))
     with pytest.raises(UserError, match=r"has another vocabulary: a text of \d+ tokens has 3 there"):
@@ -151,7 +165,7 @@ def test_another_vocabulary_is_refused(server: FakeVllm, monkeypatch: pytest.Mon
     [
         ({"sampler": "vllm"}, "the address of the server is missing"),
         ({"vllm_url": "http://localhost:8000"}, "are for --sampler vllm"),
-        ({"sampler": "vllm", "vllm_url": "localhost:8000"}, "is no address"),
+        ({"sampler": "vllm", "vllm_url": "localhost:8000"}, r"is no address; accepted: http\(s\)://HOST:PORT, for"),
         ({"sampler": "vllm", "vllm_url": "http://h", "temperature": 0.005}, "vLLM samples at 0.01"),
         ({"sampler": "vllm", "vllm_url": "http://h", "sampling_batch": 8}, "--max-num-seqs"),
     ],
