@@ -66,7 +66,7 @@ def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
         return {
             "GRPO": Experiment(1e-4, {"max_steps": 15}),
             "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),  # of 1, 3, 10: see docs/LOG.md
-            "preference RM": Experiment(2.5e-4, {"max_steps": 150}),
+            "preference RM": Experiment(2.5e-4, {"max_steps": 150, "model_name": "embedded-judge"}),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}
     from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 24, "batch_size": 8}
@@ -89,13 +89,13 @@ def planned(name: str, folder: Path, model: str, *, seeds: int, device: str) -> 
     def run(way: str, seed: int) -> Planned:
         lr, settings, lora_lr_factor = experiments(model, folder / "pairs.jsonl")[name]
         lr *= lora_lr_factor if way == "LoRA" else 1
-        given = {"model_name": model, "device": device, "lr": lr, "seed": seed, "eval_every": 0}
+        given = {"model_name": model, "device": device, "eval_every": 0, **settings, "lr": lr, "seed": seed}
         path = folder / f"{name.replace(' ', '_')}-{way}-seed{seed}"
         return planned_run(
             f"{name}, {way}, seed {seed}",
             path,
             **TRAINERS[name]._asdict(),
-            settings={**settings, **WAYS[way], **given},
+            settings={**given, **WAYS[way]},
             profile="laptop",
         )
 
