@@ -116,6 +116,18 @@ def test_sft_learns_rows_of_a_file(commands, tmp_path):
         assert losses[-1] < 0.1 < losses[0]
 
 
+@pytest.mark.parametrize("given", [[], ["--fsdp", "true", "--memory_gb", "16"]])
+def test_what_acts_on_nothing_here_is_said(commands, tmp_path, given):
+    """One process divides nothing, and a limit of a GPU's memory limits no run on a CPU."""
+    arguments = ["--profile", "laptop", "--device", "cpu", "--data.held_out", "2", *given]
+    short = ["--max_steps", "1", "--batch_size", "2", "--eval_max_new_tokens", "2"]
+    outcome = commands.instruction_tuning(*arguments, *short, "--output_dir", tmp_path / "r")
+    assert outcome.code == 0, outcome.err
+    said = outcome.out + outcome.err
+    for what in ("fsdp divides nothing among one process", "memory_gb limits a run on a GPU alone"):
+        assert (what in said) == bool(given)
+
+
 @pytest.mark.parametrize("kernels", [True, False])
 def test_slow_bf16_is_named(commands, tmp_path, monkeypatch, kernels):
     """On a processor without kernels for it a run would seem to hang."""

@@ -17,7 +17,7 @@ from rlhf.config.reference import offloads_reference
 from rlhf.config.trainer import TrainerConfig
 from rlhf.config.yaml_file import to_yaml
 from rlhf.cpu import has_bf16_kernels
-from rlhf.distributed import device_of, led_by_main, make_accelerator, refuse_uneven
+from rlhf.distributed import command_for_several, device_of, led_by_main, make_accelerator, refuse_uneven
 from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_long_settings
 from rlhf.models.loading import read_config
@@ -181,6 +181,10 @@ class Opening(Models):
         )
         if self.precision == "bf16" and self.device.type == "cpu" and not has_bf16_kernels():
             self.console.say("bf16 is very slow on this processor: --precision fp32 is ten times as fast and more")
+        if config.fsdp and accelerator.num_processes == 1:
+            self.console.say(f"fsdp divides nothing among one process; several: {command_for_several()}")
+        if config.memory_gb and self.device.type != "cuda":
+            self.console.say(f"memory_gb limits a run on a GPU alone, not on {self.device.type}")
 
     def _refuse_other_data(self) -> None:
         told = run_directory.read_provenance(self.path)
