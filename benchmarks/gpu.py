@@ -28,24 +28,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu_work import BLOCKS, TINY, make_model, write_rows
+from benchmarks.gpu_work import BLOCKS, SMALL, SMALLER, TINY, UNEVALUATED, make_model, write_rows
 from rlhf.models.known_sizes import KNOWN_SIZES
 
 STEPS = 3
 PARTS = ("blocks", "speed", "learns", "resume")
-SMALL = ["--max_new_tokens", "16", "--prompts_per_step", "2", "--group_size", "4"]
-SMALLER = {  # for --tiny
-    "policy_gradients.train": SMALL,
-    "distillation.train": SMALL,
-    "rejection_sampling.train": ["--max_new_tokens", "64", "--prompts_per_round", "8", "--batch_size", "4"],
-}
-
-
-ONE_PROBLEM = ["--eval_problems", "1"]
-UNEVALUATED = {  # so that a plan says nothing of evaluations that are not made
-    **dict.fromkeys(("policy_gradients.train", "distillation.train", "rejection_sampling.train"), ONE_PROBLEM),
-    "direct_alignment.train": ["--eval_samples", "0"],
-}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128}
+SMALL = ["--max_new_tokens", "16", "--prompts_per_step", "2", "--group_size", "4"]
+SMALLER = {  # for --tiny
+    "policy_gradients.train": SMALL,
+    "distillation.train": SMALL,
+    "rejection_sampling.train": ["--max_new_tokens", "64", "--prompts_per_round", "8", "--batch_size", "4"],
+}
+
+
+ONE_PROBLEM = ["--eval_problems", "1"]
+UNEVALUATED = {  # so that a plan says nothing of evaluations that are not made
+    **dict.fromkeys(("policy_gradients.train", "distillation.train", "rejection_sampling.train"), ONE_PROBLEM),
+    "direct_alignment.train": ["--eval_samples", "0"],
+}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
