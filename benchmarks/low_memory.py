@@ -4,7 +4,7 @@ Three ways to train, which differ in nothing else:
 
     fp32         all weights, 16 bytes each
     low_memory   all weights in bf16 with stochastic rounding, moments in 8 bits: 6 bytes each
-    LoRA         adapters of rank 32 on frozen bf16 weights, with ten times the learning rate, or three times
+    LoRA         adapters of rank 32 on frozen bf16 weights, with ten times the learning rate, or less
 
 SmolLM2-135M-Instruct learns to add and subtract two digits: by GRPO, and by DPO on pairs of a right and a wrong
 completion of its own, which the reward model tells apart. The embedded model (`--model embedded`) does what the laptop
@@ -65,8 +65,8 @@ def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
         dpo = {"max_steps": 60, "batch_size": 16, "eval_samples": 0}
         return {
             "GRPO": Experiment(1e-4, {"max_steps": 15}),
-            "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),  # of 1, 3, 10: see docs/LOG.md
-            "preference RM": Experiment(2.5e-4, {"max_steps": 150, "model_name": "embedded-judge"}),
+            "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),  # both: see docs/LOG.md
+            "preference RM": Experiment(2.5e-4, {"max_steps": 150, "model_name": "embedded-judge"}, lora_lr_factor=5),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}
     from_pairs = {**shared, "data": {"path": str(pairs), "held_out": 80}, "max_steps": 24, "batch_size": 8}
