@@ -21,8 +21,6 @@ SMALLER = {  # for --tiny
     "distillation.train": SMALL,
     "rejection_sampling.train": ["--max_new_tokens", "64", "--prompts_per_round", "8", "--batch_size", "4"],
 }
-
-
 ONE_PROBLEM = ["--eval_problems", "1"]
 UNEVALUATED = {  # so that a plan says nothing of evaluations that are not made
     **dict.fromkeys(("policy_gradients.train", "distillation.train", "rejection_sampling.train"), ONE_PROBLEM),

@@ -61,11 +61,11 @@ class Experiment(NamedTuple):
 
 def experiments(model: str, pairs: Path) -> dict[str, Experiment]:
     """How each of TRAINERS trains; `pairs`: the file for SmolLM2."""
-    if model == "embedded":
+    if model == "embedded":  # learning rates of LoRA: docs/LOG.md says among which
         dpo = {"max_steps": 60, "batch_size": 16, "eval_samples": 0}
         return {
             "GRPO": Experiment(1e-4, {"max_steps": 15}),
-            "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),  # both: see docs/LOG.md
+            "DPO": Experiment(5e-5, dpo, lora_lr_factor=3),
             "preference RM": Experiment(2.5e-4, {"max_steps": 150, "model_name": "embedded-judge"}, lora_lr_factor=5),
         }
     shared = {"token_budget": 2048, "warmup_steps": 2}

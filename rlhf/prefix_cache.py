@@ -11,7 +11,9 @@ BLOCK = 8  # tokens of a completion that there is room for at a time
 
 
 def bytes_of_token(config: PreTrainedConfig, *, width: int) -> int:
-    """Of the keys and values of a token in all layers; `width`: bytes of a number."""
+    """Of the keys and values of a token in all layers; none without attention. `width`: bytes of a number."""
+    if not hasattr(config, "num_attention_heads"):
+        return 0
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * width * config.num_hidden_layers * heads * head

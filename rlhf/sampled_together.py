@@ -1,5 +1,7 @@
 """How many prompts are sampled from together: as many as have room in a share of a GPU's memory."""
 
+import math
+
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -41,16 +43,16 @@ def prompts_together(
         memory: of the GPU, bytes.
     """
     of_one = bytes_of_sampling(config, prompt=prompt, completions=completions, length=length, width=width)
-    return max(1, int(min(MOST_TOGETHER // completions, SHARE_OF_MEMORY * memory // of_one)))
+    return max(1, int(min(MOST_TOGETHER // completions, SHARE_OF_MEMORY * memory / of_one)))
 
 
 def together_with(model: PreTrainedModel, *, prompt: int, completions: int, length: int) -> int:
     """`prompts_together` of a model that is loaded. On a CPU memory is no limit."""
     device = next(model.parameters()).device
-    if device.type != "cuda":
-        return max(1, MOST_TOGETHER // completions)
-    memory = torch.cuda.get_device_properties(device).total_memory
-    memory *= torch.cuda.get_per_process_memory_fraction(device)  # see memory_gb
-    width = 2 if torch.is_autocast_enabled("cuda") else 4
+    memory = math.inf
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        memory *= torch.cuda.get_per_process_memory_fraction(device)  # see memory_gb
+    width = 2 if torch.is_autocast_enabled(device.type) else 4
     config = model.config.get_text_config()
     return prompts_together(config, prompt=prompt, completions=completions, length=length, memory=memory, width=width)

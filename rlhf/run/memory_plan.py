@@ -141,11 +141,12 @@ def memory_needs(
         size = sum(p.numel() for p in _skeleton(teacher).parameters())
         wide, how = (4, "fp32") if phase == "sampling" else (frozen, stored)
         needs.append(Need("teacher", wide * size / GB, f"{teacher}, {size / 1e6:,.0f} M, {how}", phase))
-    sampling = [_sampling(config, settings, each, width=2 if in_bf16 else 4) for each in sampled if each.prompts]
+    width = 2 if in_bf16 else 4
+    sampling = [_sampling(config, settings, each, width=width) for each in sampled if each.prompts]
     if sampling:
         on_card = settings.memory_gb or device_of(settings.device).type != "cpu"
         if max(rows for _, rows in sampling) >= FEWEST_ROWS and not on_card:
-            copies = bytes_of_packed(model, width=2 if in_bf16 else 4) / GB
+            copies = bytes_of_packed(model, width=width) / GB
             needs.append(Need("packed weights", copies, "laid out for decoding on a CPU", "sampling"))
         needs.append(max((need for need, _ in sampling), key=lambda need: need.gigabytes))
     return needs
@@ -247,11 +248,13 @@ def show_plan[ConfigT: TrainerConfig](command: Command[ConfigT], plan_of: Callab
         lines.append(f"{need.what:<16} {need.gigabytes:7.2f} GB  {need.why}{phase}")
     lines.append(f"{'at most':<16} {plan.peak_gb:7.2f} GB  at once")
     if config.memory_gb:
-        lines.append(_verdict(config, plan_of, config.memory_gb))
+        lines.append(_verdict(config, plan, plan_of, config.memory_gb))
     return "\n".join(lines)
 
 
-def _verdict[ConfigT: TrainerConfig](config: ConfigT, plan_of: Callable[[ConfigT], Plan], limit: float) -> str:
+def _verdict[ConfigT: TrainerConfig](
+    config: ConfigT, plan: Plan, plan_of: Callable[[ConfigT], Plan], limit: float
+) -> str:
     """Whether a run fits a card of so many GB, and which settings get there: each alone, or else all together."""
 
     def peak(changes: Mapping[str, Any]) -> float:
@@ -261,13 +264,13 @@ def _verdict[ConfigT: TrainerConfig](config: ConfigT, plan_of: Callable[[ConfigT
         changed = {key: value for key, value in changes.items() if value != getattr(config, key)}
         return " ".join(f"--{key} {json.dumps(value).strip('"')}" for key, value in changed.items())
 
-    needed = peak({})
+    needed = plan.peak_gb
     if needed * MARGIN <= limit:
         return f"fits in {limit:g} GB"
     said = f"does NOT fit in {limit:g} GB; "
     if needed <= limit:
         said = f"may not fit in {limit:g} GB (a peak can be {MARGIN - 1:.0%} above its plan); "
-    levers = _levers(config, plan_of(config))
+    levers = _levers(config, plan)
     reached: dict[tuple[str, ...], str] = {}
     for lever in levers:
         if (size := peak(lever)) * MARGIN <= limit:
