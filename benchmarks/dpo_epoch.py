@@ -10,7 +10,7 @@ What makes it a fair race:
 - Both train the same model from `load_policy` (fp32 weights, SDPA attention) on the same token ids: TRL's own
   tokenizing is skipped, so that neither template nor truncation can differ. Tokens read are counted and compared.
 - The first loss of both is ln 2 and the later ones are compared: the same maths was done.
-- TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu.py; `--trl_cpu default` measures it as it
+- TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu/; `--trl_cpu default` measures it as it
   comes), and keeps the reference's log-probabilities too (precompute_ref_log_probs), which spares it a forward pass in
   every step; `--trl_reference live` measures its default. Its cache on disk starts empty, as ours does.
 - The processor time that other programs used during a step is measured and printed.

@@ -13,8 +13,9 @@ What makes it a fair race:
   in ours by a function that chooses the tokens (the prompts' order may give a group's lengths to another group; the
   total is the same). `--lengths fixed` suppresses it throughout. Tokens sampled and read are counted and compared;
   a difference is an error.
-- TRL gets the fp32 matmul kernels and the allocator that we choose (rlhf/cpu.py), though by itself it does not:
-  `--trl_cpu default` measures it as it comes.
+- TRL gets the fp32 matmul kernels, the allocator and the watch over idle threads that we choose (rlhf/cpu/), though by
+  itself it does not: `--trl_cpu default` measures it as it comes. On the idle machine of a race its threads then spin
+  between operations as long as with PyTorch alone.
 - Rewards come from the same verifier, plus a number in [0, 1) from a hash of the text: an untrained model is always
   wrong, and advantages of 0 would make the backward pass run on zeros.
 - The processor time that other programs used during a step is measured and printed. With `--patience MINUTES`, each

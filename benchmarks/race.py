@@ -103,9 +103,9 @@ def load(name: str, *, seed: int):
 
 
 def load_for_trl(name: str, *, seed: int, cpu: str):
-    """`load` with what TRL needs: a padding token and, unless `cpu` is "default", our fp32 kernels and allocator."""
+    """`load` with what TRL needs: a padding token and, unless `cpu` is "default", what we choose for a CPU."""
     if cpu == "ours":
-        from rlhf.cpu import tune_cpu
+        from rlhf.cpu.tune import tune_cpu
 
         tune_cpu()
     model, tokenizer = load(name, seed=seed)
@@ -198,7 +198,12 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", default="smollm2-135m", help="a model name of rlhf.models.policy, or a folder")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
-    add("--trl_cpu", choices=("ours", "default"), default="ours", help="fp32 kernels and allocator that TRL runs with")
+    add(
+        "--trl_cpu",
+        choices=("ours", "default"),
+        default="ours",
+        help="whose kernels, allocator and idle threads TRL has",
+    )
     add("--seed", type=int, default=0)
     add("--only", choices=SIDES)
     add("--patience", type=float, default=0.0, help="minutes to wait for other programs to leave the machine alone")

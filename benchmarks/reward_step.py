@@ -126,7 +126,7 @@ def race(o: argparse.Namespace) -> dict[str, Any]:
 
     from reward_models.config import OutcomeConfig, PreferenceConfig
     from reward_models.losses import outcome_objective, preference_objective
-    from rlhf.cpu import tune_cpu
+    from rlhf.cpu.tune import tune_cpu
     from rlhf.models.heads import load_with_head
     from rlhf.optimizer import make_optimizer
 

@@ -27,7 +27,7 @@ def measure(repeats: int = 7, clock: Callable[[], float] = time.perf_counter) ->
     """Best of `repeats`: interference only ever slows down."""
     import torch
 
-    from rlhf.cpu import choose_fp32_kernels
+    from rlhf.cpu.kernels import choose_fp32_kernels
 
     choose_fp32_kernels()
     rates = {}

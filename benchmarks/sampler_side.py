@@ -8,7 +8,7 @@ import time
 import torch
 from transformers.utils import logging
 
-from rlhf.cpu import tune_cpu
+from rlhf.cpu.tune import tune_cpu
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.policy import load_policy

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.cache import cached, fingerprint, key
 from rlhf.candidates import sample_candidates
-from rlhf.cpu import tune_cpu
+from rlhf.cpu.tune import tune_cpu
 from rlhf.data.answers import sampled_answer
 from rlhf.distributed import open_device
 from rlhf.errors import UserError

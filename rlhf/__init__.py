@@ -4,11 +4,10 @@ import logging
 import os
 import warnings
 
-# Read by OpenMP when torch is loaded, which is after this. A thread with nothing to do soon sleeps instead of spinning:
-# on a machine that does anything else besides, a small model is otherwise many times slower. Not at once, since waking
-# a thread for every operation would double the time of sampling on an idle machine.
+# Read by OpenMP when torch is loaded, which is after this: idle threads sleep; those of GNU's OpenMP spin first while
+# there are no more of them than cores, which `cpu/idle_threads.py` sees to.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "300000")  # a few milliseconds, as GNU's OpenMP has it by itself
 
 # transformers loads torchao with itself. That registers with PyTorch what PyTorch has by now, which is no news to
 # somebody who trains, and has an escape sequence in a docstring.

@@ -12,7 +12,7 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType, broadcast_object_list, gather_object
 from torch import Tensor
 
-from rlhf.cpu import tune_cpu
+from rlhf.cpu.tune import tune_cpu
 from rlhf.errors import UserError
 
 # How many processes a launcher says that there are, and which of them this is: MPI's variables, then torchrun's.

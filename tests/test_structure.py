@@ -28,12 +28,13 @@ MOST_FILES = 22  # of rlhf/, beside its folders
 
 # The folders of rlhf, and which others each may import. `front` is the modules beside the folders.
 ROOMS = {
+    "cpu": set(),
     "config": {"front"},
     "embedded": {"front", "config", "models", "text"},
     "text": {"front"},
     "servers": {"front", "config", "models", "run"},
     "data": {"front", "config", "text"},
-    "models": {"front", "config", "data", "text"},
+    "models": {"front", "config", "cpu", "data", "text"},
     "tasks": {"front", "config", "data", "text"},
     "generate": {"front", "config", "data", "models", "tasks", "text"},
     "evaluate": {"front", "config", "data", "generate", "models", "tasks", "text"},
@@ -41,8 +42,8 @@ ROOMS = {
     "chat": {"front", "config", "data", "generate", "models", "tasks", "text"},
     "report": {"front", "config"},
     "publish": {"front", "config"},
-    "run": {"front", "config", "data", "embedded", "models", "report", "tasks", "text"},
-    "front": {"data", "models", "tasks", "text"},
+    "run": {"front", "config", "cpu", "data", "embedded", "models", "report", "tasks", "text"},
+    "front": {"cpu", "data", "models", "tasks", "text"},
 }
 # Modules beside the folders that import no folder.
 MATHS = {"tensors", "kl", "aggregate", "statistics", "random_keys"}

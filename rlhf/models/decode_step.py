@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaModel, Olmo2Model, PreTrainedModel, Qwen2Model, Qwen3Model
 
-from rlhf.cpu import own_fp32_kernels
+from rlhf.cpu.kernels import own_fp32_kernels
 from rlhf.models.packed import Project, layers_to_pack, packed, packed_projection, precision, product, projection
 from rlhf.prefix_cache import PrefixCache, attend
 

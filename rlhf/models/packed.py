@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.cpu import has_bf16_kernels, own_fp32_kernels
+from rlhf.cpu.kernels import has_bf16_kernels, own_fp32_kernels
 from rlhf.tensors import in_fp32
 
 SMALLEST = 2**16  # numbers of a weight; smaller ones stay in the processor's cache, and a layout gains nothing

@@ -16,7 +16,7 @@ from rlhf.config.command import Command
 from rlhf.config.reference import offloads_reference
 from rlhf.config.trainer import TrainerConfig
 from rlhf.config.yaml_file import to_yaml
-from rlhf.cpu import has_bf16_kernels
+from rlhf.cpu.kernels import has_bf16_kernels
 from rlhf.distributed import command_for_several, device_of, led_by_main, make_accelerator, refuse_uneven
 from rlhf.errors import UserError
 from rlhf.models.architecture import refuse_long_settings

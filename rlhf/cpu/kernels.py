@@ -1,19 +1,9 @@
-"""How PyTorch is made to work well on a CPU. (Which attention kernel takes which rows: rlhf/logprobs.py.)"""
+"""Which kernels multiply matrices on a CPU. (Which attention kernel takes which rows: rlhf/logprobs.py.)"""
 
-import ctypes
-import platform
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-
-MMAP_MAX, TRIM_THRESHOLD = -4, -1  # what mallopt calls M_MMAP_MAX and M_TRIM_THRESHOLD
-
-
-def tune_cpu() -> None:
-    """Choose matrix kernels and allocator for this process; may be called again. Results stay those of fp32."""
-    choose_fp32_kernels()
-    keep_freed_memory()
 
 
 @torch.no_grad()
@@ -60,19 +50,3 @@ def own_fp32_kernels() -> Generator[None]:
 def has_bf16_kernels() -> bool:
     """Whether PyTorch multiplies bf16 fast here. With AVX2 alone, say, it takes 10 to 300 times as long as fp32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def keep_freed_memory() -> bool:
-    """Have the C library keep what large tensors free for the next ones, instead of giving it back to the system.
-
-    glibc takes every block over 32 MB from the system and returns it when it is freed, so each micro-batch has its
-    memory cleared by the kernel again, page by page: a sixth of a training step. The peak is about the same; a process
-    then holds it between two steps too.
-
-    Returns:
-        Whether there was a glibc that took it.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))

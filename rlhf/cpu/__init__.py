@@ -1,0 +1,1 @@
+"""How PyTorch is made to work well on a CPU."""
