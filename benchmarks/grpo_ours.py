@@ -65,6 +65,7 @@ def make_recipe(options: Options):
         group_size=options.rollouts,
         max_new_tokens=options.max_new_tokens,
         sampling_batch=options.prompts * options.rollouts,
+        token_budget=options.token_budget,
     )
     return resolve(config.model_copy(update={"clip_low": CLIP, "clip_high": CLIP}))
 

@@ -184,6 +184,7 @@ def main() -> None:
     add("--prompt_tokens", type=int, default=110)
     add("--lengths", choices=("natural", "fixed"), default="natural", help="up to max_new_tokens, or all that long")
     add("--steps", type=int, default=3, help="timed steps, after one that warms up")
+    add("--token_budget", type=int, default=8192, help="tokens of our micro-batches, as in a run's config")
     add("--trl_micro_batch", type=int, default=0, help="per_device_train_batch_size of TRL; 0 is prompts * rollouts")
     options, names, path = parse(parser, Options)
     measured = race(options, names)

@@ -30,6 +30,7 @@ class Options:
     prompt_tokens: int
     lengths: str
     steps: int
+    token_budget: int
     trl_micro_batch: int
     trl_cpu: str
     seed: int

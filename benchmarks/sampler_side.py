@@ -8,11 +8,15 @@ import time
 import torch
 from transformers.utils import logging
 
-from rlhf.cpu.tune import tune_cpu
 from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.policy import load_policy
 from rlhf.sampling import sample, shares_prompts
+
+try:
+    from rlhf.cpu.tune import tune_cpu
+except ModuleNotFoundError:  # a checkout from before 0.3.0
+    from rlhf.cpu import tune_cpu  # ty: ignore[unresolved-import]
 
 FEW = 2  # new tokens of the call whose time is subtracted
 GROUP = 8  # completions of a prompt

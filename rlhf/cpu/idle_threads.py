@@ -10,6 +10,7 @@ which `rlhf/__init__.py` sets) only while it has no more threads than there are 
 have them sleep, the watch keeps teams of threads that do nothing.
 """
 
+import atexit
 import math
 import os
 import sys
@@ -29,7 +30,9 @@ QUIET = 0.25  # cores by which other programs may exceed what we leave to them
 def spin_while_alone() -> None:
     """Start the watch, on Linux. Elsewhere PyTorch has another OpenMP, whose idle threads sleep."""
     if sys.platform == "linux":
-        IdleThreads().start()
+        watch = IdleThreads()
+        watch.start()
+        atexit.register(watch.end)
 
 
 class IdleThreads(Thread):
@@ -40,13 +43,18 @@ class IdleThreads(Thread):
         self.affine = len(os.sched_getaffinity(0))  # what OpenMP takes for the number of cores
         self.cores = min(self.affine, quota())
         self.end_of_teams: Event | None = None  # None: there are none, and threads spin
+        self.end_of_watch = Event()
 
     def run(self) -> None:
         self.sleep()
-        watch = Usage()
-        while True:
-            time.sleep(INTERVAL)
-            self.heed(watch.cores_of_others())
+        usage = Usage()
+        while not self.end_of_watch.wait(INTERVAL):
+            self.heed(usage.cores_of_others())
+
+    def end(self) -> None:
+        """Before Python ends: it would stop a thread in the middle of an operation of PyTorch, which ends in a crash."""
+        self.end_of_watch.set()
+        self.join()
 
     def heed(self, others: float) -> None:
         """Choose by the cores that other programs use. Below zero, the system counts not even what we used."""
