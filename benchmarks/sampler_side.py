@@ -1,6 +1,7 @@
 """A process that samples with the `rlhf` it finds, for `benchmarks.sampler`: that may be another checkout's."""
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -12,11 +13,6 @@ from rlhf.groups import Group
 from rlhf.logprobs import Scorer, score
 from rlhf.models.policy import load_policy
 from rlhf.sampling import sample, shares_prompts
-
-try:
-    from rlhf.cpu.tune import tune_cpu
-except ModuleNotFoundError:  # a checkout from before 0.3.0
-    from rlhf.cpu import tune_cpu  # ty: ignore[unresolved-import]
 
 FEW = 2  # new tokens of the call whose time is subtracted
 GROUP = 8  # completions of a prompt
@@ -32,7 +28,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    tune_cpu()
+    _tune_cpu()
     model = load_policy(options.model)
     shares_prompts(model)  # probes the model once, which is no part of sampling
     looked_up = (
@@ -44,6 +40,14 @@ def main() -> None:
         precision, sequences = json.loads(line)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             print(json.dumps(_measure(model, sequences, options)), flush=True)
+
+
+def _tune_cpu() -> None:
+    """`tune_cpu`, which checkouts from before 0.3.0 have beside the folders."""
+    cpu = importlib.import_module("rlhf.cpu")
+    if hasattr(cpu, "__path__"):  # a folder
+        cpu = importlib.import_module("rlhf.cpu.tune")
+    cpu.tune_cpu()
 
 
 def _measure(model, sequences: int, options: argparse.Namespace) -> dict[str, float]:

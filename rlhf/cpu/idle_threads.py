@@ -52,7 +52,7 @@ class IdleThreads(Thread):
             self.heed(usage.cores_of_others())
 
     def end(self) -> None:
-        """Before Python ends: it would stop a thread in the middle of an operation of PyTorch, which ends in a crash."""
+        """Before Python ends, which must not stop a thread in the middle of an operation of PyTorch."""
         self.end_of_watch.set()
         self.join()
 
