@@ -1,9 +1,9 @@
 """What PyTorch's idle threads do between two operations: spin while the machine is ours, sleep while it is not.
 
-Threads that spin are ready for the next operation at once; threads that sleep have to be woken. Waking one takes up to
-0.1 ms, and a decode step is hundreds of operations: on an idle machine spinning makes sampling 1.3 to 2.3 times as
-fast. Beside a busy program it makes it up to 35 times as slow, since one thread then spins for another that has no
-core. Therefore a watch looks twice a second at what other programs use. Which of the two it is changes no result.
+Threads that spin are ready for the next operation at once; threads that sleep have to be woken. A decode step is
+hundreds of operations, and on an idle machine much of it can be waking. Beside a busy program spinning is far worse,
+since one thread then spins for another that has no core (figures: docs/LOG.md). Therefore a watch looks twice a second
+at what other programs use. Which of the two it is changes no result.
 
 GNU's OpenMP, which PyTorch has on Linux, has no call for this. But its threads spin (as often as GOMP_SPINCOUNT says,
 which `rlhf/__init__.py` sets) only while it has no more threads than there are cores; beyond, they sleep at once. To

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 
+import psutil
 import pytest
 import torch
 
@@ -98,14 +100,18 @@ def test_a_busy_program_is_seen():
             busy.kill()
 
 
-def test_own_work_is_not_that_of_others():
-    """This process keeps a core busy, which others cannot use meanwhile."""
+def test_own_work_is_not_that_of_others(monkeypatch):
+    """Neither do idle and waiting cores count, nor guests a second time, which `user` has."""
     usage = Usage()
-    begin = time.monotonic()
-    while time.monotonic() < begin + 0.5:
-        pass
-    machine = os.cpu_count() or 1
-    assert usage.cores_of_others() < machine - 0.3
+    usage.before = (10.0, 20.0)
+    times = dict.fromkeys(("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest"), 0.0)
+    times |= {"user": 32, "idle": 9, "iowait": 5, "guest": 2, "guest_nice": 0}
+    machine = namedtuple("Machine", times)(**times)
+    own = namedtuple("Own", ["user", "system"])(6, 1)
+    monkeypatch.setattr(time, "monotonic", lambda: 12.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: machine)
+    monkeypatch.setattr(usage.process, "cpu_times", lambda: own)
+    assert usage.cores_of_others() == 2.5  # (32 - 7 - 20) / 2
 
 
 def test_one_watch_a_process():
