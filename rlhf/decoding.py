@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.models.architecture import using_attention
+from rlhf.models.attention import using_attention
 from rlhf.models.decode_step import Decoder
 from rlhf.prefix_cache import PrefixCache, PrefixCacheAtPlace
 

@@ -55,14 +55,17 @@ class Rows:
     labels: Int[Tensor, "n t"]  # the tokens of the completions
     mask: Bool[Tensor, "n t"]  # True: the token is in the loss
     index: Int[Tensor, " n"]  # number of the completion in the whole batch, counted through the groups in order
+    token_index: Int[Tensor, " m"]  # index, in the flattened rows, of each token that is not padding
+    bounds: list[list[int]]  # of each group among these m tokens: its start, the prompt's end, the completions' ends
 
     def in_order(self, values: Tensor) -> Tensor:
         """Values of the completions of these rows (n, ...), in the order of the groups and their completions."""
         return values[self.index.argsort()]
 
     def to(self, device: torch.device) -> "Rows":
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Rows(**{name: x if x is None else x.to(device, non_blocking=True) for name, x in moved.items()})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: x.to(device, non_blocking=True) for name, x in parts.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
     group_of = torch.full((r, length), -1)  # -1 = padding
     branch = torch.zeros(r, length, dtype=torch.long)
     completions: list[tuple[Sequence[int], Sequence[bool] | None, int, int, int]] = []
+    bounds: list[list[int]] = []
 
     for row, pieces in enumerate(packed):
         at = 0
@@ -204,11 +208,13 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
             prompt = piece.group.prompt
             last_of_prompt = row * length + at + len(prompt) - 1
             start = at
+            bounds.append([bounds[-1][-1] if bounds else 0])
             for b, tokens in enumerate([prompt, *piece.group.completions]):
                 end = at + len(tokens)
                 input_ids[row, at:end] = torch.as_tensor(tokens)
                 position_ids[row, at:end] = torch.arange(len(tokens)) + (len(prompt) if b else 0)
                 branch[row, at:end] = b
+                bounds[-1].append(bounds[-1][-1] + len(tokens))
                 if b:
                     loss_mask = piece.group.loss_mask[b - 1] if piece.group.loss_mask else None
                     completions.append((tokens, loss_mask, piece.sequence[b - 1], last_of_prompt, row * length + at))
@@ -236,6 +242,8 @@ def _rows(packed: list[list[_Piece]]) -> Rows:
         labels=labels,
         mask=mask,
         index=torch.tensor([sequence for _, _, sequence, _, _ in completions]),
+        token_index=(group_of >= 0).flatten().nonzero().squeeze(1),
+        bounds=bounds,
     )
 
 

@@ -1,20 +1,17 @@
 """Log-probabilities of the completions of groups: right-padded (n, t), whatever the layout of the rows."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from rlhf.groups import Group, Rows, micro_batches
-from rlhf.models.recomputing import recomputes
+from rlhf.models.attention import attention_kernel
+from rlhf.models.unpadded import goes_unpadded, unpadded_states
 from rlhf.tensors import token_logp
-
-SHORT = 128  # up to this row length in tokens, attention on a CPU is faster without PyTorch's blocked kernel
 
 
 class Scores(NamedTuple):
@@ -53,6 +50,9 @@ class Scorer(nn.Module):
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the backbone, before the vocabulary projection."""
+    if goes_unpadded(model, rows):
+        with attention_kernel(model, rows):
+            return unpadded_states(model, rows)
     inputs = {"input_ids": rows.input_ids}
     if rows.attention_mask is not None:  # causal rows need no further arguments, and every architecture takes them
         mask = rows.attention_mask
@@ -61,17 +61,6 @@ def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
         inputs |= {"position_ids": rows.position_ids, "attention_mask": mask}
     with attention_kernel(model, rows):
         return model.base_model(**inputs, use_cache=False).last_hidden_state
-
-
-def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManager[None]:
-    """Use PyTorch's default attention kernel, except for short rows on a CPU.
-
-    There its blocked kernel is slower than plain matrix products: 3 times at 64 tokens, equal at 256. With gradient
-    checkpointing the default stays: the recomputation in backward runs outside this context and would use another
-    kernel than the forward pass.
-    """
-    short = rows.input_ids.device.type == "cpu" and rows.input_ids.shape[1] <= SHORT
-    return sdpa_kernel(SDPBackend.MATH) if short and not recomputes(model) else nullcontext()
 
 
 @torch.no_grad()

@@ -16,18 +16,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlhf.errors import UserError
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.logprobs import Scorer
+from rlhf.models.attention import using_attention
 
 HEADS = ("score", "classifier")  # what transformers calls the head; none of them gets LoRA adapters
-
-
-@contextmanager
-def using_attention(model: PreTrainedModel, name: str) -> Generator[None]:
-    before = model.config._attn_implementation
-    model.config._attn_implementation = name
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
 
 
 @contextmanager

@@ -129,6 +129,7 @@ def test_rows_by_hand() -> None:
     assert rows.labels.tolist() == [[5, 6, 7, 0], [8, 9, 0, 0], [10, 11, 12, 13]]
     assert rows.mask.int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     assert rows.index.tolist() == [0, 1, 2]
+    assert rows.bounds == [[0, 4, 7, 9, 13]]
     sees = [row.nonzero().flatten().tolist() for row in rows.attention_mask[0, 0]]
     assert sees[:5] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
     assert sees[7] == [0, 1, 2, 3, 7]
@@ -145,6 +146,7 @@ def test_packed_rows_by_hand() -> None:
     assert [row.nonzero().flatten().tolist() for row in rows.attention_mask[0, 0]] == [
         [0], [0, 1], [0, 1, 2], [0, 1, 3], [4], [4, 5],
     ]  # fmt: skip
+    assert rows.bounds == [[0, 2, 3, 4], [4, 5, 6]]
     assert len(micro_batches(groups, token_budget=ALL, pack_to=5)[0].input_ids) == 2, "6 tokens do not fit into 5"
 
 
@@ -154,6 +156,8 @@ def test_models_that_take_no_shared_rows_get_no_packed_ones() -> None:
     (rows,) = micro_batches(groups, token_budget=100, shared_prefix=False, pack_to=50)
     assert rows.attention_mask is None
     assert rows.input_ids.tolist() == [[1, 2, 4, 5], [1, 2, 3, 0], [6, 7, 0, 0]]
+    assert rows.token_index.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9], "not the padding, at 7, 10 and 11"
+    assert rows.bounds == [[0, 2, 4], [4, 6, 7], [7, 8, 9]]
     (rows,) = micro_batches(groups, token_budget=100, shared_prefix=True, pack_to=50)
     assert rows.input_ids.shape == (1, 7)
 

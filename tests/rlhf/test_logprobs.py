@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from rlhf import logprobs as scoring
 from rlhf.groups import Group, micro_batches
-from rlhf.logprobs import Scorer, attention_kernel, completion_states, score
+from rlhf.logprobs import Scorer, completion_states, score
+from rlhf.models import attention
 from rlhf.models.recomputing import checkpoint_activations
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10, 1], [11, 1]]), Group([5, 9], [[12, 13, 1], [7, 1]])]
@@ -18,7 +18,7 @@ def test_both_kernels_give_the_same(monkeypatch, shared_prefix) -> None:
     (rows,) = micro_batches(GROUPS, token_budget=1000, shared_prefix=shared_prefix)
     found = []
     for short in (128, 0):
-        monkeypatch.setattr(scoring, "SHORT", short)
+        monkeypatch.setattr(attention, "SHORT", short)
         model.zero_grad()
         logp = Scorer(model)(rows).logp
         logp.sum().backward()
@@ -32,13 +32,13 @@ def test_only_short_rows_without_checkpointing_get_matrix_products() -> None:
 
     def products_alone(length: int) -> bool:
         (rows,) = micro_batches([Group([5] * (length - 2), [[8, 1]])], token_budget=1000)
-        with attention_kernel(model, rows):
+        with attention.attention_kernel(model, rows):
             return not torch.backends.cuda.flash_sdp_enabled()
 
-    assert products_alone(scoring.SHORT)
-    assert not products_alone(scoring.SHORT + 1)
+    assert products_alone(attention.SHORT)
+    assert not products_alone(attention.SHORT + 1)
     checkpoint_activations(model)
-    assert not products_alone(scoring.SHORT)
+    assert not products_alone(attention.SHORT)
     (rows,) = micro_batches(GROUPS, token_budget=1000)
     Scorer(model)(rows).logp.sum().backward()
 

@@ -8,7 +8,7 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2Fo
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rlhf.models import decode_step, packed
-from rlhf.models.architecture import using_attention
+from rlhf.models.attention import using_attention
 from rlhf.models.decode_step import Decoder, DecodeStep, decoder, own_decoder
 from rlhf.models.lora import Lora, add_lora
 from rlhf.prefix_cache import KeysValues, PrefixCache
