@@ -50,8 +50,11 @@ class PrefixCache:
         self.length = 0  # tokens of each completion in `completion`
         self.max_new_tokens = max_new_tokens
         self.group_size = group_size
-        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there.
+        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there. Then also the
+        # places of all heads' rows (k * n,), and the row at each of all heads' places (k * b * g,).
         self.slot: Tensor | None = None
+        self.places: Tensor | None = None
+        self.rows: Tensor | None = None  # where a completion has left, any other row
         padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
         self.is_padded = bool(padding.any())
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
@@ -96,6 +99,10 @@ class PrefixCache:
     def keep(self, rows: Int[Tensor, " m"]) -> None:
         """Keep these rows of the batch and drop the others, whose completions have ended."""
         self.slot = rows if self.slot is None else self.slot[rows]
+        n, grid = len(rows), self.bias.shape[0] * self.group_size
+        row_at = rows.new_zeros(grid).index_copy(0, self.slot, torch.arange(n, device=rows.device))
+        head = torch.arange(self.prompt[0].both.shape[1], device=rows.device)[:, None]
+        self.places, self.rows = (head * grid + self.slot).flatten(), (head * n + row_at).flatten()
         for layer, stored in enumerate(self.completion):
             self.completion[layer] = self._with_room(stored.both[:, :, rows], len(self.ahead))
 
@@ -167,16 +174,16 @@ def attend(query: Float[Tensor, "k n rep d"], cache: PrefixCache, layer_idx: int
     """
     k, n, rep, d = query.shape
     b, p = cache.bias.shape
-    g, slot = cache.group_size, cache.slot
+    g = cache.group_size
     prompt, own = cache.prompt[layer_idx], cache.completion[layer_idx]
 
     def to_prompts(x: Tensor) -> Tensor:  # (k, n, rep, *) -> (k * b, g * rep, *)
-        grid = x if slot is None else x.new_zeros(k, b * g, *x.shape[2:]).index_copy_(1, slot, x)
-        return grid.reshape(k * b, g * rep, -1)
+        rows = x.reshape(k * n, -1)
+        return (rows if cache.rows is None else rows.index_select(0, cache.rows)).view(k * b, g * rep, -1)
 
     def to_completions(x: Tensor) -> Tensor:  # the inverse
-        grid = x.view(k, b * g, rep, -1)
-        return grid if slot is None else grid[:, slot]
+        grid = x.view(k * b * g, -1)
+        return (grid if cache.places is None else grid.index_select(0, cache.places)).view(k, n, rep, -1)
 
     on_prompt = torch.bmm(to_prompts(query), prompt.key)
     if cache.is_padded:

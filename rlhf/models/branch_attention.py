@@ -10,8 +10,8 @@
       b  C C C . . B B
       b  C C C . . B B B
 
-Under a mask the places that nothing sees are computed too: of a prompt of 110 tokens with 8 completions of 250, four
-fifths. Here a completion attends to its prompt and to itself in two parts, joined as in rlhf/cpu/attention.py.
+Under a mask the places that nothing sees are computed too: of a prompt of 110 tokens with 8 completions of 250, nine
+tenths. Here a completion attends to its prompt and to itself in two parts, joined as in rlhf/cpu/attention.py.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ def decoder(model: PreTrainedModel, *, rows: int) -> Generator[Decoder]:
         rows: completions decoded together.
     """
     if _is_plain(model, rows):
-        with own_fp32_kernels():
+        with own_fp32_kernels(), torch.inference_mode():  # operations start faster than without gradient alone
             head: Any = model.get_output_embeddings()
             yield Decoder(DecodeStep(model.base_model, precision() or torch.float32), packed_projection(head))
     else:

@@ -95,8 +95,9 @@ def packed_projection(head: nn.Linear) -> Project:
 
 def product(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Product:
     """What the layers compute of one input, side by side, in `dtype`, with their weights laid out now."""
-    weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
+    weights = [layer.weight.detach().to(dtype) for layer in layers]
     biases = [layer.bias.detach().to(dtype) for layer in layers if layer.bias is not None]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return _multiplication(weight, torch.cat(biases) if biases else None)
 
 

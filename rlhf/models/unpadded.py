@@ -32,14 +32,13 @@ def goes_unpadded(model: PreTrainedModel, rows: Rows) -> bool:
     It takes a model whose attention is PyTorch's and goes through transformers' interface. With gradient checkpointing
     layers run again in the backward pass, when the model has its own attention back.
     """
-    backbone: Any = model.base_model
     padding = 1 - len(rows.token_index) / rows.input_ids.numel()
     return (
         rows.attention_mask is not None
         and rows.input_ids.device.type == "cpu"
         and (padding > LEAST or _is_long(rows))
         and model.config._attn_implementation == "sdpa"
-        and backbone.is_backend_compatible()
+        and model.is_backend_compatible()
         and not recomputes(model)
     )
 

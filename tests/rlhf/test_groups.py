@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlhf.groups import Group, micro_batches, whole_micro_batches
 from rlhf.logprobs import Scorer, score
@@ -305,6 +307,18 @@ def test_models_that_cannot_take_shared_rows_are_found_out(qwen3: nn.Module, dro
     deaf.load_state_dict(qwen3.state_dict())
     deaf.dropped = dropped
     assert not takes_shared_rows(deaf)
+
+
+def test_models_that_need_padding_are_found_out(qwen3: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose layers read which attention they take from elsewhere reads the tokens of all rows as one text."""
+
+    def attention(module, query, key, value, attention_mask, rows=None, **options):
+        mask = attention_mask if rows is None else None
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+
+    assert takes_shared_rows(qwen3)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "unpadded", attention)
+    assert not takes_shared_rows(qwen3)
 
 
 def test_models_that_take_shared_rows(model: nn.Module) -> None:
