@@ -50,8 +50,8 @@ class PrefixCache:
         self.length = 0  # tokens of each completion in `completion`
         self.max_new_tokens = max_new_tokens
         self.group_size = group_size
-        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there. Then also the
-        # places of all heads' rows (k * n,), and the row at each of all heads' places (k * b * g,).
+        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there. Then also
+        # the places of all heads' rows (k * n,), and the row at each of all heads' places (k * b * g,).
         self.slot: Tensor | None = None
         self.places: Tensor | None = None
         self.rows: Tensor | None = None  # where a completion has left, any other row
