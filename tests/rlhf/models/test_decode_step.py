@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny_model
 from torch import nn
-from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rlhf.models import decode_step, packed
@@ -113,3 +113,13 @@ def test_what_it_does_not_know_is_left_to_the_modules() -> None:
     assert not is_step(adapted)
     assert not is_step(tiny_model("llama", layers=1).to(torch.bfloat16))
     assert not is_step(tiny_model("llama", layers=1), rows=7)
+
+
+def test_a_model_trains_after_it_sampled() -> None:
+    """Positions of this kind are computed anew for long texts, and what sampling computes takes part in no gradient."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"max_position_embeddings": 8}, rope_parameters=rope))
+    assert is_step(model)
+    draw(model)
+    model(input_ids=torch.arange(14)[None]).logits.sum().backward()
+    assert all(weight.grad is not None and not weight.is_inference() for weight in model.parameters())
