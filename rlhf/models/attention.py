@@ -18,17 +18,17 @@ def using_attention(model: PreTrainedModel, name: str) -> Generator[None]:
 
     Layers read it from a config of their own: the model's, or a copy where layers were added or came from elsewhere.
     """
-    before = model.config._attn_implementation
     found = [getattr(module, "config", None) for module in model.modules()]
     configs = [model.config, *(config for config in found if isinstance(config, PreTrainedConfig))]
-    changed = {id(config): config for config in configs if config._attn_implementation == before}
-    for config in changed.values():
-        config._attn_implementation = name
+    before = {id(config): (config, config._attn_implementation) for config in configs}
     try:
+        for config, attention in before.values():
+            if attention == before[id(model.config)][1]:
+                config._attn_implementation = name
         yield
     finally:
-        for config in changed.values():
-            config._attn_implementation = before
+        for config, attention in before.values():  # the model's first, since setting it sets those of its parts
+            config._attn_implementation = attention
 
 
 def attention_kernel(model: PreTrainedModel, rows: Rows) -> AbstractContextManager[None]:

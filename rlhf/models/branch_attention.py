@@ -25,7 +25,7 @@ from torch import Tensor
 from rlhf.cpu.attention import attention, gradients, join
 from rlhf.models.packed import precision
 
-FROM = 384  # tokens of a row; in shorter ones the calls for all branches take as long as what the mask hides
+FROM = 384  # tokens of a row; in shorter ones a call for each branch takes longer than one under the mask
 
 type Bounds = Sequence[int]  # where a prompt starts, where it ends, and where each of its completions ends
 
@@ -45,6 +45,7 @@ def branch_attention(
     """
     half = precision()  # which PyTorch's own attention takes under autocast too
     heads = [x if half is None else x.to(half) for x in (query, key, value)]
+    heads = [x if x.stride(-1) == 1 else x.contiguous() for x in heads]  # the kernel takes it for granted
     return _BranchAttention.apply(*heads, groups, scale)
 
 

@@ -86,6 +86,8 @@ def _is_plain(model: PreTrainedModel, rows: int) -> bool:
     base: Any = model.base_model
     if type(base) not in KINDS or any(weight.dtype != torch.float32 for weight in model.parameters()):
         return False
+    if base.rotary_emb.rope_type == "dynamic":  # keeps what it computes, which inference mode would leave unwritable
+        return False
     layers = [linear for layer in base.layers for linear in (*_attention_layers(layer), *_mlp_layers(layer))]
     return {*layers, model.get_output_embeddings()} <= {*layers_to_pack(model, rows=rows)}
 

@@ -4,13 +4,13 @@
               b b b . . .
               c c c c . .
 
-All but attention treats each token by itself, so the tokens of all rows may lie behind one another. Attention is
-computed branch by branch; of short rows it is faster under their mask, with each token put at its place in the padded
-rows and taken back. On a CPU time goes with the number of tokens, so the padding of rows of unequal length costs
-little, and so does the number of completions in a row.
+All but attention treats each token by itself, so the tokens of all rows may lie behind one another. Attention of long
+rows is computed branch by branch. For that of short rows, tokens are put at their places in the padded rows, under the
+mask, and the outcome is taken back. Time on a CPU goes with the number of tokens, so this saves that of padding.
 """
 
 from typing import Any
+from weakref import WeakSet
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,7 +23,8 @@ from rlhf.models.branch_attention import FROM, branch_attention
 from rlhf.models.recomputing import recomputes
 
 NAME = "unpadded"
-LEAST = 1 / 8  # share of padding in short rows; with less, putting tokens at their places takes as long
+LEAST = 1 / 8  # share of padding in short rows; with less, putting tokens at their places takes longer than it saves
+NEED_PADDING: WeakSet[PreTrainedModel] = WeakSet()  # models that take shared rows, but not without padding
 
 
 def goes_unpadded(model: PreTrainedModel, rows: Rows) -> bool:
@@ -40,6 +41,7 @@ def goes_unpadded(model: PreTrainedModel, rows: Rows) -> bool:
         and model.config._attn_implementation == "sdpa"
         and model.is_backend_compatible()
         and not recomputes(model)
+        and model not in NEED_PADDING
     )
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_model
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM, Qwen3ForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -14,6 +15,7 @@ from rlhf.groups import Group, micro_batches, whole_micro_batches
 from rlhf.logprobs import Scorer, score
 from rlhf.models.architecture import takes_shared_rows
 from rlhf.models.recomputing import checkpoint_activations
+from rlhf.models.unpadded import goes_unpadded
 
 CPU = torch.device("cpu")
 ALL = 10**6  # a token budget that everything fits in
@@ -309,16 +311,20 @@ def test_models_that_cannot_take_shared_rows_are_found_out(qwen3: nn.Module, dro
     assert not takes_shared_rows(deaf)
 
 
-def test_models_that_need_padding_are_found_out(qwen3: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_need_padding_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose layers read which attention they take from elsewhere reads the tokens of all rows as one text."""
 
     def attention(module, query, key, value, attention_mask, rows=None, **options):
         mask = attention_mask if rows is None else None
         return sdpa_attention_forward(module, query, key, value, mask, **options)
 
-    assert takes_shared_rows(qwen3)
+    model = tiny_model("qwen3")
+    (rows,) = micro_batches(GROUPS, token_budget=ALL)
+    assert takes_shared_rows(model)
+    assert goes_unpadded(model, rows)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "unpadded", attention)
-    assert not takes_shared_rows(qwen3)
+    assert takes_shared_rows(model)
+    assert not goes_unpadded(model, rows)
 
 
 def test_models_that_take_shared_rows(model: nn.Module) -> None:
