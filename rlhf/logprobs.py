@@ -51,8 +51,7 @@ class Scorer(nn.Module):
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the backbone, before the vocabulary projection."""
     if goes_unpadded(model, rows):
-        with attention_kernel(model, rows):
-            return unpadded_states(model, rows)
+        return unpadded_states(model, rows)
     inputs = {"input_ids": rows.input_ids}
     if rows.attention_mask is not None:  # causal rows need no further arguments, and every architecture takes them
         mask = rows.attention_mask

@@ -50,11 +50,12 @@ class PrefixCache:
         self.length = 0  # tokens of each completion in `completion`
         self.max_new_tokens = max_new_tokens
         self.group_size = group_size
-        # The place of each row of the batch in the (b, g) grid of all completions; None while all are there. Then also
-        # the places of all heads' rows (k * n,), and the row at each of all heads' places (k * b * g,).
+        # None while all completions are there. Later `slot` is the place of each row of the batch in the (b, g) grid of
+        # all completions. For attention, where heads come first: the places of all heads' rows (k * n,), and the row at
+        # each of all heads' places (k * b * g,), which is any row where the completion has left.
         self.slot: Tensor | None = None
         self.places: Tensor | None = None
-        self.rows: Tensor | None = None  # where a completion has left, any other row
+        self.row_at: Tensor | None = None
         padding = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
         self.is_padded = bool(padding.any())
         self.bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill_(padding, -torch.inf)  # (b, p)
@@ -102,7 +103,7 @@ class PrefixCache:
         n, grid = len(rows), self.bias.shape[0] * self.group_size
         row_at = rows.new_zeros(grid).index_copy(0, self.slot, torch.arange(n, device=rows.device))
         head = torch.arange(self.prompt[0].both.shape[1], device=rows.device)[:, None]
-        self.places, self.rows = (head * grid + self.slot).flatten(), (head * n + row_at).flatten()
+        self.places, self.row_at = (head * grid + self.slot).flatten(), (head * n + row_at).flatten()
         for layer, stored in enumerate(self.completion):
             self.completion[layer] = self._with_room(stored.both[:, :, rows], len(self.ahead))
 
@@ -179,7 +180,7 @@ def attend(query: Float[Tensor, "k n rep d"], cache: PrefixCache, layer_idx: int
 
     def to_prompts(x: Tensor) -> Tensor:  # (k, n, rep, *) -> (k * b, g * rep, *)
         rows = x.reshape(k * n, -1)
-        return (rows if cache.rows is None else rows.index_select(0, cache.rows)).view(k * b, g * rep, -1)
+        return (rows if cache.row_at is None else rows.index_select(0, cache.row_at)).view(k * b, g * rep, -1)
 
     def to_completions(x: Tensor) -> Tensor:  # the inverse
         grid = x.view(k * b * g, -1)

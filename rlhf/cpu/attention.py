@@ -21,18 +21,16 @@ def attention(
     value: Float[Tensor, "b h s d"],
     *,
     causal: bool = False,
-    mask: Float[Tensor, "b h n s"] | None = None,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
     """What each query makes of the values, and the log-sum of the exponentials of its scores.
 
     Args:
         causal: query i sees the keys up to i.
-        mask: numbers that are added to the scores.
         scale: of the scores; None: 1 / sqrt(d).
     """
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+    return kernel(query, key, value, 0.0, causal, scale=scale)
 
 
 def gradients(
@@ -46,7 +44,7 @@ def gradients(
     causal: bool = False,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
-    """Of queries, keys and values, given that of `out`, the outcome with all keys."""
+    """Gradients of queries, keys and values, from that of `out`, which is the outcome with the keys of all parts."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     return kernel(grad, query, key, value, out, lse, 0.0, causal, scale=scale)
 
@@ -57,6 +55,6 @@ def join(
     other: Float[Tensor, "*b d"],
     lse_other: Float[Tensor, "*b"],
 ) -> Float[Tensor, "*b d"]:
-    """The outcome with the keys of both parts."""
+    """Outcome of attention to the keys of both parts."""
     share = torch.sigmoid(lse_other - lse_one).to(one.dtype)
     return torch.lerp(one, other, share[..., None])

@@ -180,23 +180,21 @@ def takes_shared_rows(model: PreTrainedModel, reads: Callable[[Rows], Tensor] | 
         return False
     device, scorer = next(model.parameters()).device, Scorer(model)
     of_rows = reads or (lambda rows: scorer(rows).logp.sum(-1))
-    try:
-        with probing(model) as tokens:
-            groups = [Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]]), Group(tokens[2:4], [tokens[6:9]])]
+    with probing(model) as tokens:
+        groups = [Group(tokens[:5], [tokens[5:8], tokens[6:12], tokens[4:6]]), Group(tokens[2:4], [tokens[6:9]])]
 
-            def read(**layout: Any) -> Tensor:
-                batches = micro_batches(groups, token_budget=10**6, **layout)
+        def read(**layout: Any) -> Tensor | None:
+            batches = micro_batches(groups, token_budget=10**6, **layout)
+            try:
                 return torch.cat([rows.in_order(of_rows(rows.to(device))) for rows in batches])
+            except Exception:  # whatever another architecture's code answers to arguments that it does not know
+                return None
 
-            separate = read(shared_prefix=False)
-            if not torch.allclose(read(pack_to=10**6), separate, atol=1e-3, rtol=1e-3):
-                return False
-            try:  # these rows have padding, which is left out on a CPU
-                needs_padding = not torch.allclose(read(), separate, atol=1e-3, rtol=1e-3)
-            except Exception:
-                needs_padding = True
-            if needs_padding:
-                NEED_PADDING.add(model)
-            return True
-    except Exception:  # whatever another architecture's code answers to arguments that it does not know
-        return False
+        separate, packed, padded = read(shared_prefix=False), read(pack_to=10**6), read()
+
+    def agrees(found: Tensor | None) -> bool:
+        return separate is not None and found is not None and torch.allclose(found, separate, atol=1e-3, rtol=1e-3)
+
+    if agrees(packed) and not agrees(padded):  # a CPU leaves padding out
+        NEED_PADDING.add(model)
+    return agrees(packed)

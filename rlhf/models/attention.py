@@ -16,7 +16,7 @@ SHORT = 128  # up to this row length in tokens, attention on a CPU is faster wit
 def using_attention(model: PreTrainedModel, name: str) -> Generator[None]:
     """Have the model take the attention that is registered with transformers by that name.
 
-    Layers read it from a config of their own: the model's, or a copy where layers were added or came from elsewhere.
+    Each layer reads the name from its config, which is the model's, or a copy of it in a layer that was added.
     """
     found = [getattr(module, "config", None) for module in model.modules()]
     configs = [model.config, *(config for config in found if isinstance(config, PreTrainedConfig))]

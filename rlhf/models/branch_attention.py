@@ -25,8 +25,6 @@ from torch import Tensor
 from rlhf.cpu.attention import attention, gradients, join
 from rlhf.models.packed import precision
 
-FROM = 384  # tokens of a row; in shorter ones a call for each branch takes longer than one under the mask
-
 type Bounds = Sequence[int]  # where a prompt starts, where it ends, and where each of its completions ends
 
 

@@ -52,7 +52,7 @@ def decoder(model: PreTrainedModel, *, rows: int) -> Generator[Decoder]:
         rows: completions decoded together.
     """
     if _is_plain(model, rows):
-        with own_fp32_kernels(), torch.inference_mode():  # operations start faster than without gradient alone
+        with own_fp32_kernels():
             head: Any = model.get_output_embeddings()
             yield Decoder(DecodeStep(model.base_model, precision() or torch.float32), packed_projection(head))
     else:
@@ -86,8 +86,6 @@ def _is_plain(model: PreTrainedModel, rows: int) -> bool:
     base: Any = model.base_model
     if type(base) not in KINDS or any(weight.dtype != torch.float32 for weight in model.parameters()):
         return False
-    if base.rotary_emb.rope_type == "dynamic":  # keeps what it computes, which inference mode would leave unwritable
-        return False
     layers = [linear for layer in base.layers for linear in (*_attention_layers(layer), *_mlp_layers(layer))]
     return {*layers, model.get_output_embeddings()} <= {*layers_to_pack(model, rows=rows)}
 
@@ -120,9 +118,10 @@ class DecodeStep:
         with torch.autocast("cpu", enabled=False):  # every operation has its precision here
             x = self.base.embed_tokens(token)
             rotation = self._rotation(x, position)
-            for layer in self.layers:
-                x = layer(x, rotation, cache)
-            return self.norm(x)
+            with torch.inference_mode():  # starts operations faster; the model may keep what `_rotation` computes
+                for layer in self.layers:
+                    x = layer(x, rotation, cache)
+                return self.norm(x)
 
     def _rotation(self, x: Float[Tensor, "n w"], position: Int[Tensor, " n"]) -> "_Rotation":
         cos, sin = self.base.rotary_emb(x[:, None], position[:, None])  # (n, 1, d)

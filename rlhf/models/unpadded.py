@@ -18,11 +18,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf.groups import Rows
-from rlhf.models.attention import using_attention
-from rlhf.models.branch_attention import FROM, branch_attention
+from rlhf.models.attention import attention_kernel, using_attention
+from rlhf.models.branch_attention import branch_attention
 from rlhf.models.recomputing import recomputes
 
 NAME = "unpadded"
+LONG = 384  # tokens of a row; in shorter ones a call for each branch takes longer than one under the mask
 LEAST = 1 / 8  # share of padding in short rows; with less, putting tokens at their places takes longer than it saves
 NEED_PADDING: WeakSet[PreTrainedModel] = WeakSet()  # models that take shared rows, but not without padding
 
@@ -40,15 +41,15 @@ def goes_unpadded(model: PreTrainedModel, rows: Rows) -> bool:
         and (padding > LEAST or _is_long(rows))
         and model.config._attn_implementation == "sdpa"
         and model.is_backend_compatible()
-        and not recomputes(model)
         and model not in NEED_PADDING
+        and not recomputes(model)
     )
 
 
 def unpadded_states(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "r l d"]:
     """The last hidden states of the tokens of shared rows; zero at padding."""
     index = rows.token_index
-    with using_attention(model, NAME):
+    with using_attention(model, NAME), attention_kernel(model, rows):
         states = model.base_model(
             input_ids=rows.input_ids.flatten()[None, index],
             position_ids=rows.position_ids.flatten()[None, index],
@@ -70,6 +71,7 @@ def unpadded_attention(
 ) -> tuple[Float[Tensor, "1 n h dv"], None]:
     """transformers' attention over rows, of queries, keys and values of n tokens that are not padding."""
     index = rows.token_index
+    # The kernel of the branches knows no dropout, and values as wide as keys alone.
     if _is_long(rows) and query.shape[-1] == value.shape[-1] and not options.get("dropout"):
         return branch_attention(query, key, value, rows.bounds, options.get("scaling")).transpose(1, 2), None
 
@@ -82,7 +84,7 @@ def unpadded_attention(
 
 
 def _is_long(rows: Rows) -> bool:
-    return rows.input_ids.shape[1] >= FROM
+    return rows.input_ids.shape[1] >= LONG
 
 
 def _at_places(tokens: Float[Tensor, "n *w"], index: Int[Tensor, " n"], places: int) -> Float[Tensor, "places *w"]:

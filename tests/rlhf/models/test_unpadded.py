@@ -7,11 +7,14 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, tiny_model
 from torch import Tensor, nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf import logprobs
 from rlhf.groups import Group, Rows, micro_batches
 from rlhf.logprobs import Scorer
 from rlhf.models import unpadded
+from rlhf.models.attention import using_attention
 from rlhf.models.branch_attention import branch_attention
 from rlhf.models.recomputing import checkpoint_activations
 from rlhf.models.unpadded import goes_unpadded
@@ -43,7 +46,7 @@ def test_numbers_and_gradients_are_those_of_padded_rows(
 ) -> None:
     model = tiny_model(architecture)
     rows = rows_of(GROUPS, pack_to=pack_to)
-    monkeypatch.setattr(unpadded, "FROM", 0 if branches else 1000)
+    monkeypatch.setattr(unpadded, "LONG", 0 if branches else 1000)
     monkeypatch.setattr(unpadded, "LEAST", 0)
     assert goes_unpadded(model, rows)
     found = log_probabilities_and_gradients(model, rows)
@@ -58,6 +61,18 @@ def test_the_model_reads_no_padding() -> None:
     model.get_input_embeddings().register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0].numel()))
     Scorer(model)(rows_of(GROUPS))
     assert read == [sum(len(group.prompt) + sum(map(len, group.completions)) for group in GROUPS)]
+
+
+def test_short_rows_have_the_kernel_of_short_rows(monkeypatch) -> None:
+    blocked: list[bool] = []
+
+    def attention(*args, **options):
+        blocked.append(torch.backends.cuda.flash_sdp_enabled())
+        return sdpa_attention_forward(*args, **options)
+
+    monkeypatch.setattr(unpadded, "sdpa_attention_forward", attention)
+    Scorer(tiny_model("qwen3"))(rows_of(GROUPS))
+    assert blocked == [False, False], "in each of two layers"
 
 
 def test_rows_that_stay_as_they_are() -> None:
@@ -75,12 +90,12 @@ def test_rows_that_stay_as_they_are() -> None:
 
 
 def test_long_rows_need_no_padding_to_gain() -> None:
-    group = Group([5] * (unpadded.FROM - 3), [[6], [7, 8]])
+    group = Group([5] * (unpadded.LONG - 3), [[6], [7, 8]])
     assert goes_unpadded(tiny_model("qwen3"), rows_of([group]))
 
 
 def test_dropout_of_attention_is_kept(monkeypatch) -> None:
-    monkeypatch.setattr(unpadded, "FROM", 0)
+    monkeypatch.setattr(unpadded, "LONG", 0)
     model = tiny_model("qwen3").train()
     for layer in model.base_model.layers:
         layer.self_attn.attention_dropout = 0.5
@@ -96,6 +111,25 @@ def test_layers_with_a_config_of_their_own_take_part() -> None:
         model.base_model.layers[i] = deepcopy(layer)
     torch.testing.assert_close(Scorer(model)(rows_of(GROUPS)).logp, wanted)
     assert {layer.self_attn.config._attn_implementation for layer in model.base_model.layers} == {"sdpa"}
+
+
+def test_parts_of_a_model_get_their_own_attention_back() -> None:
+    """Setting the attention of a model of several parts sets it in all of them."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = small | {"vocab_size": 50, "num_key_value_heads": 1, "head_dim": 8}
+    config = Gemma3Config(text_config=text, vision_config=small | {"image_size": 28, "patch_size": 14})
+    model = Gemma3ForConditionalGeneration(config)
+    model.set_attn_implementation({"": "sdpa", "text_config": "eager", "vision_config": "sdpa"})
+
+    def attention() -> list[str]:
+        parts = (model.config, model.config.text_config, model.config.vision_config)
+        return [part._attn_implementation for part in parts]
+
+    before = attention()
+    assert before == ["sdpa", "eager", "sdpa"]
+    with using_attention(model, unpadded.NAME):
+        assert attention() != before
+    assert attention() == before
 
 
 # ----------------------------------------------------------------------------------------------- attention by branches
@@ -130,9 +164,17 @@ def test_attention_by_branches_is_softmax_over_what_a_token_sees(key_heads: int,
     torch.testing.assert_close(found, explicit_attention(query, key, value, scale or 8**-0.5))
 
 
-def test_its_gradient_is_that_of_finite_differences() -> None:
+def test_numbers_of_a_head_may_lie_apart() -> None:
+    inputs = [heads(count, seed=i) for i, count in enumerate((4, 2, 2))]
+    apart = [x.transpose(2, 3).contiguous().transpose(2, 3) for x in inputs]
+    assert all(x.stride(-1) != 1 for x in apart)
+    torch.testing.assert_close(branch_attention(*apart, BOUNDS, None), branch_attention(*inputs, BOUNDS, None))
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_its_gradient_is_that_of_finite_differences(scale: float | None) -> None:
     inputs = [heads(count, seed=i).requires_grad_() for i, count in enumerate((4, 2, 2))]
-    attention: Callable[..., Tensor] = lambda *heads: branch_attention(*heads, BOUNDS, None)  # noqa: E731
+    attention: Callable[..., Tensor] = lambda *heads: branch_attention(*heads, BOUNDS, scale)  # noqa: E731
     assert torch.autograd.gradcheck(attention, inputs)
 
 
